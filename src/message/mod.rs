@@ -1,1 +1,10 @@
-//! Placeholder replaced by the module's first commit.
+//! What crosses from a protocol to the rest: a request's head, and how a request failed.
+//!
+//! Depends on `bytes` only. Routers and filters see requests through [`Head`]; drivers report failures as
+//! [`Failure`]; [`failure`] is the only place that maps a failure to status codes, flags and words.
+
+pub mod failure;
+mod head;
+
+pub use failure::{Failure, Reason};
+pub use head::Head;

@@ -1,1 +1,32 @@
-//! Placeholder replaced by the module's first commit.
+//! Plain data that every dialect is translated into.
+//!
+//! Owns the vocabulary of configuration: listeners, routes, clusters, endpoints. Takes nothing in; gives
+//! values that compare with `==` (equal model = no new generation) and serialise for the admin dumps.
+//! No tokio, no protobuf, no TLS here. Values that need parsing (regex, CIDR) are newtypes that hold the
+//! parsed form, so that a bad one fails in `translate`, where its field path is known.
+
+mod address;
+mod cluster;
+mod endpoint;
+mod headers;
+mod ids;
+mod listener;
+mod route;
+mod text;
+
+pub use address::{Address, Cidr};
+pub use cluster::{
+    Breakers, Cluster, Discovery, DnsFamily, Http2Options, LbPolicy, TcpKeepalive, Thresholds, UpstreamProtocol,
+};
+pub use endpoint::{Endpoint, Endpoints, Health, Locality};
+pub use headers::{HeaderEdit, HeaderEdits, HeaderMatch, HeaderMatchKind};
+pub use ids::{ClusterId, RouteId};
+pub use listener::{
+    ChainMatch, Codec, Direction, FilterChain, HttpManager, Listener, NetworkFilter, Protocol, RouteSource,
+    RpcProxy, SourceType, TcpProxy,
+};
+pub use route::{
+    Action, ClusterChoice, DirectResponse, PathMatch, QueryMatch, Redirect, RetryOn, RetryPolicy, Route, RouteAction,
+    RouteConfig, RouteMatch, VirtualHost, WeightedCluster,
+};
+pub use text::{Regex, RegexError, StringMatch};

@@ -1,0 +1,23 @@
+//! A request's head, seen without its protocol.
+
+use std::borrow::Cow;
+
+/// Read access to a request's head. Names given are the configured ones; each protocol compares them by its
+/// own rule (HTTP without case, bolt with case).
+pub trait Head {
+    /// Host the client asked for; bolt has none.
+    fn authority(&self) -> Option<&[u8]>;
+    /// Path with query; bolt has none.
+    fn path_and_query(&self) -> Option<&[u8]>;
+    /// HTTP method; bolt has none.
+    fn method(&self) -> Option<&[u8]>;
+    /// The header's value; several occurrences joined with `,`. Pseudo headers (`:method`, `:path`,
+    /// `:authority`, `:scheme`) work where the protocol has them.
+    fn header(&self, name: &str) -> Option<Cow<'_, [u8]>>;
+    /// Whether this is a gRPC request.
+    fn is_grpc(&self) -> bool {
+        self.header("content-type").is_some_and(|v| {
+            v.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+')))
+        })
+    }
+}

@@ -1,0 +1,143 @@
+//! Clusters.
+
+use super::Endpoints;
+use serde::Serialize;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One cluster resource.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Cluster {
+    pub name: String,
+    /// Name used in metrics when set.
+    pub alt_stat_name: Option<String>,
+    pub discovery: Discovery,
+    pub lb: LbPolicy,
+    /// Envoy default 5 s, MOSN 10 s.
+    pub connect_timeout: Duration,
+    pub breakers: Breakers,
+    /// HTTP protocol towards hosts; bolt clusters ignore it (the listener's filter decides).
+    pub protocol: UpstreamProtocol,
+    pub http2: Http2Options,
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    /// Bytes that may wait towards a host before its downstream is not read. Default 1 MiB.
+    pub buffer_limit: usize,
+    /// Multiplexed connections per host and worker. Default 1.
+    pub connections_per_host: u32,
+    /// Closes an upstream connection without streams this long; `None` never. Envoy default 1 h.
+    pub idle_timeout: Option<Duration>,
+    /// bolt heartbeat: interval and how long an answer may take. `None` turns detection off.
+    pub heartbeat: Option<(Duration, Duration)>,
+    /// Requests after which a connection is retired; 0 never.
+    pub max_requests_per_connection: u32,
+    /// Healthy share, in percent, below which health is ignored; 0 never. Default 50.
+    pub panic_threshold: u32,
+}
+
+/// Where the hosts come from.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum Discovery {
+    /// Written in the resource.
+    Static(Arc<Endpoints>),
+    /// By EDS under `service_name`. `initial_fetch_timeout` `None` waits for ever; Envoy's default is 15 s.
+    Eds { service_name: String, initial_fetch_timeout: Option<Duration> },
+    /// Host names resolved by the system: `logical` keeps one address of one name.
+    Dns { endpoints: Arc<Endpoints>, logical: bool, refresh: Duration, family: DnsFamily },
+}
+
+/// Which addresses a DNS answer gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum DnsFamily {
+    /// IPv6 if any, else IPv4.
+    Auto,
+    V4Only,
+    V6Only,
+    /// IPv4 if any, else IPv6.
+    V4Preferred,
+    All,
+}
+
+/// Load balancing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum LbPolicy {
+    RoundRobin,
+    Random,
+    /// Fewest active among `choices` random picks.
+    LeastRequest { choices: u32 },
+}
+
+/// HTTP version towards hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum UpstreamProtocol {
+    Http1,
+    Http2,
+}
+
+/// HTTP/2 settings; `None` keeps Mizzen's defaults (`net::h2`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Http2Options {
+    pub max_concurrent_streams: Option<u32>,
+    pub initial_stream_window: Option<u32>,
+    pub initial_connection_window: Option<u32>,
+    /// PING interval and answer timeout.
+    pub keepalive: Option<(Duration, Duration)>,
+}
+
+/// SO_KEEPALIVE parameters; `None` fields keep the system's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TcpKeepalive {
+    pub probes: Option<u32>,
+    pub time: Option<Duration>,
+    pub interval: Option<Duration>,
+}
+
+/// Limits per priority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Breakers {
+    pub default: Thresholds,
+    pub high: Thresholds,
+}
+
+/// Limits of one priority, over all workers; `u32::MAX` is unlimited. Envoy defaults 1024, 1024, 1024, 3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Thresholds {
+    pub max_connections: u32,
+    pub max_pending_requests: u32,
+    pub max_requests: u32,
+    pub max_retries: u32,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Thresholds { max_connections: 1024, max_pending_requests: 1024, max_requests: 1024, max_retries: 3 }
+    }
+}
+
+impl Default for Breakers {
+    fn default() -> Self {
+        Breakers { default: Thresholds::default(), high: Thresholds::default() }
+    }
+}
+
+impl Cluster {
+    /// A cluster with Envoy's defaults.
+    pub fn new(name: impl Into<String>, discovery: Discovery) -> Self {
+        Cluster {
+            name: name.into(),
+            alt_stat_name: None,
+            discovery,
+            lb: LbPolicy::RoundRobin,
+            connect_timeout: Duration::from_secs(5),
+            breakers: Breakers::default(),
+            protocol: UpstreamProtocol::Http1,
+            http2: Http2Options::default(),
+            tcp_keepalive: None,
+            buffer_limit: 1 << 20,
+            connections_per_host: 1,
+            idle_timeout: Some(Duration::from_secs(3600)),
+            heartbeat: Some((Duration::from_secs(5), Duration::from_secs(3))),
+            max_requests_per_connection: 0,
+            panic_threshold: 50,
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Listeners and their filter chains.
+
+use super::{Address, Cidr, RouteConfig};
+use serde::Serialize;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One listener resource.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Listener {
+    /// Resource name; never empty.
+    pub name: String,
+    /// Where it listens; further addresses follow the first.
+    pub addresses: Vec<Address>,
+    /// `false`: known by address only, a hand-off target without a socket.
+    pub bind_to_port: bool,
+    /// Direction as declared; draining can be limited to `Inbound`.
+    pub direction: Direction,
+    /// First part of this listener's metric names; the address when empty.
+    pub stat_prefix: String,
+    /// Chains in configured order; the most specific match wins.
+    pub filter_chains: Vec<FilterChain>,
+    /// Serves what no chain matches.
+    pub default_filter_chain: Option<FilterChain>,
+    /// Bytes that may wait per connection and direction before its peer is not read any more. Default 1 MiB.
+    pub buffer_limit: usize,
+    /// Length of the accept queue. Default 1024.
+    pub backlog: u32,
+    /// One worker accepts and hands to the worker with the fewest connections.
+    pub exact_balance: bool,
+}
+
+/// `traffic_direction`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum Direction {
+    /// Not declared.
+    #[default]
+    Unspecified,
+    /// Towards the local workload.
+    Inbound,
+    /// From the local workload.
+    Outbound,
+}
+
+/// A match and the filter that serves the connection.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FilterChain {
+    /// Name, may be empty.
+    pub name: String,
+    /// What connections it takes.
+    pub matcher: ChainMatch,
+    /// Its terminal filter.
+    pub filter: NetworkFilter,
+}
+
+/// Conditions of a chain. Empty lists match everything. Precedence is Envoy's: destination port, destination
+/// prefix, server name, transport protocol, application protocol, direct source prefix, source type, source
+/// prefix, source port; a level that hits never backtracks.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ChainMatch {
+    pub destination_port: Option<u16>,
+    pub prefix_ranges: Vec<Cidr>,
+    pub server_names: Vec<String>,
+    /// `""`, `raw_buffer` or `tls`.
+    pub transport_protocol: String,
+    pub application_protocols: Vec<String>,
+    pub direct_source_prefix_ranges: Vec<Cidr>,
+    pub source_type: SourceType,
+    pub source_prefix_ranges: Vec<Cidr>,
+    pub source_ports: Vec<u16>,
+}
+
+/// Where the peer is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum SourceType {
+    /// Anywhere.
+    #[default]
+    Any,
+    /// Loopback, or the connection's own local address.
+    SameIpOrLoopback,
+    /// Anything else.
+    External,
+}
+
+/// Terminal network filters.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum NetworkFilter {
+    /// Bytes to one cluster.
+    Tcp(TcpProxy),
+    /// Envoy's HttpConnectionManager.
+    Http(HttpManager),
+    /// `mizzen.v1.RpcProxy`, and MOSN's `proxy`.
+    Rpc(RpcProxy),
+}
+
+/// `TcpProxy`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TcpProxy {
+    pub stat_prefix: String,
+    /// Never empty; drawn by weight per connection.
+    pub clusters: Vec<super::WeightedCluster>,
+    /// Closes a connection silent both ways this long; `None` never. Default 1 h.
+    pub idle_timeout: Option<Duration>,
+    /// Connect attempts, each to a fresh pick. Default 1.
+    pub max_connect_attempts: u32,
+    /// Ends the connection at this age.
+    pub max_connection_duration: Option<Duration>,
+}
+
+/// `HttpConnectionManager`, as far as HTTP/2 needs it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HttpManager {
+    pub stat_prefix: String,
+    pub codec: Codec,
+    pub routes: RouteSource,
+    /// Closes a connection without streams this long; `None` never. Default 1 h.
+    pub idle_timeout: Option<Duration>,
+    /// Ends a stream without progress this long; `None` never. Default 5 min.
+    pub stream_idle_timeout: Option<Duration>,
+    /// Whole request must be received within this; `None` off.
+    pub request_timeout: Option<Duration>,
+    /// Age limit of connections.
+    pub max_connection_duration: Option<Duration>,
+    /// Age limit of streams.
+    pub max_stream_duration: Option<Duration>,
+    /// Concurrent streams a client may have. Default 2^31-1 in Envoy; Mizzen caps at 1024 unless set.
+    pub max_concurrent_streams: u32,
+    /// HTTP/2 windows; `None` = Mizzen's defaults in `net::h2`.
+    pub http2: super::Http2Options,
+    /// `server` header on responses; default `envoy`.
+    pub server_name: String,
+}
+
+/// What HCM speaks to clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Codec {
+    /// By the first bytes: HTTP/2 prior knowledge (HTTP/1 is counted and closed for now).
+    Auto,
+    /// HTTP/2 prior knowledge.
+    Http2,
+}
+
+/// An L7 RPC listener.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RpcProxy {
+    pub stat_prefix: String,
+    pub downstream: Protocol,
+    /// `None` keeps the downstream protocol; another one converts.
+    pub upstream: Option<Protocol>,
+    pub routes: RouteSource,
+    /// Closes a connection without requests this long; `None` never.
+    pub idle_timeout: Option<Duration>,
+    /// Sends the bolt GoAway frame when draining (peers that do not know it raise an error).
+    pub drain_goaway: bool,
+    /// Largest bolt frame in bytes. Default 16 MiB.
+    pub max_frame: usize,
+}
+
+/// A protocol name in RPC configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub enum Protocol {
+    /// By the first bytes. Downstream only.
+    Auto,
+    /// bolt v1.
+    Bolt,
+    /// HTTP/2 prior knowledge.
+    Http2,
+}
+
+/// Where a filter's routes come from.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum RouteSource {
+    /// Inside the listener (or MOSN's router table, by name resolved at load).
+    Inline(Arc<RouteConfig>),
+    /// By RDS. `initial_fetch_timeout` `None` waits for ever; Envoy's default is 15 s.
+    Rds { name: String, initial_fetch_timeout: Option<Duration> },
+}

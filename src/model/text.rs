@@ -1,0 +1,141 @@
+//! Text matchers shared by routes and headers.
+
+use serde::{Serialize, Serializer};
+use std::sync::Arc;
+
+/// Largest compiled automaton a pattern may need, in bytes.
+pub const REGEX_SIZE_LIMIT: usize = 1 << 20;
+
+/// A pattern that was refused: bad syntax, or larger than [`REGEX_SIZE_LIMIT`] when compiled.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct RegexError(String);
+
+/// A compiled regular expression; equal when the pattern text is equal. Cloning shares the automaton.
+#[derive(Clone, Debug)]
+pub struct Regex {
+    pattern: Arc<str>,
+    compiled: Arc<regex_automata::meta::Regex>,
+}
+
+impl Regex {
+    /// Compiles for whole-string matches, as Envoy's `safe_regex` is used on paths and headers.
+    ///
+    /// # Errors
+    /// The syntax error, or that the automaton exceeds [`REGEX_SIZE_LIMIT`].
+    pub fn full(pattern: &str) -> Result<Self, RegexError> {
+        Self::build(pattern, &format!("^(?s-m:(?:{pattern}))$"))
+    }
+
+    /// Compiles for a search anywhere in the text, as MOSN uses its patterns.
+    ///
+    /// # Errors
+    /// As [`Regex::full`].
+    pub fn search(pattern: &str) -> Result<Self, RegexError> {
+        Self::build(pattern, pattern)
+    }
+
+    fn build(pattern: &str, effective: &str) -> Result<Self, RegexError> {
+        // Parsed alone first: `a)(b` must not become valid by the group put around it.
+        regex_automata::meta::Regex::new(pattern).map_err(|e| RegexError(describe(&e)))?;
+        let config = regex_automata::meta::Config::new().nfa_size_limit(Some(REGEX_SIZE_LIMIT));
+        let compiled = regex_automata::meta::Builder::new()
+            .configure(config)
+            .build(effective)
+            .map_err(|e| RegexError(describe(&e)))?;
+        Ok(Regex { pattern: pattern.into(), compiled: Arc::new(compiled) })
+    }
+
+    /// Whether `text` matches, by the way this was compiled (whole or search).
+    pub fn is_match(&self, text: &[u8]) -> bool {
+        self.compiled.is_match(text)
+    }
+
+    /// The pattern as configured.
+    pub fn as_str(&self) -> &str {
+        &self.pattern
+    }
+}
+
+fn describe(error: &regex_automata::meta::BuildError) -> String {
+    match (error.syntax_error(), error.size_limit()) {
+        (_, Some(limit)) => format!("needs more than {limit} bytes when compiled"),
+        (Some(syntax), _) => syntax.to_string().lines().last().unwrap_or("bad syntax").to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+impl PartialEq for Regex {
+    fn eq(&self, other: &Self) -> bool {
+        self.pattern == other.pattern
+    }
+}
+
+impl Serialize for Regex {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.pattern)
+    }
+}
+
+/// One way a text can match. `ignore_case` applies to all but [`StringMatch::Regex`].
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum StringMatch {
+    /// Equal.
+    Exact { value: String, ignore_case: bool },
+    /// Begins with.
+    Prefix { value: String, ignore_case: bool },
+    /// Ends with.
+    Suffix { value: String, ignore_case: bool },
+    /// Holds somewhere.
+    Contains { value: String, ignore_case: bool },
+    /// By pattern.
+    Regex(Regex),
+}
+
+impl StringMatch {
+    /// Whether `text` matches.
+    pub fn matches(&self, text: &[u8]) -> bool {
+        match self {
+            StringMatch::Exact { value, ignore_case } => same(text, value.as_bytes(), *ignore_case),
+            StringMatch::Prefix { value, ignore_case } => {
+                text.get(..value.len()).is_some_and(|head| same(head, value.as_bytes(), *ignore_case))
+            }
+            StringMatch::Suffix { value, ignore_case } => text
+                .len()
+                .checked_sub(value.len())
+                .and_then(|at| text.get(at..))
+                .is_some_and(|tail| same(tail, value.as_bytes(), *ignore_case)),
+            StringMatch::Contains { value, ignore_case } => {
+                value.is_empty()
+                    || text.windows(value.len()).any(|part| same(part, value.as_bytes(), *ignore_case))
+            }
+            StringMatch::Regex(regex) => regex.is_match(text),
+        }
+    }
+}
+
+fn same(a: &[u8], b: &[u8], ignore_case: bool) -> bool {
+    if ignore_case { a.eq_ignore_ascii_case(b) } else { a == b }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_matches_the_whole_text_and_search_a_part() {
+        let full = Regex::full("a|ab").unwrap();
+        assert!(full.is_match(b"ab") && !full.is_match(b"xab"));
+        assert!(Regex::search("b+").unwrap().is_match(b"abbc"));
+        assert!(Regex::full("a)(b").is_err());
+        assert!(Regex::full("(a{1000}){1000}").is_err());
+    }
+
+    #[test]
+    fn string_matchers_honour_case() {
+        let suffix = StringMatch::Suffix { value: "XY".into(), ignore_case: true };
+        assert!(suffix.matches(b"axy") && !suffix.matches(b"y"));
+        assert!(StringMatch::Contains { value: "b".into(), ignore_case: false }.matches(b"abc"));
+        assert!(!StringMatch::Prefix { value: "A".into(), ignore_case: false }.matches(b"abc"));
+    }
+}
