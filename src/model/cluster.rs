@@ -63,7 +63,9 @@ pub enum LbPolicy {
     RoundRobin,
     Random,
     /// Fewest active among `choices` random picks.
-    LeastRequest { choices: u32 },
+    LeastRequest {
+        choices: u32,
+    },
 }
 
 /// HTTP version towards hosts.

@@ -16,7 +16,8 @@ mod text;
 
 pub use address::{Address, Cidr};
 pub use cluster::{
-    Breakers, Cluster, Discovery, DnsFamily, Http2Options, LbPolicy, TcpKeepalive, Thresholds, UpstreamProtocol,
+    Breakers, Cluster, Discovery, DnsFamily, Http2Options, LbPolicy, TcpKeepalive, Thresholds,
+    UpstreamProtocol,
 };
 pub use endpoint::{Endpoint, Endpoints, Health, Locality};
 pub use headers::{HeaderEdit, HeaderEdits, HeaderMatch, HeaderMatchKind};
@@ -26,7 +27,7 @@ pub use listener::{
     RpcProxy, SourceType, TcpProxy,
 };
 pub use route::{
-    Action, ClusterChoice, DirectResponse, PathMatch, QueryMatch, Redirect, RetryOn, RetryPolicy, Route, RouteAction,
-    RouteConfig, RouteMatch, VirtualHost, WeightedCluster,
+    Action, ClusterChoice, DirectResponse, PathMatch, QueryMatch, Redirect, RetryOn, RetryPolicy, Route,
+    RouteAction, RouteConfig, RouteMatch, VirtualHost, WeightedCluster,
 };
 pub use text::{Regex, RegexError, StringMatch};

@@ -69,10 +69,19 @@ pub struct RouteMatch {
 pub enum PathMatch {
     /// MOSN's rule with headers only.
     Any,
-    Prefix { value: String, ignore_case: bool },
-    Exact { value: String, ignore_case: bool },
+    Prefix {
+        value: String,
+        ignore_case: bool,
+    },
+    Exact {
+        value: String,
+        ignore_case: bool,
+    },
     /// The path itself or a child of it.
-    SeparatedPrefix { value: String, ignore_case: bool },
+    SeparatedPrefix {
+        value: String,
+        ignore_case: bool,
+    },
     Regex(Regex),
 }
 
