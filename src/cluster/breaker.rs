@@ -1,0 +1,101 @@
+//! Circuit breakers: counts exact over all workers.
+//!
+//! A cluster with finite thresholds counts in shared atomics; an unlimited threshold (`u32::MAX`, what Istio
+//! sends) costs nothing.
+
+use crate::model::Thresholds;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+/// One resource under a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Upstream connections.
+    Connections,
+    /// Requests waiting for a connection.
+    Pending,
+    /// Requests in flight.
+    Requests,
+    /// Retries in flight.
+    Retries,
+}
+
+/// Shared counts of one cluster and priority. Held by the builder per cluster name.
+#[derive(Debug, Default)]
+pub struct BreakerState {
+    active: [AtomicU32; 4],
+}
+
+impl BreakerState {
+    /// Takes one unit of `level` unless `limits` forbid it. `Ok(None)` where the level is unlimited.
+    ///
+    /// # Errors
+    /// `Err(())`: the limit is reached.
+    #[allow(clippy::result_unit_err)]
+    pub fn acquire(self: &Arc<Self>, level: Level, limits: &Thresholds) -> Result<Option<Permit>, ()> {
+        let limit = level.limit(limits);
+        if limit == u32::MAX {
+            return Ok(None);
+        }
+        let cell = self.cell(level);
+        cell.fetch_update(Relaxed, Relaxed, |now| (now < limit).then_some(now + 1)).map_err(|_| ())?;
+        Ok(Some(Permit { state: self.clone(), level }))
+    }
+
+    /// Units of `level` taken now; 0 where unlimited.
+    pub fn active(&self, level: Level) -> u32 {
+        self.cell(level).load(Relaxed)
+    }
+
+    fn cell(&self, level: Level) -> &AtomicU32 {
+        let [connections, pending, requests, retries] = &self.active;
+        match level {
+            Level::Connections => connections,
+            Level::Pending => pending,
+            Level::Requests => requests,
+            Level::Retries => retries,
+        }
+    }
+}
+
+impl Level {
+    /// This level's limit.
+    pub fn limit(self, limits: &Thresholds) -> u32 {
+        match self {
+            Level::Connections => limits.max_connections,
+            Level::Pending => limits.max_pending_requests,
+            Level::Requests => limits.max_requests,
+            Level::Retries => limits.max_retries,
+        }
+    }
+}
+
+/// One unit taken; given back when dropped.
+#[derive(Debug)]
+pub struct Permit {
+    state: Arc<BreakerState>,
+    level: Level,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.state.cell(self.level).fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_exactly_and_gives_back() {
+        let state = Arc::new(BreakerState::default());
+        let limits = Thresholds { max_requests: 2, max_retries: u32::MAX, ..Thresholds::default() };
+        let one = state.acquire(Level::Requests, &limits).unwrap();
+        let _two = state.acquire(Level::Requests, &limits).unwrap();
+        assert!(state.acquire(Level::Requests, &limits).is_err());
+        drop(one);
+        assert!(state.acquire(Level::Requests, &limits).is_ok());
+        assert!(state.acquire(Level::Retries, &limits).unwrap().is_none());
+    }
+}

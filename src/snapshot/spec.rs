@@ -1,0 +1,58 @@
+//! Compiled listeners.
+
+use crate::model::{FilterChain, HttpManager, Listener, Protocol, RouteId, RpcProxy, TcpProxy};
+use crate::router::WeightedPick;
+use std::sync::Arc;
+
+/// A listener ready to serve. Equal models keep the same `Arc` over generations.
+pub struct ListenerSpec {
+    /// As configured.
+    pub model: Arc<Listener>,
+    /// Compiled chains, in the order of `model.filter_chains`.
+    pub chains: Vec<Arc<ChainSpec>>,
+    /// The compiled default chain.
+    pub default_chain: Option<Arc<ChainSpec>>,
+    /// Snapshot generation that brought this spec; a connection compares it to learn that it must match again.
+    pub generation: u64,
+}
+
+/// A filter chain ready to serve; keeps its `Arc` while its model is equal.
+pub struct ChainSpec {
+    /// As configured.
+    pub model: FilterChain,
+    /// What serves the connection.
+    pub filter: FilterSpec,
+}
+
+/// A terminal filter with its names resolved.
+pub enum FilterSpec {
+    /// Raw bytes; one draw per connection.
+    Tcp { config: TcpProxy, clusters: WeightedPick },
+    /// HTTP.
+    Http { config: HttpManager, routes: RouteId },
+    /// RPC.
+    Rpc { config: RpcProxy, routes: RouteId },
+}
+
+impl ChainSpec {
+    /// Whether an open connection served by `self` can go on under `next`: the parts bound to a connection
+    /// (protocol, codec settings) are equal. The rest is taken per stream from whichever chain is current.
+    pub fn same_connection(&self, next: &ChainSpec) -> bool {
+        match (&self.filter, &next.filter) {
+            // A raw connection has made its choice; nothing of a new chain applies to it.
+            (FilterSpec::Tcp { .. }, FilterSpec::Tcp { .. }) => true,
+            (FilterSpec::Http { config: a, .. }, FilterSpec::Http { config: b, .. }) => {
+                a.codec == b.codec
+                    && a.http2 == b.http2
+                    && a.max_concurrent_streams == b.max_concurrent_streams
+            }
+            (FilterSpec::Rpc { config: a, .. }, FilterSpec::Rpc { config: b, .. }) => {
+                a.downstream == b.downstream && a.max_frame == b.max_frame
+            }
+            // HCM and RpcProxy speak the same HTTP/2 to clients.
+            (FilterSpec::Http { .. }, FilterSpec::Rpc { config, .. })
+            | (FilterSpec::Rpc { config, .. }, FilterSpec::Http { .. }) => config.downstream == Protocol::Http2,
+            _ => false,
+        }
+    }
+}
