@@ -51,7 +51,9 @@ impl ChainSpec {
             }
             // HCM and RpcProxy speak the same HTTP/2 to clients.
             (FilterSpec::Http { .. }, FilterSpec::Rpc { config, .. })
-            | (FilterSpec::Rpc { config, .. }, FilterSpec::Http { .. }) => config.downstream == Protocol::Http2,
+            | (FilterSpec::Rpc { config, .. }, FilterSpec::Http { .. }) => {
+                config.downstream == Protocol::Http2
+            }
             _ => false,
         }
     }
