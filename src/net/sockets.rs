@@ -55,7 +55,11 @@ impl SocketRegistry {
     ///
     /// # Errors
     /// `listen()` failed: the address is released.
-    pub fn open(&mut self, address: &Address, backlog: u32) -> io::Result<Option<Vec<std::net::TcpListener>>> {
+    pub fn open(
+        &mut self,
+        address: &Address,
+        backlog: u32,
+    ) -> io::Result<Option<Vec<std::net::TcpListener>>> {
         let Some(bound) = self.bound.remove(address) else { return Ok(None) };
         let spread = if bound.sockets.len() > 1 { Spread::ReusePort } else { Spread::Balance };
         for socket in &bound.sockets {
@@ -117,7 +121,9 @@ fn bind_one(address: &Address, reuse_port: bool) -> io::Result<Socket> {
             socket.bind(&SockAddr::unix(unix_name(path))?)?;
             Ok(socket)
         }
-        Address::Name(..) => Err(io::Error::new(io::ErrorKind::InvalidInput, "a listener needs an IP address")),
+        Address::Name(..) => {
+            Err(io::Error::new(io::ErrorKind::InvalidInput, "a listener needs an IP address"))
+        }
     }
 }
 

@@ -331,7 +331,8 @@ impl Future for Sleep {
             return Poll::Pending;
         }
         // Rounded up, so that it never ends early.
-        let at = ticks(this.deadline.saturating_duration_since(this.wheel.start) + TICK - Duration::from_nanos(1));
+        let at =
+            ticks(this.deadline.saturating_duration_since(this.wheel.start) + TICK - Duration::from_nanos(1));
         if at <= inner.now && Instant::now() >= this.deadline {
             return Poll::Ready(());
         }
@@ -353,11 +354,8 @@ mod tests {
     use tokio::task::{LocalSet, spawn_local};
 
     fn measure(delays: Vec<u64>) -> Vec<u64> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(LocalSet::new().run_until(async {
             let wheel = Wheel::new();
             let driver = spawn_local(wheel.clone().run());
