@@ -1,1 +1,8 @@
-//! Placeholder replaced by the module's first commit.
+//! Codecs: bytes to messages and back, and from one protocol to another.
+//!
+//! Owns every wire format. Sans-IO: no socket, no clock, no configuration; hostile bytes end in an error value.
+//! [`rpc`] is the face the stream drivers use, [`bolt`] the SOFA remoting format behind it, [`bridge`] carries
+//! bolt over HTTP/2 and back.
+
+pub mod bolt;
+pub mod rpc;
