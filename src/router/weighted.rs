@@ -1,6 +1,7 @@
 //! A draw among clusters by weight.
 
-use crate::model::{ClusterId, HeaderEdits, WeightedCluster};
+use super::EditPlan;
+use crate::model::{ClusterId, WeightedCluster};
 
 /// Clusters with cumulated weights.
 #[derive(Clone, Debug, Default)]
@@ -14,26 +15,34 @@ pub struct WeightedPick {
 pub struct Choice {
     /// The cluster.
     pub cluster: ClusterId,
-    /// Request header edits of this share.
-    pub request_headers: HeaderEdits,
-    /// Response header edits of this share.
-    pub response_headers: HeaderEdits,
+    /// Request header edits: in a route's draw those of every level, to be used instead of the route's.
+    pub request_edits: EditPlan,
+    /// Response header edits, likewise.
+    pub response_edits: EditPlan,
 }
 
 impl WeightedPick {
-    /// Compiles `clusters`, resolving names by `intern`. Shares of weight 0 are left out, unless all are 0:
-    /// then the first one takes everything.
+    /// Compiles `clusters`, resolving names by `intern`, with the edits of the shares alone (a TCP proxy has
+    /// no other level). When all weights are 0 the first one takes everything.
     pub fn new(clusters: &[WeightedCluster], mut intern: impl FnMut(&str) -> ClusterId) -> Self {
+        Self::with_edits(clusters, &mut intern, |share| {
+            let request = EditPlan::of_levels(&[&share.request_headers], false);
+            (request, EditPlan::of_levels(&[&share.response_headers], false))
+        })
+    }
+
+    /// As [`WeightedPick::new`], with the complete request and response edits of each share given by `edits`.
+    pub(super) fn with_edits(
+        clusters: &[WeightedCluster],
+        intern: &mut dyn FnMut(&str) -> ClusterId,
+        edits: impl Fn(&WeightedCluster) -> (EditPlan, EditPlan),
+    ) -> Self {
         let mut total = 0;
         let mut entries = Vec::with_capacity(clusters.len());
-        for cluster in clusters {
-            total += u64::from(cluster.weight);
-            let choice = Choice {
-                cluster: intern(&cluster.name),
-                request_headers: cluster.request_headers.clone(),
-                response_headers: cluster.response_headers.clone(),
-            };
-            entries.push((total, choice));
+        for share in clusters {
+            total += u64::from(share.weight);
+            let (request_edits, response_edits) = edits(share);
+            entries.push((total, Choice { cluster: intern(&share.name), request_edits, response_edits }));
         }
         WeightedPick { entries, total }
     }
@@ -57,6 +66,7 @@ impl WeightedPick {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::HeaderEdits;
 
     #[test]
     fn draws_by_weight_and_skips_zero() {

@@ -1,0 +1,116 @@
+//! Whether one request satisfies one route.
+
+use crate::message::Head;
+use crate::model::{HeaderMatch, HeaderMatchKind, PathMatch, QueryMatch, RouteMatch};
+
+/// The parts of a head that every route of a table asks for, taken once per look-up.
+#[derive(Clone, Copy)]
+pub(super) struct Target<'a> {
+    /// Path without query and fragment; `None` when the protocol has no path.
+    pub path: Option<&'a [u8]>,
+    /// What follows `?`, without fragment.
+    pub query: &'a [u8],
+    /// Uniform over `u64`, the same for all routes of one request.
+    pub random: u64,
+}
+
+impl<'a> Target<'a> {
+    pub(super) fn new<H: Head + ?Sized>(head: &'a H, random: u64) -> Self {
+        let Some(full) = head.path_and_query() else {
+            return Target { path: None, query: &[], random };
+        };
+        let (path, query) = split_path(full);
+        Target { path: Some(path), query, random }
+    }
+}
+
+/// Path and query of a request target; the fragment belongs to neither.
+pub(super) fn split_path(full: &[u8]) -> (&[u8], &[u8]) {
+    let end = full.iter().position(|b| *b == b'#').unwrap_or(full.len());
+    let full = full.get(..end).unwrap_or(full);
+    match full.iter().position(|b| *b == b'?') {
+        Some(at) => (full.get(..at).unwrap_or(full), full.get(at + 1..).unwrap_or(&[])),
+        None => (full, &[]),
+    }
+}
+
+/// All parts of `matcher` hold.
+pub(super) fn matches<H: Head + ?Sized>(matcher: &RouteMatch, head: &H, target: &Target<'_>) -> bool {
+    path_matches(&matcher.path, target.path)
+        && matcher.headers.iter().all(|header| header_matches(header, head))
+        && matcher.query.iter().all(|query| query_matches(query, target.query))
+        && (!matcher.grpc || head.is_grpc())
+        // The high half: the low bits draw among weighted clusters and must not depend on this test.
+        && matcher.fraction.is_none_or(|share| (target.random >> 32) % 1_000_000 < u64::from(share))
+}
+
+fn path_matches(matcher: &PathMatch, path: Option<&[u8]>) -> bool {
+    let Some(path) = path else {
+        return match matcher {
+            PathMatch::Any => true,
+            PathMatch::Prefix { value, .. } => value.is_empty() || value == "/",
+            _ => false,
+        };
+    };
+    match matcher {
+        PathMatch::Any => true,
+        PathMatch::Prefix { value, ignore_case } => starts_with(path, value.as_bytes(), *ignore_case),
+        PathMatch::Exact { value, ignore_case } => same(path, value.as_bytes(), *ignore_case),
+        PathMatch::SeparatedPrefix { value, ignore_case } => {
+            starts_with(path, value.as_bytes(), *ignore_case)
+                && matches!(path.get(value.len()), None | Some(b'/'))
+        }
+        PathMatch::Regex(regex) => regex.is_match(path),
+    }
+}
+
+/// Envoy's rules: an absent header fails every text or range condition, inverted or not, unless it counts
+/// as empty; presence alone is what `Present` asks about.
+pub(super) fn header_matches<H: Head + ?Sized>(matcher: &HeaderMatch, head: &H) -> bool {
+    let value = head.header(&matcher.name);
+    if let HeaderMatchKind::Present(wanted) = matcher.kind {
+        return (value.is_some() == wanted) != matcher.invert;
+    }
+    let bytes: &[u8] = match &value {
+        Some(value) => value,
+        None if matcher.treat_missing_as_empty => &[],
+        None => return false,
+    };
+    let hit = match &matcher.kind {
+        HeaderMatchKind::Present(_) => true,
+        HeaderMatchKind::Text(text) => text.matches(bytes),
+        HeaderMatchKind::Range { start, end } => {
+            integer(bytes).is_some_and(|number| (*start..*end).contains(&number))
+        }
+    };
+    hit != matcher.invert
+}
+
+fn integer(text: &[u8]) -> Option<i64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// The first occurrence of the parameter counts; names and values are compared undecoded, as Envoy does.
+fn query_matches(matcher: &QueryMatch, query: &[u8]) -> bool {
+    let value = query.split(|b| *b == b'&').filter(|part| !part.is_empty()).find_map(|part| {
+        let mut halves = part.splitn(2, |b| *b == b'=');
+        let name = halves.next().unwrap_or_default();
+        (name == matcher.name.as_bytes()).then(|| halves.next().unwrap_or_default())
+    });
+    match &matcher.value {
+        Some(text) => value.is_some_and(|value| text.matches(value)),
+        None => value.is_some() == matcher.present,
+    }
+}
+
+fn starts_with(text: &[u8], prefix: &[u8], ignore_case: bool) -> bool {
+    if ignore_case {
+        text.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix))
+    } else {
+        text.starts_with(prefix)
+    }
+}
+
+fn same(a: &[u8], b: &[u8], ignore_case: bool) -> bool {
+    if ignore_case { a.eq_ignore_ascii_case(b) } else { a == b }
+}
