@@ -4,9 +4,13 @@
 //! wheel. Knows addresses, not listeners or clusters.
 
 mod conn;
+mod inbuf;
 pub mod options;
+mod queue;
 pub mod sockets;
 mod wheel;
 
 pub use conn::{Conn, PeerAddress};
+pub use inbuf::{Filled, ReadBuffer, ReadPool};
+pub use queue::{Budget, Charge, WriteQueue};
 pub use wheel::{Sleep, Wheel};

@@ -1,1 +1,3 @@
-//! Placeholder replaced by the module's first commit.
+//! Leaf helpers: random numbers, durations, back-off, hashing. Use nothing else of this crate.
+
+pub mod random;

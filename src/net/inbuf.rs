@@ -1,0 +1,140 @@
+//! Reading: bytes of one connection, without a buffer while it is idle.
+//!
+//! Every worker owns one chunk that all its connections read into. What was read is split off, so an idle
+//! connection holds nothing; one with an unfinished frame holds that part in storage of its own, which
+//! grows as bytes arrive (never by what a header promises) and counts against a limit over all connections.
+
+use super::Conn;
+use bytes::{Buf, BytesMut};
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use tokio::io::AsyncReadExt;
+
+/// Size of the shared chunk: large enough that one read empties a busy socket, small enough that a frame
+/// kept for long pins little.
+const CHUNK: usize = 32 * 1024;
+/// Unfinished input up to this size is not counted.
+const SMALL: usize = 16 * 1024;
+
+/// The worker's shared chunk and the count of unfinished input.
+pub struct ReadPool {
+    chunk: RefCell<BytesMut>,
+    unfinished: Cell<usize>,
+    limit: usize,
+}
+
+impl ReadPool {
+    /// `limit`: bytes of unfinished frames over all connections of this worker.
+    pub fn new(limit: usize) -> Rc<Self> {
+        Rc::new(ReadPool { chunk: RefCell::new(BytesMut::new()), unfinished: Cell::new(0), limit })
+    }
+}
+
+/// The input of one connection.
+pub struct ReadBuffer {
+    pool: Rc<ReadPool>,
+    /// Bytes read and not yet consumed. Decoders take from here.
+    pub bytes: BytesMut,
+    counted: usize,
+}
+
+/// How a read ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filled {
+    /// This many bytes came.
+    Bytes(usize),
+    /// The peer sends no more.
+    End,
+    /// The limit of unfinished input over all connections is reached.
+    OverLimit,
+}
+
+impl ReadBuffer {
+    /// An empty buffer.
+    pub fn new(pool: Rc<ReadPool>) -> Self {
+        ReadBuffer { pool, bytes: BytesMut::new(), counted: 0 }
+    }
+
+    /// Reads once. Call after everything decodable was taken out of [`bytes`](Self::bytes).
+    pub fn poll_fill(&mut self, io: &mut Conn, cx: &mut Context<'_>) -> Poll<io::Result<Filled>> {
+        if self.bytes.is_empty() {
+            return self.fill_shared(io, cx);
+        }
+        if !self.account() {
+            return Poll::Ready(Ok(Filled::OverLimit));
+        }
+        // Doubling keeps the cost of large frames linear.
+        let room = self.bytes.len().clamp(1024, 1 << 20);
+        if self.bytes.capacity() - self.bytes.len() < room / 2 {
+            self.bytes.reserve(room);
+        }
+        match pin!(io.read_buf(&mut self.bytes)).poll(cx) {
+            Poll::Ready(Ok(0)) => Poll::Ready(Ok(Filled::End)),
+            Poll::Ready(Ok(n)) => Poll::Ready(Ok(Filled::Bytes(n))),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn fill_shared(&mut self, io: &mut Conn, cx: &mut Context<'_>) -> Poll<io::Result<Filled>> {
+        self.release();
+        // Whatever this buffer pointed to is of no use now; let its storage go.
+        self.bytes = BytesMut::new();
+        let mut chunk = self.pool.chunk.borrow_mut();
+        if chunk.capacity() < CHUNK / 4 {
+            chunk.reserve(CHUNK);
+        }
+        let result = pin!(io.read_buf(&mut *chunk)).poll(cx);
+        match result {
+            Poll::Ready(Ok(0)) => Poll::Ready(Ok(Filled::End)),
+            Poll::Ready(Ok(n)) => {
+                self.bytes = chunk.split_to(n);
+                Poll::Ready(Ok(Filled::Bytes(n)))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Moves an unfinished rest out of the shared chunk. Call when decoding has stopped.
+    pub fn settle(&mut self) {
+        if self.bytes.is_empty() {
+            self.release();
+            self.bytes = BytesMut::new();
+        } else if self.counted == 0 && self.bytes.len() < SMALL {
+            let mut own = BytesMut::with_capacity(self.bytes.len() + 256);
+            own.extend_from_slice(self.bytes.chunk());
+            self.bytes = own;
+        }
+    }
+
+    /// Counts large unfinished input; `false` over the limit.
+    fn account(&mut self) -> bool {
+        let held = self.bytes.len();
+        if held <= SMALL || held <= self.counted {
+            return true;
+        }
+        let total = self.pool.unfinished.get() - self.counted + held;
+        if total > self.pool.limit {
+            return false;
+        }
+        self.pool.unfinished.set(total);
+        self.counted = held;
+        true
+    }
+
+    fn release(&mut self) {
+        self.pool.unfinished.set(self.pool.unfinished.get().saturating_sub(self.counted));
+        self.counted = 0;
+    }
+}
+
+impl Drop for ReadBuffer {
+    fn drop(&mut self) {
+        self.release();
+    }
+}

@@ -1,0 +1,229 @@
+//! The bytes waiting to be written to one connection.
+//!
+//! Whoever has something to send pushes it and goes on; the connection's task writes everything that has
+//! gathered with one vectored write when it gets its turn. Batching is the point: at the end of a scheduler
+//! round one system call carries the answers of many requests.
+
+use super::Conn;
+use bytes::{Buf, Bytes};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use tokio::io::AsyncWrite;
+
+/// Buffers given to one vectored write.
+const SLICES: usize = 64;
+
+/// Output of one connection; shared (by `Rc`) between its task and those who send.
+#[derive(Default)]
+pub struct WriteQueue {
+    inner: RefCell<Inner>,
+    bytes: Cell<usize>,
+}
+
+#[derive(Default)]
+struct Inner {
+    items: VecDeque<Item>,
+    writer: Option<Waker>,
+    closed: bool,
+}
+
+struct Item {
+    bytes: Bytes,
+    /// Given back when the last byte has been handed to the kernel.
+    charge: Option<Charge>,
+}
+
+impl WriteQueue {
+    /// Queues `bytes` and wakes the connection's task. Dropped silently when the connection has ended.
+    pub fn push(&self, bytes: Bytes) {
+        self.push_charged(bytes, None);
+    }
+
+    /// As [`push`](Self::push); `charge` is dropped once the bytes have left.
+    pub fn push_charged(&self, bytes: Bytes, charge: Option<Charge>) {
+        let writer = {
+            let mut inner = self.inner.borrow_mut();
+            if inner.closed || bytes.is_empty() {
+                return;
+            }
+            self.bytes.set(self.bytes.get() + bytes.len());
+            inner.items.push_back(Item { bytes, charge });
+            inner.writer.take()
+        };
+        if let Some(writer) = writer {
+            writer.wake();
+        }
+    }
+
+    /// Bytes not yet handed to the kernel.
+    pub fn len(&self) -> usize {
+        self.bytes.get()
+    }
+
+    /// Whether everything has been handed to the kernel.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.get() == 0
+    }
+
+    /// Wakes the connection's task without sending anything.
+    pub fn nudge(&self) {
+        let writer = self.inner.borrow_mut().writer.take();
+        if let Some(writer) = writer {
+            writer.wake();
+        }
+    }
+
+    /// Drops what waits and everything that comes.
+    pub fn close(&self) {
+        let items = {
+            let mut inner = self.inner.borrow_mut();
+            inner.closed = true;
+            self.bytes.set(0);
+            std::mem::take(&mut inner.items)
+        };
+        drop(items);
+    }
+
+    /// Writes until the queue is empty (`Ready`) or the kernel takes no more. Either way the task is woken
+    /// by the next push.
+    pub fn poll_flush(&self, io: &mut Conn, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if self.is_empty() {
+                self.register(cx);
+                return Poll::Ready(Ok(()));
+            }
+            let written = {
+                let inner = self.inner.borrow();
+                let mut slices = [IoSlice::new(&[]); SLICES];
+                let mut count = 0;
+                for (slot, item) in slices.iter_mut().zip(&inner.items) {
+                    *slot = IoSlice::new(&item.bytes);
+                    count += 1;
+                }
+                let filled = slices.get(..count).unwrap_or_default();
+                match Pin::new(&mut *io).poll_write_vectored(cx, filled) {
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    Poll::Ready(Ok(n)) => n,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => {
+                        drop(inner);
+                        self.register(cx);
+                        return Poll::Pending;
+                    }
+                }
+            };
+            self.advance(written);
+        }
+    }
+
+    fn register(&self, cx: &Context<'_>) {
+        let mut inner = self.inner.borrow_mut();
+        if !inner.writer.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            inner.writer = Some(cx.waker().clone());
+        }
+    }
+
+    fn advance(&self, mut written: usize) {
+        self.bytes.set(self.bytes.get().saturating_sub(written));
+        while written > 0 {
+            // Taken out before it is dropped: dropping a charge wakes a reader, which must find no borrow.
+            let done = {
+                let mut inner = self.inner.borrow_mut();
+                let Some(front) = inner.items.front_mut() else { return };
+                if front.bytes.len() > written {
+                    front.bytes.advance(written);
+                    return;
+                }
+                written -= front.bytes.len();
+                inner.items.pop_front()
+            };
+            drop(done.and_then(|item| item.charge));
+        }
+    }
+}
+
+/// How many bytes one source has under way in other connections' queues; its reader pauses above a limit.
+/// This is how a slow upstream slows exactly the clients that send to it.
+#[derive(Default)]
+pub struct Budget {
+    used: Cell<usize>,
+    limit: usize,
+    waiting: RefCell<Option<Waker>>,
+}
+
+impl Budget {
+    /// A budget of `limit` bytes; one item may exceed it.
+    pub fn new(limit: usize) -> Rc<Self> {
+        Rc::new(Budget { limit, ..Budget::default() })
+    }
+
+    /// Counts `bytes` until the charge is dropped.
+    pub fn charge(self: &Rc<Self>, bytes: usize) -> Charge {
+        self.used.set(self.used.get() + bytes);
+        Charge { budget: self.clone(), bytes }
+    }
+
+    /// Ready while below the limit; otherwise the task is woken when it falls below.
+    pub fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.used.get() < self.limit {
+            return Poll::Ready(());
+        }
+        *self.waiting.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+/// Bytes counted in a [`Budget`].
+pub struct Charge {
+    budget: Rc<Budget>,
+    bytes: usize,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        let used = self.budget.used.get().saturating_sub(self.bytes);
+        self.budget.used.set(used);
+        if used < self.budget.limit {
+            let waiting = self.budget.waiting.borrow_mut().take();
+            if let Some(waiting) = waiting {
+                waiting.wake();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+
+    #[tokio::test]
+    async fn writes_all_in_order_and_releases_charges() {
+        let (near, mut far) = tokio::net::UnixStream::pair().unwrap();
+        let mut near = Conn::Unix(near);
+        let queue = WriteQueue::default();
+        let budget = Budget::new(10);
+        let parts: Vec<Bytes> = (0..200u8).map(|i| Bytes::from(vec![i; 3])).collect();
+        for part in &parts {
+            queue.push_charged(part.clone(), Some(budget.charge(part.len())));
+        }
+        assert_eq!(queue.len(), 600);
+        std::future::poll_fn(|cx| {
+            assert!(budget.poll_room(cx).is_pending());
+            queue.poll_flush(&mut near, cx)
+        })
+        .await
+        .unwrap();
+        assert_eq!(budget.used.get(), 0);
+        let mut got = vec![0; 600];
+        far.read_exact(&mut got).await.unwrap();
+        assert_eq!(got, parts.concat());
+        queue.close();
+        queue.push(Bytes::from_static(b"late"));
+        assert!(queue.is_empty());
+    }
+}
