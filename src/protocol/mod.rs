@@ -5,4 +5,5 @@
 //! bolt over HTTP/2 and back.
 
 pub mod bolt;
+pub mod bridge;
 pub mod rpc;

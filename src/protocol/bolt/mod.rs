@@ -76,10 +76,24 @@ fn bare(head: Head) -> Bytes {
 /// # Errors
 /// A part does not fit its length field.
 pub fn encode<'a>(
-    mut head: Head,
+    head: Head,
     class: &[u8],
     pairs: impl IntoIterator<Item = Pair<'a>>,
+    content: impl Buf,
+) -> Result<Frame, HeaderOverflow> {
+    encode_with(head, class, content, |out| {
+        for pair in pairs {
+            headers::put_pair(out, pair);
+        }
+    })
+}
+
+/// As [`encode`], with the header block written by `block`, which must append whole pairs.
+pub(in crate::protocol) fn encode_with(
+    mut head: Head,
+    class: &[u8],
     mut content: impl Buf,
+    block: impl FnOnce(&mut BytesMut),
 ) -> Result<Frame, HeaderOverflow> {
     /// Room for a typical header block, so that most frames are written without growing.
     const USUAL_BLOCK: usize = 512;
@@ -91,9 +105,7 @@ pub fn encode<'a>(
     out.put_bytes(0, fixed);
     out.put_slice(class);
     let start = out.len();
-    for pair in pairs {
-        headers::put_pair(&mut out, pair);
-    }
+    block(&mut out);
     head.header_len = fit("header block", out.len() - start, headers::MAX_BLOCK)? as u16;
     out.put(&mut content);
     if let Some(mut front) = out.get_mut(..fixed) {

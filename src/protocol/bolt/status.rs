@@ -56,6 +56,20 @@ statuses! {
 }
 
 impl Status {
+    /// What an HTTP status says to a bolt caller, where nothing more exact is known.
+    pub fn from_http(status: u16) -> Status {
+        match status {
+            200..=299 => Status::Success,
+            400 => Status::CodecException,
+            403 => Status::ServerException,
+            404 => Status::NoProcessor,
+            502 => Status::ConnectionClosed,
+            503 => Status::ServerThreadpoolBusy,
+            504 => Status::Timeout,
+            _ => Status::Unknown,
+        }
+    }
+
     /// The code on the wire.
     pub fn code(self) -> u16 {
         self as u16
