@@ -1,0 +1,131 @@
+//! The resource types of the aggregated stream.
+//!
+//! Owns the mapping between type URLs and [`ResourceType`], the order in which types are requested, and
+//! which types are complete lists. A further type is one variant and one row here.
+
+/// A resource type, in the order in which types are requested on a new stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ResourceType {
+    /// CDS.
+    Cluster,
+    /// EDS.
+    Endpoint,
+    /// LDS.
+    Listener,
+    /// RDS.
+    Route,
+}
+
+impl ResourceType {
+    /// Every type, in request order: what is referred to comes before what refers to it.
+    pub const ALL: [Self; 4] = [Self::Cluster, Self::Endpoint, Self::Listener, Self::Route];
+
+    /// The full type URL, `type.googleapis.com/` included.
+    #[must_use]
+    pub const fn type_url(self) -> &'static str {
+        match self {
+            Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+            Self::Endpoint => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
+            Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+        }
+    }
+
+    /// The type of a URL, `None` for one this client does not ask for.
+    #[must_use]
+    pub fn from_type_url(url: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.type_url() == url)
+    }
+
+    /// The message's own name, as error texts call a resource of this type.
+    #[must_use]
+    pub const fn noun(self) -> &'static str {
+        match self {
+            Self::Cluster => "Cluster",
+            Self::Endpoint => "ClusterLoadAssignment",
+            Self::Listener => "Listener",
+            Self::Route => "RouteConfiguration",
+        }
+    }
+
+    /// The short name in counters and metrics: `cds`, `eds`, `lds`, `rds`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Cluster => "cds",
+            Self::Endpoint => "eds",
+            Self::Listener => "lds",
+            Self::Route => "rds",
+        }
+    }
+
+    /// Whether the type is subscribed as a whole. Only then does absence from a state-of-the-world answer,
+    /// or a removal, take the resource away; for the others the last good one stays, marked withdrawn.
+    #[must_use]
+    pub const fn is_wildcard(self) -> bool {
+        matches!(self, Self::Cluster | Self::Listener)
+    }
+
+    /// Position in [`Self::ALL`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// A value per resource type, without the bounds question an array index raises.
+#[derive(Debug, Default)]
+pub struct PerType<T> {
+    cluster: T,
+    endpoint: T,
+    listener: T,
+    route: T,
+}
+
+impl<T> PerType<T> {
+    /// One value per type, made by `make`.
+    pub fn build(mut make: impl FnMut(ResourceType) -> T) -> Self {
+        Self {
+            cluster: make(ResourceType::Cluster),
+            endpoint: make(ResourceType::Endpoint),
+            listener: make(ResourceType::Listener),
+            route: make(ResourceType::Route),
+        }
+    }
+
+    /// The value of `kind`.
+    pub const fn get(&self, kind: ResourceType) -> &T {
+        match kind {
+            ResourceType::Cluster => &self.cluster,
+            ResourceType::Endpoint => &self.endpoint,
+            ResourceType::Listener => &self.listener,
+            ResourceType::Route => &self.route,
+        }
+    }
+
+    /// The value of `kind`, to change.
+    pub const fn get_mut(&mut self, kind: ResourceType) -> &mut T {
+        match kind {
+            ResourceType::Cluster => &mut self.cluster,
+            ResourceType::Endpoint => &mut self.endpoint,
+            ResourceType::Listener => &mut self.listener,
+            ResourceType::Route => &mut self.route,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_and_types_are_one_to_one_and_unknown_ones_have_none() {
+        for (index, kind) in ResourceType::ALL.into_iter().enumerate() {
+            assert_eq!(ResourceType::from_type_url(kind.type_url()), Some(kind));
+            assert!(kind.type_url().ends_with(&format!(".{}", kind.noun())));
+            assert_eq!(kind.index(), index);
+        }
+        assert_eq!(ResourceType::from_type_url("envoy.config.cluster.v3.Cluster"), None);
+        assert_eq!(ResourceType::from_type_url("type.googleapis.com/envoy.api.v2.Cluster"), None);
+    }
+}
