@@ -1,1 +1,26 @@
-//! Placeholder replaced by the module's first commit.
+//! Metrics and the process log.
+//!
+//! Owns counters, gauges and histograms ([`metric`]), the groups of them the proxy keeps ([`groups`]), the
+//! [`Registry`] that sums the workers' copies, the text forms ([`text`], [`prometheus`], [`mosn`]), the
+//! process log ([`logging`]) and the rate-limited line per failure ([`failure_log`]).
+//! Takes in numbers from the thread that owns them; gives out sums to whoever asks.
+//!
+//! The request path pays one relaxed load and one relaxed store per number: every instance has a single
+//! writer, a reader adds the instances up.
+
+pub mod clock;
+pub mod groups;
+mod histogram;
+mod metric;
+mod registry;
+mod scope;
+
+pub use groups::{
+    ByReason, ClusterManagerStats, ClusterStats, Computed, ControlPlaneStats, EdsStats, HostStats, HttpStats,
+    ListenerManagerStats, ListenerStats, MembershipStats, RpcStats, ServerStats, SnapshotStats, StatusCodes,
+    TcpStats, XdsContactStats, XdsTypeStats,
+};
+pub use histogram::{Histogram, HistogramData};
+pub use metric::{Counter, Gauge, Metric, Sample, SecondsSince, SharedCounter, StatGroup, Text, Value};
+pub use registry::{Readings, Registration, Registry, collect};
+pub use scope::Scope;

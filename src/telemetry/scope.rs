@@ -1,0 +1,165 @@
+//! Where a group of metrics stands in the tree of names.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+
+/// A prefix of metric names, together with what Prometheus output makes of it: a family and labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    prefix: String,
+    family: &'static str,
+    labels: Vec<(&'static str, String)>,
+    hidden: bool,
+}
+
+impl Scope {
+    fn plain(family: &'static str, prefix: &str) -> Self {
+        Scope { prefix: prefix.to_owned(), family, labels: Vec::new(), hidden: false }
+    }
+
+    fn named(family: &'static str, label: &'static str, name: &str) -> Self {
+        let name = clean(name);
+        Scope {
+            prefix: format!("{}.{name}.", family.trim_start_matches("envoy_")),
+            family,
+            labels: vec![(label, name.into_owned())],
+            hidden: false,
+        }
+    }
+
+    /// `server.`
+    pub fn server() -> Self {
+        Self::plain("envoy_server", "server.")
+    }
+
+    /// `cluster.<name>.`; `name` is the cluster's `alt_stat_name` if it has one.
+    pub fn cluster(name: &str) -> Self {
+        Self::named("envoy_cluster", "envoy_cluster_name", name)
+    }
+
+    /// `listener.<address>.`, as in `listener.0.0.0.0_15006.`; `address` is the stat prefix if configured.
+    pub fn listener(address: &str) -> Self {
+        Self::named("envoy_listener", "envoy_listener_address", address)
+    }
+
+    /// `http.<stat_prefix>.`
+    pub fn http(stat_prefix: &str) -> Self {
+        Self::named("envoy_http", "envoy_http_conn_manager_prefix", stat_prefix)
+    }
+
+    /// `rpc.<stat_prefix>.`
+    pub fn rpc(stat_prefix: &str) -> Self {
+        Self::named("envoy_rpc", "envoy_rpc_prefix", stat_prefix)
+    }
+
+    /// `tcp.<stat_prefix>.`
+    pub fn tcp(stat_prefix: &str) -> Self {
+        Self::named("envoy_tcp", "envoy_tcp_prefix", stat_prefix)
+    }
+
+    /// `cluster_manager.`
+    pub fn cluster_manager() -> Self {
+        Self::plain("envoy_cluster_manager", "cluster_manager.")
+    }
+
+    /// `cluster_manager.cds.`
+    pub fn cds() -> Self {
+        Self::plain("envoy_cluster_manager_cds", "cluster_manager.cds.")
+    }
+
+    /// `listener_manager.`
+    pub fn listener_manager() -> Self {
+        Self::plain("envoy_listener_manager", "listener_manager.")
+    }
+
+    /// `listener_manager.lds.`
+    pub fn lds() -> Self {
+        Self::plain("envoy_listener_manager_lds", "listener_manager.lds.")
+    }
+
+    /// `control_plane.`
+    pub fn control_plane() -> Self {
+        Self::plain("envoy_control_plane", "control_plane.")
+    }
+
+    /// `http.<stat_prefix>.rds.<route>.`, one per route table a filter asks for.
+    pub fn rds(stat_prefix: &str, route: &str) -> Self {
+        let (stat_prefix, route) = (clean(stat_prefix), clean(route));
+        Scope {
+            prefix: format!("http.{stat_prefix}.rds.{route}."),
+            family: "envoy_http_rds",
+            labels: vec![
+                ("envoy_http_conn_manager_prefix", stat_prefix.into_owned()),
+                ("envoy_rds_route_config", route.into_owned()),
+            ],
+            hidden: false,
+        }
+    }
+
+    /// `mizzen.`: what Envoy has no name for; `mizzen_…` without `envoy_` in Prometheus output.
+    pub fn mizzen() -> Self {
+        Self::plain("mizzen", "mizzen.")
+    }
+
+    /// `mizzen.xds.<kind>.`, `mizzen_xds_…{type="<kind>"}`; `kind` is `cds`, `eds`, `lds`, `rds`, ….
+    pub fn mizzen_xds(kind: &str) -> Self {
+        Scope {
+            prefix: format!("mizzen.xds.{kind}."),
+            family: "mizzen_xds",
+            labels: vec![("type", kind.to_owned())],
+            hidden: false,
+        }
+    }
+
+    /// One host of a cluster. Not part of `/stats`; `/clusters` shows it.
+    pub fn host(cluster: &str, address: &str) -> Self {
+        Scope { prefix: format!("host.{cluster}\0{address}."), family: "", labels: Vec::new(), hidden: true }
+    }
+
+    /// The prefix of every name in it, ending in a dot.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Start of the Prometheus names.
+    pub fn family(&self) -> &'static str {
+        self.family
+    }
+
+    /// Prometheus labels, in order of output.
+    pub fn labels(&self) -> &[(&'static str, String)] {
+        &self.labels
+    }
+
+    /// The value of its first label: the cluster's name, the listener's address, ….
+    pub fn name(&self) -> &str {
+        self.labels.first().map_or("", |l| l.1.as_str())
+    }
+
+    /// Whether `/stats` leaves it out.
+    pub fn hidden(&self) -> bool {
+        self.hidden
+    }
+}
+
+impl Ord for Scope {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // The family tells apart what only looks alike: a prefix "x.rds.y" of HTTP and route "y" of prefix "x".
+        (self.hidden, &self.prefix, self.family).cmp(&(other.hidden, &other.prefix, other.family))
+    }
+}
+
+impl PartialOrd for Scope {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Colons separate names from values in the text form; Envoy puts `_` in their place.
+fn clean(name: &str) -> Cow<'_, str> {
+    if name.contains([':', '\n', '\r', '\0']) {
+        Cow::Owned(name.replace([':', '\n', '\r', '\0'], "_"))
+    } else {
+        Cow::Borrowed(name)
+    }
+}
