@@ -1,1 +1,2 @@
 //! Placeholder replaced by the module's first commit.
+pub mod mosn;
