@@ -1,13 +1,25 @@
 //! The upstream side.
 //!
 //! Owns compiled cluster settings, shared breaker counts, and per worker: hosts, load balancing, connection
-//! pools. Takes in snapshots; gives out connections and streams to hosts.
+//! pools. Takes in snapshots; gives out connections and calls to hosts.
 
 mod breaker;
+mod host;
+mod lb;
+pub mod pool;
+mod table;
+mod upstream;
 
 pub use breaker::{BreakerState, Level, Permit};
+pub use host::{ActiveGuard, Host};
+pub use table::Table;
+pub use upstream::{Cluster, State};
 
-use crate::model::{Cluster, ClusterId};
+use crate::model::{self, ClusterId, Endpoints};
+use crate::net::{ReadPool, Wheel};
+use crate::telemetry::{ClusterStats, Registration, Registry, Scope};
+use crate::util::random::Random;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// Compiled settings of a cluster.
@@ -15,7 +27,48 @@ pub struct ClusterSpec {
     /// The id of its name.
     pub id: ClusterId,
     /// As configured.
-    pub model: Arc<Cluster>,
+    pub model: Arc<model::Cluster>,
     /// Counts shared by all workers; survives changes of the cluster.
     pub breakers: Arc<BreakerState>,
+}
+
+/// What a cluster id stands for in one generation.
+#[derive(Clone, Default)]
+pub enum ClusterSlot {
+    /// Nothing of that name is configured.
+    #[default]
+    Absent,
+    /// Configured, but its endpoints have not come.
+    Warming,
+    /// Serves.
+    Ready(ClusterEntry),
+}
+
+/// A serving cluster: settings and hosts change independently.
+#[derive(Clone)]
+pub struct ClusterEntry {
+    /// Compiled settings.
+    pub spec: Arc<ClusterSpec>,
+    /// The newest hosts.
+    pub endpoints: Arc<Endpoints>,
+}
+
+/// What everything on a worker's upstream side needs.
+pub struct Env {
+    /// The worker's timers.
+    pub wheel: Rc<Wheel>,
+    /// The worker's random numbers.
+    pub random: Random,
+    /// The worker's read chunk.
+    pub reads: Rc<ReadPool>,
+    /// Where new metric groups are registered.
+    pub registry: Registry,
+}
+
+impl Env {
+    /// Metrics of one cluster on this worker.
+    pub fn cluster_stats(&self, model: &model::Cluster) -> Registration<ClusterStats> {
+        let name = model.alt_stat_name.as_deref().unwrap_or(&model.name);
+        self.registry.register(Scope::cluster(name), ClusterStats::default())
+    }
 }

@@ -1,1 +1,13 @@
-//! Placeholder replaced by the module's first commit.
+//! The downstream side of one worker.
+//!
+//! Owns listeners as the current snapshot has them, the connections accepted on each, chain matching and
+//! accepting. Takes in sockets and snapshots; hands every connection to its driver in `stream`.
+
+mod accept;
+mod active;
+mod chain;
+mod set;
+
+pub use accept::{Acceptor, Handoff};
+pub use active::{Active, ListenerReport};
+pub use set::Listeners;

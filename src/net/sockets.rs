@@ -55,18 +55,14 @@ impl SocketRegistry {
     ///
     /// # Errors
     /// `listen()` failed: the address is released.
-    pub fn open(
-        &mut self,
-        address: &Address,
-        backlog: u32,
-    ) -> io::Result<Option<Vec<std::net::TcpListener>>> {
+    pub fn open(&mut self, address: &Address, backlog: u32) -> io::Result<Option<Vec<Socket>>> {
         let Some(bound) = self.bound.remove(address) else { return Ok(None) };
         let spread = if bound.sockets.len() > 1 { Spread::ReusePort } else { Spread::Balance };
         for socket in &bound.sockets {
             socket.listen(backlog.min(i32::MAX as u32) as i32)?;
         }
         self.open.insert(bound.address, spread);
-        Ok(Some(bound.sockets.into_iter().map(Into::into).collect()))
+        Ok(Some(bound.sockets))
     }
 
     /// Forgets an address: bound sockets close here, open ones are the workers' to close.
@@ -75,9 +71,9 @@ impl SocketRegistry {
         self.open.remove(address);
     }
 
-    /// Addresses that are listening.
-    pub fn opened(&self) -> impl Iterator<Item = &Address> {
-        self.open.keys()
+    /// Addresses that are bound or listening.
+    pub fn held(&self) -> impl Iterator<Item = &Address> {
+        self.bound.keys().chain(self.open.keys())
     }
 }
 
@@ -162,7 +158,8 @@ mod tests {
         let mut registry = SocketRegistry::default();
         registry.bind(&any(), Spread::ReusePort, 2).unwrap();
         let sockets = registry.open(&any(), 16).unwrap().unwrap();
-        let ports: Vec<u16> = sockets.iter().map(|s| s.local_addr().unwrap().port()).collect();
+        let port = |s: &Socket| s.local_addr().unwrap().as_socket().unwrap().port();
+        let ports: Vec<u16> = sockets.iter().map(port).collect();
         assert!(ports.len() == 2 && ports[0] == ports[1]);
         assert!(registry.open(&any(), 16).unwrap().is_none());
     }

@@ -46,6 +46,16 @@ impl Frame {
         Frame { bytes, head }
     }
 
+    /// The same frame in storage of its own, to be sent again.
+    pub fn copy(&self) -> Frame {
+        Frame { bytes: BytesMut::from(&*self.bytes), head: self.head }
+    }
+
+    /// What stands in for a frame that was given away.
+    pub fn spent() -> Frame {
+        Frame { bytes: BytesMut::new(), head: bolt::Head::REQUEST }
+    }
+
     /// What the frame is for.
     pub fn kind(&self) -> Kind {
         self.head.kind()

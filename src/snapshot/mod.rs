@@ -11,8 +11,9 @@ pub use spec::{ChainSpec, FilterSpec, ListenerSpec};
 pub use store::Store;
 pub use view::View;
 
-use crate::cluster::ClusterSpec;
-use crate::model::{ClusterId, Endpoints, RouteId};
+pub use crate::cluster::{ClusterEntry, ClusterSlot};
+
+use crate::model::{ClusterId, RouteId};
 use crate::router::RouteTable;
 use std::sync::Arc;
 
@@ -26,35 +27,22 @@ pub struct Snapshot {
     pub listeners: imbl::OrdMap<Arc<str>, Arc<ListenerSpec>>,
     /// Route tables by [`RouteId`]; `None` where the table has not come (or the id is free).
     pub routes: imbl::Vector<Option<Arc<RouteTable>>>,
-    /// Clusters by [`ClusterId`].
+    /// Clusters by [`ClusterId`]. An id that nothing names any more may stand for another name in a later
+    /// generation: whoever keeps things by id over generations compares the name.
     pub clusters: imbl::Vector<ClusterSlot>,
-}
-
-/// What a cluster id stands for in one generation.
-#[derive(Clone, Default)]
-pub enum ClusterSlot {
-    /// Nothing of that name is configured.
-    #[default]
-    Absent,
-    /// Configured, but its endpoints have not come.
-    Warming,
-    /// Serves.
-    Ready(ClusterEntry),
-}
-
-/// A serving cluster: settings and hosts change independently.
-#[derive(Clone)]
-pub struct ClusterEntry {
-    /// Compiled settings.
-    pub spec: Arc<ClusterSpec>,
-    /// The newest hosts.
-    pub endpoints: Arc<Endpoints>,
+    /// Ids of the clusters that are not [`ClusterSlot::Absent`], for routes that take the name from a header.
+    pub names: imbl::OrdMap<Arc<str>, ClusterId>,
 }
 
 impl Snapshot {
     /// The route table of `id`, if it has come.
     pub fn route_table(&self, id: RouteId) -> Option<&Arc<RouteTable>> {
         self.routes.get(id.index()).and_then(Option::as_ref)
+    }
+
+    /// The id of a cluster name, if it is interned.
+    pub fn cluster_id(&self, name: &[u8]) -> Option<ClusterId> {
+        std::str::from_utf8(name).ok().and_then(|name| self.names.get(name).copied())
     }
 
     /// The cluster of `id`.

@@ -1,1 +1,17 @@
-//! Placeholder replaced by the module's first commit.
+//! A request's life between a downstream connection and a cluster.
+//!
+//! Owns the connection drivers per protocol ([`rpc`], [`tcp`], [`http2`]) and what they share: the worker's
+//! [`Local`], a connection's [`Handle`], planning and retrying ([`exchange`]). Takes in accepted
+//! connections; gives them back to the listener when they end.
+
+pub mod exchange;
+mod handle;
+mod local;
+pub mod rpc;
+mod sniff;
+pub mod tcp;
+pub mod upstream_http2;
+
+pub use handle::{Bound, Drain, Handle};
+pub use local::Local;
+pub use sniff::serve_sniffed;

@@ -1,1 +1,162 @@
-//! Placeholder replaced by the module's first commit.
+//! Worker threads.
+//!
+//! Owns one OS thread with a `LocalRuntime` per worker, its command loop, and following the snapshot. Takes
+//! in [`Command`]s and generations; gives out reports. Everything a request touches stays on its worker.
+
+mod local;
+mod spread;
+
+pub use spread::Loads;
+
+use crate::listener::ListenerReport;
+use crate::model::Address;
+use crate::snapshot::Store;
+use crate::stream::Drain;
+use crate::telemetry::Registry;
+use socket2::Socket;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use tokio::sync::{mpsc, oneshot};
+
+/// What control asks of a worker. The queue is unbounded: commands are few and come from control only.
+pub enum Command {
+    /// Accept on this socket. `shared`: spread its connections over all workers.
+    Open { address: Address, socket: Socket, shared: bool },
+    /// Accept what waits, then close the socket of this address.
+    Close(Address),
+    /// Close every socket.
+    CloseAll,
+    /// Serve a connection another worker accepted.
+    Adopt { address: Address, stream: std::net::TcpStream },
+    /// Ask connections to leave.
+    Drain { how: Drain, inbound_only: bool },
+    /// Answer with a report.
+    Report(oneshot::Sender<WorkerReport>),
+    /// End at once.
+    Quit,
+}
+
+/// What the admin shows of one worker.
+#[derive(Clone, Debug, Default)]
+pub struct WorkerReport {
+    /// Listeners with their connections.
+    pub listeners: Vec<ListenerReport>,
+    /// Clusters in use with their hosts.
+    pub clusters: Vec<ClusterReport>,
+    /// Generation it serves from.
+    pub generation: u64,
+}
+
+/// One cluster in use by a worker.
+#[derive(Clone, Debug)]
+pub struct ClusterReport {
+    /// Its name.
+    pub name: String,
+    /// Its hosts.
+    pub hosts: Vec<HostReport>,
+}
+
+/// One host of a cluster in use.
+#[derive(Clone, Debug)]
+pub struct HostReport {
+    /// Where it is.
+    pub address: Address,
+    /// Requests in flight.
+    pub active: u32,
+    /// Open multiplexed connections.
+    pub connections: usize,
+}
+
+/// The way to a worker; commands to one that has ended are lost.
+#[derive(Clone)]
+pub struct Sender(mpsc::UnboundedSender<Command>);
+
+impl Sender {
+    /// Sends a command.
+    pub fn send(&self, command: Command) {
+        let _ = self.0.send(command);
+    }
+}
+
+/// Handle of a running worker.
+pub struct Worker {
+    commands: Sender,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What a worker is made with.
+pub struct Settings {
+    /// Its number, from 0.
+    pub index: usize,
+    /// Where snapshots come from.
+    pub store: Arc<Store>,
+    /// Where its metrics go.
+    pub registry: Registry,
+    /// Connection counts of all workers.
+    pub loads: Arc<Loads>,
+    /// Limit in bytes of unfinished frames held by all its connections.
+    pub unfinished_limit: usize,
+}
+
+impl Worker {
+    /// Starts `count` workers.
+    ///
+    /// # Errors
+    /// A thread could not be made.
+    pub fn start_all(
+        count: usize,
+        store: &Arc<Store>,
+        registry: &Registry,
+        unfinished_limit: usize,
+    ) -> std::io::Result<(Vec<Worker>, Arc<Loads>)> {
+        let channels: Vec<_> = (0..count).map(|_| mpsc::unbounded_channel()).collect();
+        let senders = channels.iter().map(|(sender, _)| sender.clone()).collect();
+        let loads = Arc::new(Loads::new(senders));
+        let mut workers = Vec::new();
+        for (index, (commands, receiver)) in channels.into_iter().enumerate() {
+            let settings = Settings {
+                index,
+                store: store.clone(),
+                registry: registry.clone(),
+                loads: loads.clone(),
+                unfinished_limit: unfinished_limit / count.max(1),
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || local::run(settings, receiver))?;
+            workers.push(Worker { commands: Sender(commands), thread: Some(thread) });
+        }
+        Ok((workers, loads))
+    }
+
+    /// Sends a command; lost when the worker has ended.
+    pub fn send(&self, command: Command) {
+        self.commands.send(command);
+    }
+
+    /// A way to it that can be handed on.
+    pub fn sender(&self) -> Sender {
+        self.commands.clone()
+    }
+
+    /// Whether its thread has ended.
+    pub fn is_dead(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Asks for a report; `None` when the worker has ended.
+    pub async fn report(&self) -> Option<WorkerReport> {
+        let (answer, report) = oneshot::channel();
+        self.send(Command::Report(answer));
+        report.await.ok()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.send(Command::Quit);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

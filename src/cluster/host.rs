@@ -1,0 +1,46 @@
+//! One upstream host as a worker sees it.
+
+use super::pool;
+use crate::model::Address;
+use std::cell::Cell;
+use std::rc::Rc;
+
+/// A host with its pools. Kept over snapshots as long as some cluster state names its address; its pools
+/// drain when it is dropped from the last one.
+pub struct Host {
+    /// Where it is.
+    pub address: Address,
+    /// Its name, may be empty.
+    pub hostname: String,
+    /// Requests of this worker in flight to it.
+    pub active: Cell<u32>,
+    /// bolt connections.
+    pub rpc: pool::rpc::Pool,
+}
+
+impl Host {
+    /// A host without connections.
+    pub fn new(address: Address, hostname: String) -> Rc<Self> {
+        Rc::new(Host { address, hostname, active: Cell::new(0), rpc: pool::rpc::Pool::default() })
+    }
+
+    /// Takes the host out of service: idle connections close now, busy ones after their last stream.
+    pub fn retire(&self) {
+        self.rpc.retire();
+    }
+
+    /// Counts a request in flight until the guard is dropped.
+    pub fn enter(self: &Rc<Self>) -> ActiveGuard {
+        self.active.set(self.active.get() + 1);
+        ActiveGuard(self.clone())
+    }
+}
+
+/// See [`Host::enter`].
+pub struct ActiveGuard(Rc<Host>);
+
+impl Drop for ActiveGuard {
+    fn drop(&mut self) {
+        self.0.active.set(self.0.active.get().saturating_sub(1));
+    }
+}

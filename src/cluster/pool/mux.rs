@@ -1,0 +1,373 @@
+//! One multiplexed RPC connection to a host.
+//!
+//! Requests of many clients share it. Each gets an id of this connection, a slab key with generation bits:
+//! an answer that comes after its request was given up finds another generation and is dropped, never
+//! delivered to somebody else. Whoever sends holds a [`Call`]; the connection's task delivers answers.
+
+use crate::cluster::{Cluster, State};
+use crate::message::{Failure, Reason};
+use crate::net::{Charge, Conn, Filled, ReadBuffer, Sleep, WriteQueue};
+use crate::protocol::bolt;
+use crate::protocol::rpc::{DecodeError, Decoder, Frame, Kind};
+use slab::Slab;
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Bits of a request id that are the slab key; the rest is the generation.
+const KEY_BITS: u32 = 20;
+const KEY_MASK: u32 = (1 << KEY_BITS) - 1;
+/// Reads in a row before other tasks get their turn.
+const READS_PER_TURN: usize = 4;
+/// How long an idle connection stays silent before it is asked whether it lives; clients of the Java
+/// implementation do the same after 15 s.
+const IDLE_HEARTBEAT: Duration = Duration::from_secs(15);
+/// How long the peer may take to close its side after we closed ours.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub struct Mux {
+    queue: WriteQueue,
+    calls: RefCell<Slab<Entry>>,
+    generation: Cell<u32>,
+    phase: Cell<Phase>,
+    remaining: Cell<u32>,
+    cluster: Rc<Cluster>,
+    heartbeat: Option<(Duration, Duration)>,
+    idle_timeout: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// Takes no new requests; ends after its last answer.
+    Draining,
+    Closed,
+}
+
+struct Entry {
+    id: u32,
+    state: CallState,
+}
+
+enum CallState {
+    Waiting(Option<Waker>),
+    Done(Result<Frame, Failure>),
+    /// Our own heartbeat; nobody waits.
+    Heartbeat,
+}
+
+/// What the connection's task keeps between turns.
+struct Driver {
+    io: Conn,
+    input: ReadBuffer,
+    decoder: Decoder,
+    timer: Sleep,
+    last_read: Instant,
+    idle_since: Option<Instant>,
+    asked_at: Option<Instant>,
+}
+
+impl Mux {
+    pub(super) fn new(cluster: &Rc<Cluster>, state: &State) -> Rc<Self> {
+        let model = &state.spec.model;
+        Rc::new(Mux {
+            queue: WriteQueue::default(),
+            calls: RefCell::default(),
+            generation: Cell::new(0),
+            phase: Cell::new(Phase::Open),
+            remaining: Cell::new(match model.max_requests_per_connection {
+                0 => u32::MAX,
+                limit => limit,
+            }),
+            cluster: cluster.clone(),
+            heartbeat: model.heartbeat,
+            idle_timeout: model.idle_timeout,
+        })
+    }
+
+    /// Whether it takes new requests.
+    pub fn accepts(&self) -> bool {
+        self.phase.get() == Phase::Open
+    }
+
+    /// Requests under way.
+    pub fn active(&self) -> usize {
+        self.calls.borrow().len()
+    }
+
+    /// Takes no new requests; closes after the last answer.
+    pub fn drain(&self) {
+        if self.phase.get() == Phase::Open {
+            self.phase.set(Phase::Draining);
+            self.queue.nudge();
+        }
+    }
+
+    /// Sends a request. Dropping the call gives it up; its answer is then dropped when it comes.
+    ///
+    /// # Errors
+    /// The connection has ended, or has no free id.
+    pub fn call(self: &Rc<Self>, mut frame: Frame, charge: Option<Charge>) -> Result<Call, Failure> {
+        let key = self.enter(CallState::Waiting(None))?;
+        let id = self.calls.borrow().get(key).map_or(0, |entry| entry.id);
+        frame.set_request_id(id);
+        self.count_request();
+        self.queue.push_charged(frame.into_bytes(), charge);
+        Ok(Call { mux: self.clone(), key })
+    }
+
+    /// Sends a one-way request: nothing comes back.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub fn send_oneway(self: &Rc<Self>, mut frame: Frame, charge: Option<Charge>) -> Result<(), Failure> {
+        let key = self.enter(CallState::Heartbeat)?;
+        let id = self.calls.borrow_mut().remove(key).id;
+        frame.set_request_id(id);
+        self.count_request();
+        self.queue.push_charged(frame.into_bytes(), charge);
+        Ok(())
+    }
+
+    fn count_request(&self) {
+        let left = self.remaining.get().saturating_sub(1);
+        if self.remaining.get() != u32::MAX {
+            self.remaining.set(left);
+            if left == 0 {
+                self.drain();
+            }
+        }
+    }
+
+    fn enter(&self, state: CallState) -> Result<usize, Failure> {
+        if self.phase.get() == Phase::Closed {
+            return Err(Failure::before(Reason::UpstreamClosed));
+        }
+        let mut calls = self.calls.borrow_mut();
+        if calls.len() > KEY_MASK as usize {
+            return Err(Failure::before(Reason::OverflowPending));
+        }
+        let generation = self.generation.get().wrapping_add(1);
+        self.generation.set(generation);
+        let key = calls.vacant_key();
+        let id = (generation << KEY_BITS) | (key as u32 & KEY_MASK);
+        Ok(calls.insert(Entry { id, state }))
+    }
+
+    /// Drives the connection to its end. `expected`: whether somebody who waited for it has yet to use it.
+    pub(super) async fn run(self: &Rc<Self>, io: Conn, expected: impl Fn() -> bool) {
+        let env = self.cluster.env();
+        let now = Instant::now();
+        let mut driver = Driver {
+            io,
+            input: ReadBuffer::new(env.reads.clone()),
+            decoder: Decoder::default(),
+            timer: env.wheel.sleep_until(now),
+            last_read: now,
+            idle_since: Some(now),
+            asked_at: None,
+        };
+        driver.timer.reset(self.next_check(&driver, now));
+        let end = poll_fn(|cx| self.poll(&mut driver, &expected, cx)).await;
+        self.finish(end);
+        driver.io.close_gently(LINGER).await;
+    }
+
+    fn poll(&self, driver: &mut Driver, expected: &impl Fn() -> bool, cx: &mut Context<'_>) -> Poll<Reason> {
+        if let Some(end) = self.read(driver, cx) {
+            return Poll::Ready(end);
+        }
+        if let Poll::Ready(Err(_)) = self.queue.poll_flush(&mut driver.io, cx) {
+            return Poll::Ready(Reason::UpstreamClosed);
+        }
+        if self.phase.get() == Phase::Draining
+            && self.calls.borrow().is_empty()
+            && self.queue.is_empty()
+            && !expected()
+        {
+            return Poll::Ready(Reason::LocalReset);
+        }
+        while Pin::new(&mut driver.timer).poll(cx).is_ready() {
+            let now = Instant::now();
+            if let Some(end) = self.check(driver, now) {
+                return Poll::Ready(end);
+            }
+            driver.timer.reset(self.next_check(driver, now));
+        }
+        // A heartbeat may just have been queued.
+        if !self.queue.is_empty() && matches!(self.queue.poll_flush(&mut driver.io, cx), Poll::Ready(Err(_)))
+        {
+            return Poll::Ready(Reason::UpstreamClosed);
+        }
+        Poll::Pending
+    }
+
+    fn read(&self, driver: &mut Driver, cx: &mut Context<'_>) -> Option<Reason> {
+        for turn in 0..=READS_PER_TURN {
+            if turn == READS_PER_TURN {
+                cx.waker().wake_by_ref();
+                break;
+            }
+            match driver.input.poll_fill(&mut driver.io, cx) {
+                Poll::Ready(Ok(Filled::Bytes(_))) => {
+                    driver.last_read = Instant::now();
+                    driver.asked_at = None;
+                    loop {
+                        match driver.decoder.decode(&mut driver.input.bytes) {
+                            Ok(Some(frame)) => self.on_frame(frame),
+                            Ok(None) => break,
+                            Err(DecodeError::BadHeaderBlock { request_id, .. }) => {
+                                self.deliver(request_id, Err(Failure::after(Reason::UpstreamProtocol)));
+                            }
+                            Err(DecodeError::Fatal { .. }) => return Some(Reason::UpstreamProtocol),
+                        }
+                    }
+                }
+                Poll::Ready(Ok(Filled::End) | Err(_)) => return Some(Reason::UpstreamClosed),
+                Poll::Ready(Ok(Filled::OverLimit)) => return Some(Reason::TooLarge),
+                Poll::Pending => break,
+            }
+        }
+        driver.input.settle();
+        None
+    }
+
+    fn on_frame(&self, frame: Frame) {
+        match frame.kind() {
+            Kind::Response | Kind::HeartbeatAck => self.deliver(frame.request_id(), Ok(frame)),
+            Kind::Heartbeat => self.queue.push(bolt::heartbeat_ack(&frame)),
+            Kind::GoAway => self.drain(),
+            // bolt is duplex, a proxy's upstream connection is not: there is no client to hand this to.
+            Kind::Request => self.queue.push(bolt::reply(frame.request_id(), bolt::Status::NoProcessor)),
+            Kind::Oneway => {}
+        }
+    }
+
+    fn deliver(&self, id: u32, outcome: Result<Frame, Failure>) {
+        let waker = {
+            let mut calls = self.calls.borrow_mut();
+            let key = (id & KEY_MASK) as usize;
+            let Some(entry) = calls.get_mut(key).filter(|entry| entry.id == id) else { return };
+            match &mut entry.state {
+                CallState::Waiting(waker) => {
+                    let waker = waker.take();
+                    entry.state = CallState::Done(outcome);
+                    waker
+                }
+                CallState::Heartbeat => {
+                    calls.remove(key);
+                    None
+                }
+                CallState::Done(_) => None,
+            }
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Ends every request that still waits.
+    fn finish(&self, end: Reason) {
+        self.phase.set(Phase::Closed);
+        self.queue.close();
+        let mut wakers = Vec::new();
+        for (_, entry) in self.calls.borrow_mut().iter_mut() {
+            if let CallState::Waiting(waker) = &mut entry.state {
+                wakers.extend(waker.take());
+                entry.state = CallState::Done(Err(Failure::after(end)));
+            }
+        }
+        for waker in wakers {
+            waker.wake();
+        }
+    }
+
+    /// Heartbeats and the idle timeout. `Some`: the connection ends.
+    fn check(&self, driver: &mut Driver, now: Instant) -> Option<Reason> {
+        let busy = self.calls.borrow().iter().any(|(_, e)| matches!(e.state, CallState::Waiting(_)));
+        driver.idle_since = match (busy, driver.idle_since) {
+            (true, _) => None,
+            (false, None) => Some(now),
+            (false, since) => since,
+        };
+        if let (Some(since), Some(limit)) = (driver.idle_since, self.idle_timeout)
+            && now.duration_since(since.max(driver.last_read)) >= limit
+        {
+            self.phase.set(Phase::Draining);
+            return Some(Reason::LocalReset);
+        }
+        let (interval, answer) = self.heartbeat?;
+        if let Some(asked) = driver.asked_at {
+            if now.duration_since(asked) >= answer {
+                self.cluster.stats.upstream_cx_keepalive_timeout.inc();
+                return Some(Reason::UpstreamClosed);
+            }
+        } else if now.duration_since(driver.last_read)
+            >= if busy { interval } else { IDLE_HEARTBEAT.max(interval) }
+        {
+            if let Ok(key) = self.enter(CallState::Heartbeat) {
+                let id = self.calls.borrow().get(key).map_or(0, |entry| entry.id);
+                self.queue.push(bolt::heartbeat(id));
+            }
+            driver.asked_at = Some(now);
+        }
+        None
+    }
+
+    /// When [`check`](Self::check) is due next. Every 5 s at the latest, as requests may have come meanwhile.
+    fn next_check(&self, driver: &Driver, now: Instant) -> Instant {
+        let Some((interval, answer)) = self.heartbeat else {
+            return now
+                + self.idle_timeout.unwrap_or(Duration::from_secs(3600)).min(Duration::from_secs(3600));
+        };
+        match driver.asked_at {
+            Some(asked) => asked + answer,
+            None => (driver.last_read + interval).max(now + Duration::from_secs(1)).min(now + interval),
+        }
+    }
+}
+
+/// One request under way.
+pub struct Call {
+    mux: Rc<Mux>,
+    key: usize,
+}
+
+impl Future for Call {
+    type Output = Result<Frame, Failure>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut calls = self.mux.calls.borrow_mut();
+        let Some(entry) = calls.get_mut(self.key) else {
+            return Poll::Ready(Err(Failure::after(Reason::UpstreamClosed)));
+        };
+        match &mut entry.state {
+            CallState::Waiting(waker) => {
+                if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+                    *waker = Some(cx.waker().clone());
+                }
+                Poll::Pending
+            }
+            CallState::Done(outcome) => {
+                let gone = Err(Failure::after(Reason::UpstreamClosed));
+                Poll::Ready(std::mem::replace(outcome, gone))
+            }
+            CallState::Heartbeat => Poll::Ready(Err(Failure::after(Reason::LocalReset))),
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let gone = self.mux.calls.borrow_mut().try_remove(self.key);
+        drop(gone);
+        if self.mux.phase.get() == Phase::Draining && self.mux.calls.borrow().is_empty() {
+            self.mux.queue.nudge();
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The pool of multiplexed RPC connections to one host.
+//!
+//! A few connections (usually one) carry all requests of a worker: one write then carries many of them.
+//! Connections are dialled by a task of their own, so a request that gives up does not end the attempt for
+//! the others.
+
+use super::mux::Mux;
+use crate::cluster::{Cluster, Host, Level, Permit, State};
+use crate::message::{Failure, Reason};
+use crate::net::{Conn, options};
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use tokio::task::spawn_local;
+
+/// Requests that may wait for one connection where the cluster sets no limit.
+const MAX_WAITING: u32 = 65_536;
+
+/// Connections of one host.
+#[derive(Default)]
+pub struct Pool {
+    slots: RefCell<Vec<Option<Slot>>>,
+    next: Cell<usize>,
+}
+
+#[derive(Clone)]
+enum Slot {
+    Dialling(Rc<Dial>),
+    Open(Rc<Mux>),
+}
+
+/// A connection being made and those who wait for it.
+#[derive(Default)]
+struct Dial {
+    outcome: RefCell<Option<Result<Rc<Mux>, Reason>>>,
+    waiting: RefCell<Vec<Waker>>,
+    waiters: Cell<u32>,
+    retired: Cell<bool>,
+}
+
+impl Pool {
+    /// A connection that takes a request now, if there is one.
+    pub fn ready(&self) -> Option<Rc<Mux>> {
+        let slots = self.slots.borrow();
+        let turn = self.turn(slots.len());
+        match slots.get(turn) {
+            Some(Some(Slot::Open(mux))) if mux.accepts() => Some(mux.clone()),
+            _ => None,
+        }
+    }
+
+    fn turn(&self, slots: usize) -> usize {
+        if slots <= 1 {
+            return 0;
+        }
+        let turn = (self.next.get() + 1) % slots;
+        self.next.set(turn);
+        turn
+    }
+
+    /// A connection that takes a request, dialling one when needed.
+    ///
+    /// # Errors
+    /// Connect failure or timeout, or a limit of connections or waiting requests.
+    pub async fn acquire(
+        host: &Rc<Host>,
+        cluster: &Rc<Cluster>,
+        state: &Rc<State>,
+    ) -> Result<Rc<Mux>, Failure> {
+        if let Some(mux) = host.rpc.ready() {
+            return Ok(mux);
+        }
+        let model = &state.spec.model;
+        let limits = &model.breakers.default;
+        let waiting = state.spec.breakers.acquire(Level::Pending, limits);
+        let _waiting = waiting.map_err(|()| {
+            cluster.stats.upstream_rq_pending_overflow.inc();
+            Failure::before(Reason::OverflowPending)
+        })?;
+        let dial = host.rpc.dial(host, cluster, state).map_err(Failure::before)?;
+        if dial.waiters.get() >= MAX_WAITING {
+            cluster.stats.upstream_rq_pending_overflow.inc();
+            return Err(Failure::before(Reason::OverflowPending));
+        }
+        dial.wait().await.map_err(Failure::before)
+    }
+
+    /// The dial of the next slot, started if none is under way.
+    fn dial(&self, host: &Rc<Host>, cluster: &Rc<Cluster>, state: &Rc<State>) -> Result<Rc<Dial>, Reason> {
+        let mut slots = self.slots.borrow_mut();
+        let wanted = state.spec.model.connections_per_host.max(1) as usize;
+        if slots.len() < wanted {
+            slots.resize_with(wanted, || None);
+        }
+        let turn = self.next.get() % slots.len().max(1);
+        let Some(slot) = slots.get_mut(turn) else { return Err(Reason::OverflowConnections) };
+        if let Some(Slot::Dialling(dial)) = slot {
+            return Ok(dial.clone());
+        }
+        let permit = state.spec.breakers.acquire(Level::Connections, &state.spec.model.breakers.default);
+        let permit = permit.map_err(|()| {
+            cluster.stats.upstream_cx_overflow.inc();
+            Reason::OverflowConnections
+        })?;
+        let dial = Rc::new(Dial::default());
+        *slot = Some(Slot::Dialling(dial.clone()));
+        let attempt = Attempt { dial: dial.clone(), turn, host: host.clone(), cluster: cluster.clone() };
+        spawn_local(attempt.run(state.clone(), permit));
+        Ok(dial)
+    }
+
+    fn place(&self, turn: usize, slot: Option<Slot>) {
+        if let Some(place) = self.slots.borrow_mut().get_mut(turn) {
+            *place = slot;
+        }
+    }
+
+    /// Forgets `mux` once it takes no new requests.
+    fn forget(&self, mux: &Rc<Mux>) {
+        for slot in self.slots.borrow_mut().iter_mut() {
+            if matches!(slot, Some(Slot::Open(open)) if Rc::ptr_eq(open, mux)) {
+                *slot = None;
+            }
+        }
+    }
+
+    /// Idle connections close now, busy ones after their last request.
+    pub fn retire(&self) {
+        let slots = std::mem::take(&mut *self.slots.borrow_mut());
+        for slot in slots.into_iter().flatten() {
+            match slot {
+                Slot::Open(mux) => mux.drain(),
+                Slot::Dialling(dial) => dial.retired.set(true),
+            }
+        }
+    }
+
+    /// Open connections.
+    pub fn open(&self) -> Vec<Rc<Mux>> {
+        let slots = self.slots.borrow();
+        slots
+            .iter()
+            .flatten()
+            .filter_map(|s| if let Slot::Open(mux) = s { Some(mux.clone()) } else { None })
+            .collect()
+    }
+}
+
+impl Dial {
+    async fn wait(self: Rc<Self>) -> Result<Rc<Mux>, Reason> {
+        self.waiters.set(self.waiters.get() + 1);
+        let _waiter = Waiter(self.clone());
+        poll_fn(|cx| match &*self.outcome.borrow() {
+            Some(Ok(mux)) => Poll::Ready(Ok(mux.clone())),
+            Some(Err(reason)) => Poll::Ready(Err(*reason)),
+            None => {
+                self.waiting.borrow_mut().push(cx.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    fn resolve(&self, outcome: Result<Rc<Mux>, Reason>) {
+        *self.outcome.borrow_mut() = Some(outcome);
+        for waker in self.waiting.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// Counts those who will use the connection once it is there.
+struct Waiter(Rc<Dial>);
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.0.waiters.set(self.0.waiters.get() - 1);
+    }
+}
+
+/// The task that dials and then drives the connection.
+struct Attempt {
+    dial: Rc<Dial>,
+    turn: usize,
+    host: Rc<Host>,
+    cluster: Rc<Cluster>,
+}
+
+impl Attempt {
+    async fn run(self, state: Rc<State>, permit: Option<Permit>) {
+        let stats = self.cluster.stats.clone();
+        let io = match self.connect(&state).await {
+            Ok(io) => io,
+            Err(reason) => {
+                if !self.dial.retired.get() {
+                    self.host.rpc.place(self.turn, None);
+                }
+                self.dial.resolve(Err(reason));
+                return;
+            }
+        };
+        stats.upstream_cx_total.inc();
+        stats.upstream_cx_active.inc();
+        let mux = Mux::new(&self.cluster, &state);
+        if self.dial.retired.get() {
+            mux.drain();
+        } else {
+            self.host.rpc.place(self.turn, Some(Slot::Open(mux.clone())));
+        }
+        self.dial.resolve(Ok(mux.clone()));
+        let dial = Rc::downgrade(&self.dial);
+        drop(self.dial);
+        mux.run(io, || dial.upgrade().is_some_and(|dial| dial.waiters.get() > 0)).await;
+        self.host.rpc.forget(&mux);
+        stats.upstream_cx_active.dec();
+        stats.upstream_cx_destroy.inc();
+        drop(permit);
+    }
+
+    async fn connect(&self, state: &State) -> Result<Conn, Reason> {
+        let model = &state.spec.model;
+        let mut dialling = pin!(Conn::connect(&self.host.address));
+        let mut limit = pin!(self.cluster.env().wheel.sleep(model.connect_timeout));
+        let outcome = poll_fn(|cx| match dialling.as_mut().poll(cx) {
+            Poll::Ready(result) => Poll::Ready(Some(result)),
+            Poll::Pending => limit.as_mut().poll(cx).map(|()| None),
+        })
+        .await;
+        match outcome {
+            Some(Ok(io)) => {
+                if let Conn::Tcp(stream) = &io {
+                    options::upstream(stream, model.tcp_keepalive.as_ref());
+                }
+                Ok(io)
+            }
+            Some(Err(_)) => {
+                self.cluster.stats.upstream_cx_connect_fail.inc();
+                Err(Reason::ConnectFailed)
+            }
+            None => {
+                self.cluster.stats.upstream_cx_connect_timeout.inc();
+                Err(Reason::ConnectTimeout)
+            }
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! One listener of one worker and its open connections.
+
+use super::chain::{self, Inputs};
+use crate::model::{Address, Direction};
+use crate::net::{Conn, PeerAddress};
+use crate::snapshot::{FilterSpec, ListenerSpec, View};
+use crate::stream::{self, Bound, Drain, Handle, Local};
+use crate::telemetry::{ListenerStats, Registration};
+use slab::Slab;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A listener in service, or one that is gone and still has connections.
+pub struct Active {
+    spec: RefCell<Arc<ListenerSpec>>,
+    /// The last snapshot that had it, once it is gone.
+    last_view: RefCell<Option<View>>,
+    connections: RefCell<Slab<Rc<Handle>>>,
+    local: Rc<Local>,
+    stats: Registration<ListenerStats>,
+    leaving: Cell<Drain>,
+}
+
+/// What the admin shows of a listener on one worker.
+#[derive(Clone, Debug)]
+pub struct ListenerReport {
+    /// Its name.
+    pub name: String,
+    /// Where it listens.
+    pub addresses: Vec<Address>,
+    /// Its spec's generation.
+    pub generation: u64,
+    /// Whether it is gone from the configuration.
+    pub draining: bool,
+    /// Open connections.
+    pub connections: usize,
+    /// Of them, those on a chain or listener that is no longer configured.
+    pub draining_connections: usize,
+    /// Open streams.
+    pub streams: u32,
+    /// Age of the oldest draining connection.
+    pub oldest: Option<Duration>,
+}
+
+impl Active {
+    /// A listener without connections.
+    pub fn new(spec: Arc<ListenerSpec>, local: Rc<Local>) -> Rc<Self> {
+        let stats = local.listener_stats(&spec.model);
+        Rc::new(Active {
+            spec: RefCell::new(spec),
+            last_view: RefCell::new(None),
+            connections: RefCell::default(),
+            local,
+            stats,
+            leaving: Cell::new(Drain::No),
+        })
+    }
+
+    /// The spec new connections are served by.
+    pub fn spec(&self) -> Arc<ListenerSpec> {
+        self.spec.borrow().clone()
+    }
+
+    /// Its counters on this worker.
+    pub fn stats(&self) -> &ListenerStats {
+        &self.stats
+    }
+
+    /// Open connections.
+    pub fn connections(&self) -> usize {
+        self.connections.borrow().len()
+    }
+
+    /// Follows a new spec of the same address. Every open connection is matched again: one whose protocol
+    /// settings stay is served by the new chain from its next stream on, another one drains.
+    pub fn update(&self, spec: Arc<ListenerSpec>) {
+        if Arc::ptr_eq(&self.spec.borrow(), &spec) {
+            return;
+        }
+        *self.spec.borrow_mut() = spec.clone();
+        for (_, handle) in self.connections.borrow().iter() {
+            let bound = handle.bound();
+            match chain::find(&spec, &inputs(handle)) {
+                Some(next) if Arc::ptr_eq(next, &bound.chain) => {}
+                Some(next) if bound.chain.same_connection(next) => {
+                    handle.rebind(Bound { chain: next.clone(), pinned: None });
+                }
+                _ => handle.drain(Drain::Told),
+            }
+        }
+    }
+
+    /// The listener is gone from the configuration: its connections go on with what they had.
+    pub fn retire(&self, last: &View) {
+        *self.last_view.borrow_mut() = Some(last.clone());
+        for (_, handle) in self.connections.borrow().iter() {
+            handle.rebind(Bound { chain: handle.bound().chain.clone(), pinned: Some(last.clone()) });
+            handle.drain(Drain::Told);
+        }
+    }
+
+    /// Asks all its connections to leave, present and future ones.
+    pub fn drain(&self, how: Drain) {
+        self.leaving.set(how.max(self.leaving.get()));
+        for (_, handle) in self.connections.borrow().iter() {
+            handle.drain(how);
+        }
+    }
+
+    /// Declared direction.
+    pub fn direction(&self) -> Direction {
+        self.spec.borrow().model.direction
+    }
+
+    /// Serves an accepted connection to its end.
+    pub async fn serve(self: Rc<Self>, io: Conn) {
+        self.stats.downstream_cx_total.inc();
+        let (peer, local_address) = (io.peer(), io.local());
+        let source = match peer {
+            PeerAddress::Ip(addr) => Some(addr),
+            PeerAddress::Unix => None,
+        };
+        let spec = self.spec();
+        let Some(chain) = chain::find(&spec, &Inputs { destination: local_address, source }) else {
+            self.stats.no_filter_chain_match.inc();
+            return;
+        };
+        let handle = Handle::new(spec.model.name.as_str().into(), chain.clone(), peer, local_address);
+        if let Some(last) = &*self.last_view.borrow() {
+            handle.rebind(Bound { chain: chain.clone(), pinned: Some(last.clone()) });
+            handle.drain(Drain::Told);
+        }
+        handle.drain(self.leaving.get());
+        drop(spec);
+        let _open = Open::new(&self, handle.clone());
+        let local = self.local.clone();
+        let bound = handle.bound();
+        match &bound.chain.filter {
+            FilterSpec::Tcp { config, .. } => {
+                let stats = local.tcp_stats(&config.stat_prefix);
+                drop(bound);
+                stream::tcp::serve(io, handle, local, stats).await;
+            }
+            FilterSpec::Rpc { .. } | FilterSpec::Http { .. } => {
+                drop(bound);
+                stream::serve_sniffed(io, handle, local).await;
+            }
+        }
+    }
+
+    /// What the admin shows.
+    pub fn report(&self) -> ListenerReport {
+        let spec = self.spec();
+        let connections = self.connections.borrow();
+        let leaving = || connections.iter().map(|(_, h)| h).filter(|h| h.draining() > Drain::No);
+        ListenerReport {
+            name: spec.model.name.clone(),
+            addresses: spec.model.addresses.clone(),
+            generation: spec.generation,
+            draining: self.last_view.borrow().is_some(),
+            connections: connections.len(),
+            draining_connections: leaving().count(),
+            streams: connections.iter().map(|(_, h)| h.streams()).sum(),
+            oldest: leaving().map(|h| h.since.elapsed()).max(),
+        }
+    }
+}
+
+fn inputs(handle: &Handle) -> Inputs {
+    let source = match handle.peer {
+        PeerAddress::Ip(addr) => Some(addr),
+        PeerAddress::Unix => None,
+    };
+    Inputs { destination: handle.local, source }
+}
+
+/// A connection's place in its listener's list.
+struct Open {
+    active: Rc<Active>,
+    key: usize,
+}
+
+impl Open {
+    fn new(active: &Rc<Active>, handle: Rc<Handle>) -> Self {
+        active.stats.downstream_cx_active.inc();
+        let key = active.connections.borrow_mut().insert(handle);
+        Open { active: active.clone(), key }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let handle = self.active.connections.borrow_mut().try_remove(self.key);
+        drop(handle);
+        self.active.stats.downstream_cx_active.dec();
+        self.active.stats.downstream_cx_destroy.inc();
+    }
+}

@@ -1,0 +1,182 @@
+//! Which filter chain takes a connection.
+
+use crate::model::{ChainMatch, Cidr, SourceType};
+use crate::snapshot::{ChainSpec, ListenerSpec};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// What is known of a connection when its chain is chosen; kept so that it can be matched again later.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs {
+    /// The address the client connected to; `None` on Unix sockets.
+    pub destination: Option<SocketAddr>,
+    /// The client's address; `None` on Unix sockets.
+    pub source: Option<SocketAddr>,
+}
+
+/// The chain for `inputs`, by Envoy's precedence. Each level keeps only the chains with the most specific
+/// value that matches; a level that hits is never taken back.
+pub fn find<'a>(spec: &'a ListenerSpec, inputs: &Inputs) -> Option<&'a Arc<ChainSpec>> {
+    let mut left: Vec<&Arc<ChainSpec>> = spec.chains.iter().collect();
+    let levels: [fn(&ChainMatch, &Inputs) -> Option<u32>; 9] = [
+        destination_port,
+        |m, i| prefix(&m.prefix_ranges, i.destination),
+        |m, _| unset(m.server_names.is_empty()),
+        transport,
+        |m, _| unset(m.application_protocols.is_empty()),
+        |m, i| prefix(&m.direct_source_prefix_ranges, i.source),
+        source_type,
+        |m, i| prefix(&m.source_prefix_ranges, i.source),
+        source_port,
+    ];
+    for level in levels {
+        let best = left.iter().filter_map(|chain| level(&chain.model.matcher, inputs)).max();
+        match best {
+            Some(best) => left.retain(|chain| level(&chain.model.matcher, inputs) == Some(best)),
+            None => return spec.default_chain.as_ref(),
+        }
+    }
+    left.first().copied().or(spec.default_chain.as_ref())
+}
+
+/// How specifically a condition matches: `None` not at all, 0 because it is not set.
+fn unset(empty: bool) -> Option<u32> {
+    empty.then_some(0)
+}
+
+fn destination_port(matcher: &ChainMatch, inputs: &Inputs) -> Option<u32> {
+    match (matcher.destination_port, inputs.destination) {
+        (None, _) => Some(0),
+        (Some(port), Some(destination)) if destination.port() == port => Some(1),
+        _ => None,
+    }
+}
+
+fn prefix(ranges: &[Cidr], address: Option<SocketAddr>) -> Option<u32> {
+    if ranges.is_empty() {
+        return Some(0);
+    }
+    let address = address?.ip();
+    ranges.iter().filter(|range| range.contains(address)).map(|range| u32::from(range.prefix_len()) + 1).max()
+}
+
+/// Without a TLS inspector every connection is `raw_buffer`.
+fn transport(matcher: &ChainMatch, _: &Inputs) -> Option<u32> {
+    match matcher.transport_protocol.as_str() {
+        "" => Some(0),
+        "raw_buffer" => Some(1),
+        _ => None,
+    }
+}
+
+fn source_type(matcher: &ChainMatch, inputs: &Inputs) -> Option<u32> {
+    let near = match (inputs.source, inputs.destination) {
+        (Some(source), Some(destination)) => is_loopback(source.ip()) || source.ip() == destination.ip(),
+        _ => true,
+    };
+    match (matcher.source_type, near) {
+        (SourceType::Any, _) => Some(0),
+        (SourceType::SameIpOrLoopback, true) | (SourceType::External, false) => Some(1),
+        _ => None,
+    }
+}
+
+fn is_loopback(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_loopback(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.to_ipv4_mapped().is_some_and(|v4| v4.is_loopback()),
+    }
+}
+
+fn source_port(matcher: &ChainMatch, inputs: &Inputs) -> Option<u32> {
+    if matcher.source_ports.is_empty() {
+        return Some(0);
+    }
+    inputs.source.filter(|source| matcher.source_ports.contains(&source.port())).map(|_| 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{FilterChain, Listener, NetworkFilter, TcpProxy};
+    use crate::router::WeightedPick;
+    use crate::snapshot::FilterSpec;
+
+    fn chain(name: &str, matcher: ChainMatch) -> Arc<ChainSpec> {
+        let tcp = TcpProxy {
+            stat_prefix: String::new(),
+            clusters: vec![],
+            idle_timeout: None,
+            max_connect_attempts: 1,
+            max_connection_duration: None,
+        };
+        let model = FilterChain { name: name.into(), matcher, filter: NetworkFilter::Tcp(tcp.clone()) };
+        Arc::new(ChainSpec {
+            model,
+            filter: FilterSpec::Tcp { config: tcp, clusters: WeightedPick::default() },
+        })
+    }
+
+    fn cidr(text: &str, len: u8) -> Cidr {
+        Cidr::new(text.parse().unwrap(), len).unwrap()
+    }
+
+    fn pick(chains: Vec<Arc<ChainSpec>>, default: bool, destination: &str, source: &str) -> Option<String> {
+        let model = Arc::new(Listener {
+            name: "l".into(),
+            addresses: vec![],
+            bind_to_port: true,
+            direction: Default::default(),
+            stat_prefix: String::new(),
+            filter_chains: vec![],
+            default_filter_chain: None,
+            buffer_limit: 0,
+            backlog: 0,
+            exact_balance: false,
+        });
+        let default_chain = default.then(|| chain("default", ChainMatch::default()));
+        let spec = ListenerSpec { model, chains, default_chain, generation: 1 };
+        let inputs = Inputs { destination: destination.parse().ok(), source: source.parse().ok() };
+        find(&spec, &inputs).map(|chain| chain.model.name.clone())
+    }
+
+    #[test]
+    fn the_most_specific_value_wins_and_a_hit_is_not_taken_back() {
+        let chains = || {
+            vec![
+                chain("any", ChainMatch::default()),
+                chain("net", ChainMatch { prefix_ranges: vec![cidr("10.0.0.0", 8)], ..Default::default() }),
+                chain("host", ChainMatch { prefix_ranges: vec![cidr("10.0.0.1", 32)], ..Default::default() }),
+                chain(
+                    "port",
+                    ChainMatch {
+                        destination_port: Some(80),
+                        prefix_ranges: vec![cidr("10.1.0.0", 16)],
+                        ..Default::default()
+                    },
+                ),
+            ]
+        };
+        assert_eq!(pick(chains(), true, "10.0.0.1:9", "1.1.1.1:1").as_deref(), Some("host"));
+        assert_eq!(pick(chains(), true, "10.0.0.2:9", "1.1.1.1:1").as_deref(), Some("net"));
+        assert_eq!(pick(chains(), true, "11.0.0.2:9", "1.1.1.1:1").as_deref(), Some("any"));
+        // Port 80 hits `port`; that its prefix then fails does not bring `any` back.
+        assert_eq!(pick(chains(), true, "11.0.0.2:80", "1.1.1.1:1").as_deref(), Some("default"));
+        assert_eq!(pick(chains(), false, "11.0.0.2:80", "1.1.1.1:1"), None);
+    }
+
+    #[test]
+    fn sources_and_transport() {
+        let near = ChainMatch { source_type: SourceType::SameIpOrLoopback, ..Default::default() };
+        let raw = ChainMatch { transport_protocol: "raw_buffer".into(), ..Default::default() };
+        let tls = ChainMatch { transport_protocol: "tls".into(), ..Default::default() };
+        let port = ChainMatch { source_ports: vec![7], ..Default::default() };
+        let near = || vec![chain("near", near.clone()), chain("any", ChainMatch::default())];
+        assert_eq!(pick(near(), false, "10.0.0.1:9", "127.0.0.1:1").as_deref(), Some("near"));
+        assert_eq!(pick(near(), false, "10.0.0.1:9", "10.0.0.1:1").as_deref(), Some("near"));
+        assert_eq!(pick(near(), false, "10.0.0.1:9", "10.0.0.9:1").as_deref(), Some("any"));
+        let raw = vec![chain("tls", tls), chain("raw", raw)];
+        assert_eq!(pick(raw, false, "10.0.0.1:9", "10.0.0.9:1").as_deref(), Some("raw"));
+        assert_eq!(pick(vec![chain("p", port)], false, "10.0.0.1:9", "10.0.0.9:7").as_deref(), Some("p"));
+    }
+}

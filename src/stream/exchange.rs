@@ -1,0 +1,189 @@
+//! What every request goes through, whatever its protocol: find the route, pick hosts, decide on retries.
+
+use super::Local;
+use crate::cluster::{Cluster, Host, Level, Permit};
+use crate::message::{Failure, Head, Reason};
+use crate::model::{DirectResponse, Redirect, RetryPolicy, RouteId};
+use crate::router::{ActionSpec, Drawn, EditPlan, ForwardSpec, RouteSpec};
+use crate::snapshot::View;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Where a request goes, borrowed from the snapshot it was planned on.
+pub enum Plan<'v> {
+    /// To a cluster.
+    Forward(Forward<'v>),
+    /// A fixed answer.
+    Direct(&'v RouteSpec, &'v DirectResponse),
+    /// A redirect.
+    Redirect(&'v RouteSpec, &'v Redirect),
+}
+
+/// A request on its way to a cluster.
+pub struct Forward<'v> {
+    /// The route.
+    pub route: &'v RouteSpec,
+    /// Its action.
+    pub action: &'v ForwardSpec,
+    /// Edits of the request's headers.
+    pub request_edits: &'v EditPlan,
+    /// Edits of the response's headers.
+    pub response_edits: &'v EditPlan,
+    /// The drawn cluster.
+    pub cluster: Rc<Cluster>,
+}
+
+/// Finds the route of `head` and resolves its cluster.
+///
+/// # Errors
+/// No table or route, or a cluster that is missing or warming.
+pub fn plan<'v>(
+    local: &Local,
+    view: &'v View,
+    routes: RouteId,
+    head: &impl Head,
+) -> Result<Plan<'v>, Failure> {
+    let random = local.env.random.next();
+    let route = view.route_table(routes).and_then(|table| table.find(head, random));
+    let route = route.ok_or(Failure::before(Reason::NoRoute))?;
+    let action = match &route.action {
+        ActionSpec::Route(action) => action,
+        ActionSpec::Direct(direct) => return Ok(Plan::Direct(route, direct)),
+        ActionSpec::Redirect(redirect) => return Ok(Plan::Redirect(route, redirect)),
+    };
+    // The draw by weight must not repeat the number that decided a fractional match.
+    let (id, request_edits, response_edits) = match route.draw(local.env.random.next()) {
+        Drawn::Cluster(id, request, response) => (id, request, response),
+        Drawn::Header(name) => {
+            let id = head.header(name).and_then(|value| view.cluster_id(&value));
+            (id.ok_or(Failure::before(Reason::UnknownCluster))?, &route.request_edits, &route.response_edits)
+        }
+        Drawn::None => return Err(Failure::before(Reason::NoRoute)),
+    };
+    let cluster = local.cluster(id, view).map_err(Failure::before)?;
+    Ok(Plan::Forward(Forward { route, action, request_edits, response_edits, cluster }))
+}
+
+/// The tries of one request.
+pub struct Tries<'v> {
+    policy: Option<&'v RetryPolicy>,
+    made: u32,
+    tried: Vec<Rc<Host>>,
+    retry_permit: Option<Permit>,
+}
+
+/// What an attempt came to, as retry policies see it.
+#[derive(Clone, Copy, Debug)]
+pub enum Outcome {
+    /// It failed without an answer.
+    Failed(Failure),
+    /// It was answered with this HTTP status (or its like).
+    Status(u16),
+    /// It was answered with this gRPC status.
+    Grpc(u32),
+}
+
+impl<'v> Tries<'v> {
+    /// No try made yet.
+    pub fn new(policy: Option<&'v RetryPolicy>) -> Self {
+        Tries { policy, made: 0, tried: Vec::new(), retry_permit: None }
+    }
+
+    /// Whether an answer or a failure after sending could lead to another try, so that the request must be
+    /// kept.
+    pub fn may_resend(&self) -> bool {
+        self.policy.is_some_and(|policy| {
+            let on = &policy.on;
+            policy.retries > 0
+                && (on.reset
+                    || on.five_xx
+                    || on.gateway_error
+                    || on.retriable_4xx
+                    || on.retriable_status_codes
+                    || on.refused_stream
+                    || on.grpc_codes != 0)
+        })
+    }
+
+    /// Time limit of one try.
+    pub fn per_try(&self) -> Option<Duration> {
+        self.policy.and_then(|policy| policy.per_try_timeout)
+    }
+
+    /// Tries made so far.
+    pub fn made(&self) -> u32 {
+        self.made
+    }
+
+    /// The host of the next try.
+    ///
+    /// # Errors
+    /// The cluster has none.
+    pub fn pick(&mut self, cluster: &Cluster) -> Result<Rc<Host>, Failure> {
+        let avoid = self.policy.is_some_and(|policy| policy.previous_hosts_attempts > 0);
+        let tried = &self.tried;
+        let host = cluster
+            .pick(|host| avoid && tried.iter().any(|other| std::ptr::eq(&**other, host)))
+            .map_err(Failure::before)?;
+        self.made += 1;
+        if self.policy.is_some() {
+            self.tried.push(host.clone());
+        }
+        Ok(host)
+    }
+
+    /// Whether to try again after `outcome`, and how long to wait first.
+    pub fn again(
+        &mut self,
+        outcome: Outcome,
+        cluster: &Cluster,
+        deadline: Option<Instant>,
+    ) -> Option<Duration> {
+        let policy = self.policy?;
+        if self.made > policy.retries || !wanted(policy, outcome) {
+            return None;
+        }
+        let state = cluster.state();
+        match state.spec.breakers.acquire(Level::Retries, &state.spec.model.breakers.default) {
+            Ok(permit) => self.retry_permit = permit,
+            Err(()) => {
+                cluster.stats.upstream_rq_retry_overflow.inc();
+                return None;
+            }
+        }
+        cluster.stats.upstream_rq_retry.inc();
+        let ceiling = policy
+            .base_interval
+            .saturating_mul(1 << self.made.saturating_sub(1).min(16))
+            .min(policy.max_interval)
+            .max(Duration::from_millis(1));
+        let pause = ceiling.mul_f64(f64::from(cluster.env().random.below(1 << 20)) / f64::from(1u32 << 20));
+        let in_time = deadline.is_none_or(|deadline| Instant::now() + pause < deadline);
+        in_time.then_some(pause)
+    }
+}
+
+fn wanted(policy: &RetryPolicy, outcome: Outcome) -> bool {
+    let on = &policy.on;
+    match outcome {
+        Outcome::Status(status) => {
+            (on.five_xx && status >= 500)
+                || (on.gateway_error && matches!(status, 502..=504))
+                || (on.retriable_4xx && status == 409)
+                || (on.retriable_status_codes && policy.status_codes.contains(&status))
+        }
+        Outcome::Grpc(code) => code < 32 && on.grpc_codes & (1 << code) != 0,
+        Outcome::Failed(failure) => match failure.reason {
+            Reason::ConnectFailed | Reason::ConnectTimeout => {
+                on.connect_failure || on.five_xx || on.gateway_error || on.reset_before_request || on.reset
+            }
+            Reason::UpstreamRefused => on.refused_stream || on.reset || on.five_xx || on.reset_before_request,
+            Reason::UpstreamClosed | Reason::UpstreamReset | Reason::UpstreamProtocol => {
+                on.reset || on.five_xx || on.gateway_error || (on.reset_before_request && !failure.sent)
+            }
+            Reason::PerTryTimeout => on.five_xx || on.gateway_error || on.reset,
+            _ => false,
+        },
+    }
+}

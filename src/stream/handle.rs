@@ -1,0 +1,131 @@
+//! What the listener knows of an open connection, and the connection of its listener.
+
+use crate::net::PeerAddress;
+use crate::snapshot::{ChainSpec, View};
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+use tokio::time::Instant;
+
+/// Shared by a connection's driver and its listener.
+pub struct Handle {
+    /// Name of the listener that accepted it.
+    pub listener: Arc<str>,
+    /// The client.
+    pub peer: PeerAddress,
+    /// The address the client connected to.
+    pub local: Option<SocketAddr>,
+    /// When it was accepted.
+    pub since: Instant,
+    bound: RefCell<Rc<Bound>>,
+    drain: Cell<Drain>,
+    streams: Cell<u32>,
+    driver: RefCell<Option<Waker>>,
+}
+
+/// What the next stream of a connection is served by.
+pub struct Bound {
+    /// The filter chain.
+    pub chain: Arc<ChainSpec>,
+    /// The snapshot to look routes up in: `None` is the worker's current one; a connection whose listener is
+    /// gone keeps the last one that had it.
+    pub pinned: Option<View>,
+}
+
+/// How far a connection is asked to leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Drain {
+    /// Not at all.
+    No,
+    /// Its listener changed or went: tell the client where the protocol can, never cut.
+    Told,
+    /// The process ends: also close once idle.
+    Leaving,
+    /// The drain time is over: close now.
+    Now,
+}
+
+impl Handle {
+    /// A connection just accepted.
+    pub fn new(
+        listener: Arc<str>,
+        chain: Arc<ChainSpec>,
+        peer: PeerAddress,
+        local: Option<SocketAddr>,
+    ) -> Rc<Self> {
+        Rc::new(Handle {
+            listener,
+            peer,
+            local,
+            since: Instant::now(),
+            bound: RefCell::new(Rc::new(Bound { chain, pinned: None })),
+            drain: Cell::new(Drain::No),
+            streams: Cell::new(0),
+            driver: RefCell::new(None),
+        })
+    }
+
+    /// What serves the next stream.
+    pub fn bound(&self) -> Rc<Bound> {
+        self.bound.borrow().clone()
+    }
+
+    /// From the next stream on another chain (or snapshot) serves.
+    pub fn rebind(&self, bound: Bound) {
+        *self.bound.borrow_mut() = Rc::new(bound);
+    }
+
+    /// How far it is asked to leave.
+    pub fn draining(&self) -> Drain {
+        self.drain.get()
+    }
+
+    /// Asks it to leave, at least as far as asked before.
+    pub fn drain(&self, how: Drain) {
+        if how > self.drain.get() {
+            self.drain.set(how);
+            self.wake();
+        }
+    }
+
+    /// Streams open on it.
+    pub fn streams(&self) -> u32 {
+        self.streams.get()
+    }
+
+    /// Counts a stream until the guard is dropped.
+    pub fn enter(self: &Rc<Self>) -> StreamGuard {
+        self.streams.set(self.streams.get() + 1);
+        StreamGuard(self.clone())
+    }
+
+    /// The driver's task is woken when the drain state changes.
+    pub fn register(&self, waker: &Waker) {
+        let mut driver = self.driver.borrow_mut();
+        if !driver.as_ref().is_some_and(|w| w.will_wake(waker)) {
+            *driver = Some(waker.clone());
+        }
+    }
+
+    fn wake(&self) {
+        let driver = self.driver.borrow_mut().take();
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+    }
+}
+
+/// See [`Handle::enter`].
+pub struct StreamGuard(Rc<Handle>);
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        let left = self.0.streams.get().saturating_sub(1);
+        self.0.streams.set(left);
+        if left == 0 {
+            self.0.wake();
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What all connections of one worker share.
+
+use crate::cluster::{Cluster, Env, Table};
+use crate::message::Reason;
+use crate::model::{ClusterId, Listener};
+use crate::snapshot::View;
+use crate::telemetry::{HttpStats, ListenerStats, Registration, RpcStats, Scope, StatGroup, TcpStats};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// One worker's state. Lives on its thread; nothing here is locked or shared.
+pub struct Local {
+    /// Timers, random numbers, read chunk, metric registry.
+    pub env: Rc<Env>,
+    /// Clusters in use.
+    pub clusters: Table,
+    view: RefCell<View>,
+    rpc: Groups<RpcStats>,
+    http: Groups<HttpStats>,
+    tcp: Groups<TcpStats>,
+}
+
+/// Metric groups of one kind by stat prefix.
+type Groups<T> = RefCell<HashMap<String, Rc<Registration<T>>>>;
+
+impl Local {
+    /// The state of a worker that serves from `view`.
+    pub fn new(env: Rc<Env>, view: View) -> Rc<Self> {
+        Rc::new(Local {
+            clusters: Table::new(env.clone()),
+            env,
+            view: RefCell::new(view),
+            rpc: RefCell::default(),
+            http: RefCell::default(),
+            tcp: RefCell::default(),
+        })
+    }
+
+    /// Metrics of RPC filters with this stat prefix.
+    pub fn rpc_stats(&self, prefix: &str) -> Rc<Registration<RpcStats>> {
+        self.group(&self.rpc, prefix, Scope::rpc)
+    }
+
+    /// Metrics of HTTP filters with this stat prefix.
+    pub fn http_stats(&self, prefix: &str) -> Rc<Registration<HttpStats>> {
+        self.group(&self.http, prefix, Scope::http)
+    }
+
+    /// Metrics of TCP filters with this stat prefix.
+    pub fn tcp_stats(&self, prefix: &str) -> Rc<Registration<TcpStats>> {
+        self.group(&self.tcp, prefix, Scope::tcp)
+    }
+
+    /// Metrics of one listener on this worker.
+    pub fn listener_stats(&self, model: &Listener) -> Registration<ListenerStats> {
+        let name = match (model.stat_prefix.as_str(), model.addresses.first()) {
+            ("", Some(address)) => address.to_string(),
+            (prefix, _) => prefix.to_owned(),
+        };
+        self.env.registry.register(Scope::listener(&name), ListenerStats::default())
+    }
+
+    fn group<T: StatGroup + Default + 'static>(
+        &self,
+        groups: &Groups<T>,
+        prefix: &str,
+        scope: fn(&str) -> Scope,
+    ) -> Rc<Registration<T>> {
+        if let Some(group) = groups.borrow().get(prefix) {
+            return group.clone();
+        }
+        let group = Rc::new(self.env.registry.register(scope(prefix), T::default()));
+        groups.borrow_mut().insert(prefix.to_owned(), group.clone());
+        group
+    }
+
+    /// The current snapshot, pinned.
+    pub fn view(&self) -> View {
+        self.view.borrow().clone()
+    }
+
+    /// Follows a new snapshot: clusters in use are updated in place.
+    pub fn set_view(&self, view: View) {
+        let old = self.view.replace(view.clone());
+        self.clusters.sync(|id| view.cluster(id));
+        drop(old);
+    }
+
+    /// The cluster of `id`: as the current snapshot has it, or, if it is gone from there, as `pinned` does.
+    ///
+    /// # Errors
+    /// No such cluster, or it is still warming.
+    pub fn cluster(&self, id: ClusterId, pinned: &View) -> Result<Rc<Cluster>, Reason> {
+        let current = self.view();
+        match self.clusters.get(id, current.cluster(id)) {
+            Err(Reason::UnknownCluster) => match pinned.cluster(id) {
+                crate::cluster::ClusterSlot::Ready(entry) => Ok(Cluster::new(entry, self.env.clone())),
+                _ => Err(Reason::UnknownCluster),
+            },
+            result => result,
+        }
+    }
+}

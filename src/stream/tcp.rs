@@ -1,0 +1,304 @@
+//! Raw bytes between a client and one host.
+//!
+//! Each direction ends on its own (half-close is kept), reads only what the other side takes, and holds no
+//! buffer while nothing waits: both directions of all connections read into the worker's one buffer, and
+//! only what could not be written at once is kept by the connection.
+
+use super::exchange::Tries;
+use super::{Drain, Handle, Local};
+use crate::cluster::{Cluster, Host, Level};
+use crate::message::{Failure, Reason};
+use crate::model::TcpProxy;
+use crate::net::{Conn, Sleep, options};
+use crate::snapshot::FilterSpec;
+use crate::telemetry::{Registration, TcpStats};
+use bytes::{Buf, BytesMut};
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+/// The worker's copy buffer. 128 KiB: one read empties what a fast peer sends while we were away.
+const BUFFER: usize = 128 * 1024;
+/// Reads in a row before other tasks get their turn.
+const READS_PER_TURN: usize = 4;
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into());
+}
+
+/// Serves a raw connection to its end.
+pub async fn serve(
+    mut client: Conn,
+    handle: Rc<Handle>,
+    local: Rc<Local>,
+    stats: Rc<Registration<TcpStats>>,
+) {
+    stats.downstream_cx_total.inc();
+    stats.downstream_cx_active.inc();
+    let begin = Instant::now();
+    // Everything taken from the snapshot is owned by the end of `dial`: a long connection pins no tables.
+    let dialled = dial(&handle, &local).await;
+    match dialled {
+        Ok((mut upstream, config, _guards)) => {
+            let mut pump = Pump::new(&local, &config, begin);
+            let end = poll_fn(|cx| pump.poll(&mut client, &mut upstream, &handle, cx)).await;
+            stats.downstream_cx_rx_bytes_total.add(pump.up.moved);
+            stats.downstream_cx_tx_bytes_total.add(pump.down.moved);
+            if let Ended::Idle = end {
+                stats.idle_timeout.inc();
+            }
+        }
+        Err(failure) => {
+            stats.failure.inc(failure.reason);
+        }
+    }
+    stats.downstream_cx_active.dec();
+}
+
+type Guards = (Option<crate::cluster::Permit>, crate::cluster::ActiveGuard, ConnGauge);
+
+/// Picks a host and connects, as often as configured.
+async fn dial(handle: &Handle, local: &Rc<Local>) -> Result<(Conn, TcpProxy, Guards), Failure> {
+    let bound = handle.bound();
+    let FilterSpec::Tcp { config, clusters } = &bound.chain.filter else {
+        return Err(Failure::before(Reason::LocalReset));
+    };
+    let view = local.view();
+    let draw = clusters.draw(local.env.random.next()).ok_or(Failure::before(Reason::UnknownCluster))?;
+    let cluster = local.cluster(draw.cluster, &view).map_err(Failure::before)?;
+    drop(view);
+    let mut tries = Tries::new(None);
+    loop {
+        let state = cluster.state();
+        let permit = state.spec.breakers.acquire(Level::Connections, &state.spec.model.breakers.default);
+        let permit = permit.map_err(|()| {
+            cluster.stats.upstream_cx_overflow.inc();
+            Failure::before(Reason::OverflowConnections)
+        })?;
+        let host = tries.pick(&cluster)?;
+        match connect(&host, &cluster, &state, local).await {
+            Ok(io) => return Ok((io, config.clone(), (permit, host.enter(), ConnGauge::new(&cluster)))),
+            Err(failure) if tries.made() >= config.max_connect_attempts => {
+                cluster.stats.failure.inc(failure.reason);
+                return Err(failure);
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+async fn connect(
+    host: &Host,
+    cluster: &Cluster,
+    state: &crate::cluster::State,
+    local: &Local,
+) -> Result<Conn, Failure> {
+    let model = &state.spec.model;
+    let mut dialling = pin!(Conn::connect(&host.address));
+    let mut limit = pin!(local.env.wheel.sleep(model.connect_timeout));
+    let outcome = poll_fn(|cx| match dialling.as_mut().poll(cx) {
+        Poll::Ready(result) => Poll::Ready(Some(result)),
+        Poll::Pending => limit.as_mut().poll(cx).map(|()| None),
+    })
+    .await;
+    match outcome {
+        Some(Ok(io)) => {
+            if let Conn::Tcp(stream) = &io {
+                options::upstream(stream, model.tcp_keepalive.as_ref());
+            }
+            Ok(io)
+        }
+        Some(Err(_)) => {
+            cluster.stats.upstream_cx_connect_fail.inc();
+            Err(Failure::before(Reason::ConnectFailed))
+        }
+        None => {
+            cluster.stats.upstream_cx_connect_timeout.inc();
+            Err(Failure::before(Reason::ConnectTimeout))
+        }
+    }
+}
+
+/// Counts an upstream connection while it lives.
+struct ConnGauge(Rc<Cluster>);
+
+impl ConnGauge {
+    fn new(cluster: &Rc<Cluster>) -> Self {
+        cluster.stats.upstream_cx_total.inc();
+        cluster.stats.upstream_cx_active.inc();
+        ConnGauge(cluster.clone())
+    }
+}
+
+impl Drop for ConnGauge {
+    fn drop(&mut self) {
+        self.0.stats.upstream_cx_active.dec();
+        self.0.stats.upstream_cx_destroy.inc();
+    }
+}
+
+/// How a pair of connections ended.
+enum Ended {
+    /// Both directions finished.
+    Done,
+    /// A socket broke.
+    Broken,
+    /// Nothing moved for the idle timeout, or the age limit passed.
+    Idle,
+    /// The process leaves.
+    Cut,
+}
+
+/// Both directions and their timers.
+struct Pump {
+    up: Half,
+    down: Half,
+    idle: Option<std::time::Duration>,
+    timer: Option<Sleep>,
+    last_move: Instant,
+    end: Option<Instant>,
+}
+
+impl Pump {
+    fn new(local: &Local, config: &TcpProxy, begin: Instant) -> Self {
+        let now = Instant::now();
+        let end = config.max_connection_duration.map(|age| begin + age);
+        let first = config.idle_timeout.map(|idle| now + idle).into_iter().chain(end).min();
+        Pump {
+            up: Half::default(),
+            down: Half::default(),
+            idle: config.idle_timeout,
+            timer: first.map(|at| local.env.wheel.sleep_until(at)),
+            last_move: now,
+            end,
+        }
+    }
+
+    fn poll(
+        &mut self,
+        client: &mut Conn,
+        upstream: &mut Conn,
+        handle: &Handle,
+        cx: &mut Context<'_>,
+    ) -> Poll<Ended> {
+        let before = self.up.moved + self.down.moved;
+        let up = self.up.poll(client, upstream, cx);
+        let down = self.down.poll(upstream, client, cx);
+        if self.up.peer_lost || self.down.peer_lost {
+            // The peer that broke takes nothing more; what it sent before still goes out.
+            let survivor = if self.up.peer_lost { &up } else { &down };
+            if survivor.is_ready() {
+                return Poll::Ready(Ended::Broken);
+            }
+        }
+        if up.is_ready() && down.is_ready() {
+            return Poll::Ready(Ended::Done);
+        }
+        if self.up.moved + self.down.moved != before && self.idle.is_some() {
+            self.last_move = Instant::now();
+        }
+        handle.register(cx.waker());
+        if handle.draining() == Drain::Now {
+            return Poll::Ready(Ended::Cut);
+        }
+        // The timer is moved only when it fires: a busy connection does not touch the wheel.
+        while let Some(timer) = &mut self.timer
+            && Pin::new(&mut *timer).poll(cx).is_ready()
+        {
+            let due = self.idle.map(|idle| self.last_move + idle).into_iter().chain(self.end).min();
+            match due {
+                Some(at) if at > Instant::now() => timer.reset(at),
+                _ => return Poll::Ready(Ended::Idle),
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// One direction.
+#[derive(Default)]
+struct Half {
+    /// Read but not yet written.
+    rest: BytesMut,
+    ended: bool,
+    shut: bool,
+    /// Reading failed: the connection we read from is gone as a whole.
+    peer_lost: bool,
+    moved: u64,
+}
+
+impl Half {
+    /// Ready when this direction has nothing more to do.
+    fn poll(&mut self, from: &mut Conn, to: &mut Conn, cx: &mut Context<'_>) -> Poll<()> {
+        for _ in 0..READS_PER_TURN {
+            if self.shut {
+                return Poll::Ready(());
+            }
+            if std::task::ready!(self.flush(to, cx)).is_err() {
+                // It takes nothing more, but may still have sent something the other direction delivers.
+                self.rest = BytesMut::new();
+                self.shut = true;
+                return Poll::Ready(());
+            }
+            if self.ended {
+                let _ = std::task::ready!(Pin::new(&mut *to).poll_shutdown(cx));
+                self.shut = true;
+                return Poll::Ready(());
+            }
+            let turn = SCRATCH.with(|scratch| self.turn(&mut scratch.borrow_mut(), from, to, cx));
+            if let Err(_lost) = std::task::ready!(turn) {
+                self.ended = true;
+                self.peer_lost = true;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn flush(&mut self, to: &mut Conn, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.rest.is_empty() {
+            match std::task::ready!(Pin::new(&mut *to).poll_write(cx, &self.rest))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.rest.advance(written),
+            }
+        }
+        if self.rest.capacity() > 0 {
+            self.rest = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// One read, and as much writing as the other side takes. An error is one of reading.
+    fn turn(
+        &mut self,
+        scratch: &mut [u8],
+        from: &mut Conn,
+        to: &mut Conn,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut buffer = ReadBuf::new(scratch);
+        std::task::ready!(Pin::new(from).poll_read(cx, &mut buffer))?;
+        let mut filled = buffer.filled();
+        if filled.is_empty() {
+            self.ended = true;
+            return Poll::Ready(Ok(()));
+        }
+        self.moved += filled.len() as u64;
+        while !filled.is_empty() {
+            match Pin::new(&mut *to).poll_write(cx, filled) {
+                Poll::Ready(Ok(n)) if n > 0 => filled = filled.get(n..).unwrap_or_default(),
+                // The next flush meets the same error and ends this direction.
+                Poll::Ready(_) | Poll::Pending => {
+                    self.rest.extend_from_slice(filled);
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}

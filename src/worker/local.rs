@@ -1,0 +1,158 @@
+//! The thread of one worker.
+
+use super::spread::Place;
+use super::{ClusterReport, Command, HostReport, Settings, WorkerReport};
+use crate::cluster::Env;
+use crate::listener::{Acceptor, Listeners};
+use crate::model::Address;
+use crate::net::{Conn, ReadPool, Wheel};
+use crate::snapshot::{Store, View};
+use crate::stream::Local;
+use crate::util::random::Random;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::spawn_local;
+
+/// Runs a worker until it is told to quit.
+pub(super) fn run(settings: Settings, commands: mpsc::UnboundedReceiver<Command>) {
+    let built = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+    match built {
+        Ok(runtime) => runtime.block_on(serve(settings, commands)),
+        Err(error) => tracing::error!("worker {}: no runtime: {error}", settings.index),
+    }
+}
+
+struct Running {
+    local: Rc<Local>,
+    listeners: Rc<Listeners>,
+    place: Rc<Place>,
+    acceptors: HashMap<Address, Acceptor>,
+    store: Arc<Store>,
+    draining: Option<(crate::stream::Drain, bool)>,
+}
+
+async fn serve(settings: Settings, mut commands: mpsc::UnboundedReceiver<Command>) {
+    let mut generations = settings.store.watch();
+    let env = Rc::new(Env {
+        wheel: Wheel::new(),
+        random: Random::default(),
+        reads: ReadPool::new(settings.unfinished_limit),
+        registry: settings.registry,
+    });
+    spawn_local(env.wheel.clone().run());
+    let local = Local::new(env, View::new(settings.store.load()));
+    let listeners = Listeners::new(local.clone());
+    let place = Rc::new(Place { index: settings.index, loads: settings.loads });
+    let mut running =
+        Running { local, listeners, place, acceptors: HashMap::new(), store: settings.store, draining: None };
+    running.follow();
+    loop {
+        tokio::select! {
+            // Snapshots before commands: a socket opens only after its listener is known.
+            biased;
+            changed = generations.changed() => match changed {
+                Ok(()) => running.follow(),
+                Err(_) => return,
+            },
+            command = commands.recv() => match command {
+                None | Some(Command::Quit) => return,
+                Some(command) => {
+                    if generations.has_changed().unwrap_or(false) {
+                        generations.mark_unchanged();
+                        running.follow();
+                    }
+                    running.obey(command);
+                }
+            },
+        }
+    }
+}
+
+impl Running {
+    /// Replaces the view and brings listeners and clusters to it.
+    fn follow(&mut self) {
+        let old = self.local.view();
+        let new = View::new(self.store.load());
+        if new.generation == old.generation && old.generation != 0 {
+            return;
+        }
+        // The view first: a connection that is rebound must find its routes.
+        self.local.set_view(new.clone());
+        self.listeners.sync(&old, &new);
+        if let Some((how, inbound_only)) = self.draining {
+            self.listeners.drain(how, inbound_only);
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Open { address, socket, shared } => {
+                let started = Acceptor::start(
+                    address.clone(),
+                    socket,
+                    shared,
+                    self.listeners.clone(),
+                    self.place.clone(),
+                    self.local.env.wheel.clone(),
+                );
+                match started {
+                    Ok(acceptor) => drop(self.acceptors.insert(address, acceptor)),
+                    Err(error) => tracing::error!("cannot accept on {address}: {error}"),
+                }
+            }
+            Command::Close(address) => {
+                if let Some(acceptor) = self.acceptors.remove(&address) {
+                    acceptor.close();
+                }
+            }
+            Command::CloseAll => {
+                for (_, acceptor) in self.acceptors.drain() {
+                    acceptor.close();
+                }
+            }
+            Command::Adopt { address, stream } => self.adopt(&address, stream),
+            Command::Drain { how, inbound_only } => {
+                self.draining = Some((how, inbound_only));
+                self.listeners.drain(how, inbound_only);
+            }
+            Command::Report(answer) => drop(answer.send(self.report())),
+            Command::Quit => {}
+        }
+    }
+
+    fn adopt(&self, address: &Address, stream: std::net::TcpStream) {
+        let counted = self.place.adopted();
+        let (Some(active), Ok(stream)) = (self.listeners.at(address), TcpStream::from_std(stream)) else {
+            return;
+        };
+        active.stats().rebalanced.inc();
+        spawn_local(async move {
+            active.serve(Conn::Tcp(stream)).await;
+            drop(counted);
+        });
+    }
+
+    fn report(&self) -> WorkerReport {
+        let clusters = self.local.clusters.iter();
+        let cluster = |cluster: &Rc<crate::cluster::Cluster>| ClusterReport {
+            name: cluster.name.clone(),
+            hosts: cluster
+                .state()
+                .hosts()
+                .map(|host| HostReport {
+                    address: host.address.clone(),
+                    active: host.active.get(),
+                    connections: host.rpc.open().len(),
+                })
+                .collect(),
+        };
+        WorkerReport {
+            listeners: self.listeners.report(),
+            clusters: clusters.iter().map(cluster).collect(),
+            generation: self.local.view().generation,
+        }
+    }
+}
