@@ -1,2 +1,12 @@
-//! Placeholder replaced by the module's first commit.
+//! Foreign configuration dialects into `model`: pure functions, no I/O, no state.
+//!
+//! Owns the verdict on one resource: a model value with notes on what had no effect, or a `Rejection` that
+//! names every fault with its field path. `envoy` reads xDS resources, `mosn` MOSN's files; `unknown` finds what the trimmed
+//! protos do not know, on the wire bytes.
+
+pub mod envoy;
+mod finding;
 pub mod mosn;
+pub mod unknown;
+
+pub use finding::{Field, Finding, Findings, Note, NoteKind, Path, Rejection, Translated};

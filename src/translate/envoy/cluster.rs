@@ -1,0 +1,240 @@
+//! Cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::cluster_http;
+use super::endpoints::{self, Hosts};
+use super::extension::{Extension, plaintext_only};
+use super::values::{FOREVER, ads_source, enumeration, not_empty, percent, positive, within};
+use crate::model::{Cluster, Discovery, DnsFamily, Endpoints, LbPolicy, TcpKeepalive, Thresholds};
+use crate::proto::envoy::config::cluster::v3 as pb;
+use crate::proto::envoy::config::core::v3::RoutingPriority;
+use crate::proto::envoy::extensions::load_balancing_policies as policies;
+use crate::translate::finding::{Findings, Path};
+
+/// `dns_refresh_rate` if absent.
+const DNS_REFRESH: Duration = Duration::from_secs(5);
+/// `choice_count` of least request if absent.
+const CHOICES: u32 = 2;
+
+pub(super) fn cluster(message: &pb::Cluster, out: &mut Findings) -> Option<Cluster> {
+    let root = Path::ROOT;
+    let name = not_empty(&root.name("name"), &message.name, out);
+    refuse_unbuilt(message, out);
+    let discovery = discovery(&name, message, out);
+    let lb = lb_policy(message, out);
+    let mut model = Cluster::new(name, discovery?);
+    model.lb = lb?;
+    model.alt_stat_name = Some(message.alt_stat_name.clone()).filter(|n| !n.is_empty());
+    let timeout = message.connect_timeout.as_ref();
+    model.connect_timeout = positive(&root.name("connect_timeout"), timeout, model.connect_timeout, out);
+    if let Some(limit) = message.per_connection_buffer_limit_bytes {
+        model.buffer_limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    }
+    if let Some(lb) = &message.common_lb_config
+        && let Some(threshold) = &lb.healthy_panic_threshold
+    {
+        let at = root.name("common_lb_config");
+        model.panic_threshold = percent(&at.name("healthy_panic_threshold"), threshold.value, out);
+    }
+    breakers(message, &mut model, out);
+    let keepalive = message.upstream_connection_options.as_ref().and_then(|o| o.tcp_keepalive.as_ref());
+    model.tcp_keepalive = keepalive.map(|k| TcpKeepalive {
+        probes: k.keepalive_probes,
+        time: k.keepalive_time.map(|s| Duration::from_secs(s.into())),
+        interval: k.keepalive_interval.map(|s| Duration::from_secs(s.into())),
+    });
+    cluster_http::apply(message, &mut model, out);
+    Some(model)
+}
+
+/// What encrypts, restricts or redirects, and is not built.
+fn refuse_unbuilt(message: &pb::Cluster, out: &mut Findings) {
+    let root = Path::ROOT;
+    plaintext_only(&root, message.transport_socket.as_ref(), out);
+    let at = root.name("transport_socket_matches");
+    for (i, item) in message.transport_socket_matches.iter().enumerate() {
+        plaintext_only(&at.index(i), item.transport_socket.as_ref(), out);
+    }
+    if message.transport_socket_matcher.is_some() {
+        out.bad(&root.name("transport_socket_matcher"), "", "not supported");
+    }
+    if message.upstream_bind_config.is_some() {
+        out.bad(&root.name("upstream_bind_config"), "", "binding to a source address is not supported");
+    }
+    if message.lb_subset_config.as_ref().is_some_and(|c| !c.subset_selectors.is_empty()) {
+        out.bad(&root.name("lb_subset_config").name("subset_selectors"), "", "subsets are not supported");
+    }
+    if let Some(config) = &message.upstream_config {
+        let url = config.typed_config.as_ref().map_or("", |any| &any.type_url);
+        out.bad(&root.name("upstream_config").name("typed_config"), url, "not supported");
+    }
+    let at = root.name("filters");
+    for (i, filter) in message.filters.iter().enumerate() {
+        let at = at.index(i);
+        let at = at.name("typed_config");
+        match &filter.typed_config {
+            Some(any) => {
+                let Some(extension) = Extension::open(&at, any, out) else { continue };
+                out.bad(&at, &extension.type_url, "upstream network filters are not supported");
+            }
+            None => out.bad(&at, &filter.name, "upstream network filters are not supported"),
+        }
+    }
+}
+
+fn discovery(name: &str, message: &pb::Cluster, out: &mut Findings) -> Option<Discovery> {
+    use pb::cluster::{ClusterDiscoveryType as Kind, DiscoveryType as Type};
+    let root = Path::ROOT;
+    let at = root.name("type");
+    let kind = match &message.cluster_discovery_type {
+        None => Type::Static,
+        Some(Kind::Type(number)) => enumeration(&at, *number, out)?,
+        Some(Kind::ClusterType(custom)) => {
+            let url = custom.typed_config.as_ref().map_or(custom.name.as_str(), |any| &any.type_url);
+            out.bad(&root.name("cluster_type"), url, "not supported (nearest valid: type EDS or STRICT_DNS)");
+            return None;
+        }
+    };
+    match kind {
+        Type::Static => Some(Discovery::Static(Arc::new(assignment(name, message, Hosts::Addresses, out)))),
+        Type::Eds => eds(name, message, out),
+        Type::StrictDns => dns(name, message, false, out),
+        Type::LogicalDns => dns(name, message, true, out),
+        Type::OriginalDst => {
+            let why = "ORIGINAL_DST is not supported (nearest valid: STATIC, EDS, STRICT_DNS, LOGICAL_DNS)";
+            out.bad(&at, "ORIGINAL_DST", why);
+            None
+        }
+    }
+}
+
+/// The hosts written in the resource; none (a black hole) is fine.
+fn assignment(name: &str, message: &pb::Cluster, hosts: Hosts, out: &mut Findings) -> Endpoints {
+    let at = Path::ROOT.name("load_assignment");
+    match &message.load_assignment {
+        Some(cla) => Endpoints { name: name.to_owned(), ..endpoints::endpoints(&at, cla, hosts, out) },
+        None => Endpoints { name: name.to_owned(), overprovisioning: 140, ..Endpoints::default() },
+    }
+}
+
+fn eds(name: &str, message: &pb::Cluster, out: &mut Findings) -> Option<Discovery> {
+    let root = Path::ROOT;
+    let at = root.name("eds_cluster_config");
+    let Some(config) = &message.eds_cluster_config else {
+        out.bad(&at, "", "an EDS cluster needs it");
+        return None;
+    };
+    let initial_fetch_timeout = ads_source(&at.name("eds_config"), config.eds_config.as_ref(), out);
+    let service_name =
+        if config.service_name.is_empty() { name.to_owned() } else { config.service_name.clone() };
+    Some(Discovery::Eds { service_name, initial_fetch_timeout })
+}
+
+fn dns(name: &str, message: &pb::Cluster, logical: bool, out: &mut Findings) -> Option<Discovery> {
+    use pb::cluster::DnsLookupFamily as Family;
+    let root = Path::ROOT;
+    let at = root.name("load_assignment");
+    let hosts = assignment(name, message, Hosts::Names, out);
+    endpoints::check_dns_hosts(&at, &hosts, out);
+    if logical && !endpoints::is_single(&hosts) && out.is_clean() {
+        let count = hosts.iter().count();
+        out.bad(&at, format_args!("{count} endpoints"), "a LOGICAL_DNS cluster has exactly one endpoint");
+    }
+    let refresh = message.dns_refresh_rate.as_ref();
+    let refresh = positive(&root.name("dns_refresh_rate"), refresh, DNS_REFRESH, out).min(FOREVER);
+    let family = match enumeration(&root.name("dns_lookup_family"), message.dns_lookup_family, out)? {
+        Family::Auto => DnsFamily::Auto,
+        Family::V4Only => DnsFamily::V4Only,
+        Family::V6Only => DnsFamily::V6Only,
+        Family::V4Preferred => DnsFamily::V4Preferred,
+        Family::All => DnsFamily::All,
+    };
+    Some(Discovery::Dns { endpoints: Arc::new(hosts), logical, refresh, family })
+}
+
+fn lb_policy(message: &pb::Cluster, out: &mut Findings) -> Option<LbPolicy> {
+    use pb::cluster::{LbConfig, LbPolicy as Policy};
+    let root = Path::ROOT;
+    // A typed policy wins over the enumeration, as in Envoy.
+    if let Some(policy) = &message.load_balancing_policy {
+        return typed_policy(policy, out);
+    }
+    let at = root.name("lb_policy");
+    let why = "not supported (nearest valid: LEAST_REQUEST, ROUND_ROBIN, RANDOM)";
+    match enumeration(&at, message.lb_policy, out)? {
+        Policy::RoundRobin => Some(LbPolicy::RoundRobin),
+        Policy::Random => Some(LbPolicy::Random),
+        Policy::LeastRequest => {
+            let count = match &message.lb_config {
+                Some(LbConfig::LeastRequestLbConfig(config)) => config.choice_count,
+                _ => None,
+            };
+            let at = root.name("least_request_lb_config");
+            let choices = within(&at.name("choice_count"), count.unwrap_or(CHOICES), 2, u32::MAX, out);
+            Some(LbPolicy::LeastRequest { choices })
+        }
+        Policy::LoadBalancingPolicyConfig => {
+            out.bad(&root.name("load_balancing_policy"), "", "lb_policy points to it, but it is not there");
+            None
+        }
+        other => {
+            out.bad(&at, other.as_str_name(), why);
+            None
+        }
+    }
+}
+
+/// The first policy of a known type.
+fn typed_policy(policy: &pb::LoadBalancingPolicy, out: &mut Findings) -> Option<LbPolicy> {
+    let root = Path::ROOT;
+    let list = root.name("load_balancing_policy");
+    let list = list.name("policies");
+    let mut refused = Vec::new();
+    for (i, item) in policy.policies.iter().enumerate() {
+        let at = list.index(i);
+        let at = at.name("typed_extension_config");
+        let at = at.name("typed_config");
+        let Some(any) = item.typed_extension_config.as_ref().and_then(|c| c.typed_config.as_ref()) else {
+            out.bad(&at, "", "no typed_config");
+            return None;
+        };
+        let extension = Extension::open(&at, any, out)?;
+        if extension.is::<policies::round_robin::v3::RoundRobin>() {
+            return Some(LbPolicy::RoundRobin);
+        } else if extension.is::<policies::random::v3::Random>() {
+            return Some(LbPolicy::Random);
+        } else if extension.is::<policies::least_request::v3::LeastRequest>() {
+            let config: policies::least_request::v3::LeastRequest = extension.decode(&at, out)?;
+            let count = config.choice_count.unwrap_or(CHOICES);
+            let choices = within(&at.name("choice_count"), count, 2, u32::MAX, out);
+            return Some(LbPolicy::LeastRequest { choices });
+        }
+        refused.push(extension.type_url.into_owned());
+    }
+    let why = "none of these policies is supported (nearest valid: LeastRequest, RoundRobin, Random)";
+    out.bad(&list, refused.join(", "), why);
+    None
+}
+
+fn breakers(message: &pb::Cluster, model: &mut Cluster, out: &mut Findings) {
+    let root = Path::ROOT;
+    let at = root.name("circuit_breakers");
+    let at = at.name("thresholds");
+    let thresholds = message.circuit_breakers.as_ref().map(|b| b.thresholds.as_slice()).unwrap_or_default();
+    for (i, limits) in thresholds.iter().enumerate() {
+        let default = Thresholds::default();
+        let read = Thresholds {
+            max_connections: limits.max_connections.unwrap_or(default.max_connections),
+            max_pending_requests: limits.max_pending_requests.unwrap_or(default.max_pending_requests),
+            max_requests: limits.max_requests.unwrap_or(default.max_requests),
+            max_retries: limits.max_retries.unwrap_or(default.max_retries),
+        };
+        match enumeration(&at.index(i).name("priority"), limits.priority, out) {
+            Some(RoutingPriority::Default) => model.breakers.default = read,
+            Some(RoutingPriority::High) => model.breakers.high = read,
+            None => {}
+        }
+    }
+}

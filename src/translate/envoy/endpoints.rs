@@ -1,0 +1,145 @@
+//! ClusterLoadAssignment.
+
+use std::collections::BTreeMap;
+
+use super::values::{Accept, address, enumeration, fraction, within};
+use crate::model::{Address, Endpoint, Endpoints, Health, Locality};
+use crate::proto::envoy::config::core::v3::{HealthStatus, Metadata};
+use crate::proto::envoy::config::endpoint::v3 as pb;
+use crate::translate::finding::{Findings, Path};
+
+/// Highest priority value.
+const MAX_PRIORITY: u32 = 128;
+
+/// What the hosts of an assignment may be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hosts {
+    /// IP addresses and Unix sockets.
+    Addresses,
+    /// Host names too, for DNS clusters.
+    Names,
+}
+
+/// Reads an assignment; what is wrong with it is in `out`.
+pub(super) fn endpoints(
+    path: &Path<'_>,
+    cla: &pb::ClusterLoadAssignment,
+    hosts: Hosts,
+    out: &mut Findings,
+) -> Endpoints {
+    let at = path.name("endpoints");
+    let localities: Vec<Locality> =
+        cla.endpoints.iter().enumerate().map(|(i, l)| locality(&at.index(i), l, hosts, out)).collect();
+    check_locality_weights(&at, &localities, out);
+    let mut model =
+        Endpoints { name: cla.cluster_name.clone(), localities, drop_millionths: 0, overprovisioning: 140 };
+    if let Some(policy) = &cla.policy {
+        let at = path.name("policy");
+        if policy.weighted_priority_health {
+            out.bad(&at.name("weighted_priority_health"), true, "not supported (nearest valid false)");
+        }
+        if let Some(factor) = policy.overprovisioning_factor {
+            model.overprovisioning = within(&at.name("overprovisioning_factor"), factor, 1, u32::MAX, out);
+        }
+        let at = at.name("drop_overloads");
+        for (i, drop) in policy.drop_overloads.iter().enumerate() {
+            let at = at.index(i);
+            let share = drop.drop_percentage.as_ref();
+            let share = share.map_or(0, |p| fraction(&at.name("drop_percentage"), p, out));
+            model.drop_millionths = model.drop_millionths.saturating_add(share).min(1_000_000);
+        }
+    }
+    model
+}
+
+fn locality(path: &Path<'_>, group: &pb::LocalityLbEndpoints, hosts: Hosts, out: &mut Findings) -> Locality {
+    if group.lb_config.is_some() {
+        out.bad(&path.name("leds_cluster_locality_config"), "", "not supported (list the endpoints)");
+    }
+    let at = path.name("lb_endpoints");
+    let read = |(i, e)| endpoint(&at.index(i), e, hosts, out);
+    let endpoints: Vec<Endpoint> = group.lb_endpoints.iter().enumerate().filter_map(read).collect();
+    if endpoints.iter().try_fold(0u32, |sum, e| sum.checked_add(e.weight)).is_none() {
+        out.bad(&at, "", format_args!("the weights of a locality add up to more than {}", u32::MAX));
+    }
+    let place = group.locality.clone().unwrap_or_default();
+    let weight = group.load_balancing_weight;
+    Locality {
+        region: place.region,
+        zone: place.zone,
+        sub_zone: place.sub_zone,
+        priority: within(&path.name("priority"), group.priority, 0, MAX_PRIORITY, out),
+        weight: weight.map_or(0, |w| within(&path.name("load_balancing_weight"), w, 1, u32::MAX, out)),
+        endpoints,
+    }
+}
+
+fn check_locality_weights(path: &Path<'_>, localities: &[Locality], out: &mut Findings) {
+    let mut sums = BTreeMap::<u32, u64>::new();
+    for locality in localities {
+        *sums.entry(locality.priority).or_default() += u64::from(locality.weight);
+    }
+    for (priority, sum) in sums {
+        if sum > u64::from(u32::MAX) {
+            let why = format!("the locality weights of priority {priority} add up to more than {}", u32::MAX);
+            out.bad(path, sum, why);
+        }
+    }
+}
+
+fn endpoint(path: &Path<'_>, host: &pb::LbEndpoint, hosts: Hosts, out: &mut Findings) -> Option<Endpoint> {
+    use pb::lb_endpoint::HostIdentifier as Id;
+    let weight = host.load_balancing_weight.unwrap_or(1);
+    let weight = within(&path.name("load_balancing_weight"), weight, 1, u32::MAX, out);
+    let health = health(&path.name("health_status"), host.health_status, out);
+    let inner = match &host.host_identifier {
+        Some(Id::Endpoint(inner)) => inner,
+        Some(Id::EndpointName(name)) => {
+            out.bad(&path.name("endpoint_name"), name, "not supported (write the endpoint in place)");
+            return None;
+        }
+        None => {
+            out.bad(&path.name("endpoint"), "", "no endpoint");
+            return None;
+        }
+    };
+    let accept = if hosts == Hosts::Names { Accept::Names } else { Accept::Sockets };
+    let at = path.name("endpoint");
+    let address = address(&at.name("address"), inner.address.as_ref(), accept, out)?;
+    let metadata = host.metadata.as_ref().map(lb_metadata).unwrap_or_default();
+    Some(Endpoint { address, hostname: inner.hostname.clone(), health: health?, weight, metadata })
+}
+
+fn health(path: &Path<'_>, status: i32, out: &mut Findings) -> Option<Health> {
+    Some(match enumeration::<HealthStatus>(path, status, out)? {
+        HealthStatus::Unknown | HealthStatus::Healthy => Health::Healthy,
+        HealthStatus::Degraded => Health::Degraded,
+        HealthStatus::Unhealthy | HealthStatus::Timeout => Health::Unhealthy,
+        HealthStatus::Draining => Health::Draining,
+    })
+}
+
+fn lb_metadata(metadata: &Metadata) -> BTreeMap<String, String> {
+    use prost_types::value::Kind;
+    let fields = metadata.filter_metadata.get("envoy.lb").map(|s| &s.fields).into_iter().flatten();
+    let text = |(key, value): (&String, &prost_types::Value)| match &value.kind {
+        Some(Kind::StringValue(text)) => Some((key.clone(), text.clone())),
+        _ => None,
+    };
+    fields.filter_map(text).collect()
+}
+
+/// Whether the assignment is one host, as LOGICAL_DNS wants.
+pub(super) fn is_single(endpoints: &Endpoints) -> bool {
+    endpoints.iter().count() == 1
+}
+
+/// Paths of hosts that are host names where DNS is not in use are found by `address`; this one finds hosts
+/// that DNS cannot serve.
+pub(super) fn check_dns_hosts(path: &Path<'_>, endpoints: &Endpoints, out: &mut Findings) {
+    for host in endpoints.iter() {
+        if let Address::Unix(socket) = &host.address {
+            out.bad(path, socket.display(), "a DNS cluster cannot have Unix sockets (nearest valid: STATIC)");
+        }
+    }
+}

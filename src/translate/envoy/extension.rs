@@ -1,0 +1,105 @@
+//! Extension points: what an `Any` holds, by type URL.
+
+use std::borrow::Cow;
+
+use prost::{Message, Name};
+use prost_types::{Any, Struct, value::Kind};
+use serde_json::{Map, Value as Json};
+
+use crate::proto::envoy::config::core::v3::TransportSocket;
+use crate::proto::envoy::config::core::v3::transport_socket::ConfigType;
+use crate::proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
+use crate::proto::{json, message_name, udpa, xds};
+use crate::translate::finding::{Findings, Path};
+
+/// An extension's configuration, taken out of its envelope.
+pub(super) struct Extension<'a> {
+    /// The type that counts: a `TypedStruct` is replaced by what it describes.
+    pub type_url: Cow<'a, str>,
+    bytes: Cow<'a, [u8]>,
+}
+
+impl<'a> Extension<'a> {
+    /// Opens an `Any`. A `TypedStruct` of a known type is converted; its faults are findings.
+    pub(super) fn open(path: &Path<'_>, any: &'a Any, out: &mut Findings) -> Option<Extension<'a>> {
+        let name = message_name(&any.type_url);
+        let (type_url, value) = if name == udpa::r#type::v1::TypedStruct::full_name() {
+            let inner = decode::<udpa::r#type::v1::TypedStruct>(path, &any.value, out)?;
+            (inner.type_url, inner.value)
+        } else if name == xds::r#type::v3::TypedStruct::full_name() {
+            let inner = decode::<xds::r#type::v3::TypedStruct>(path, &any.value, out)?;
+            (inner.type_url, inner.value)
+        } else {
+            let type_url = Cow::Borrowed(any.type_url.as_str());
+            return Some(Extension { type_url, bytes: Cow::Borrowed(&any.value) });
+        };
+        let json = struct_to_json(value.as_ref());
+        let bytes = match json::decode_json(&type_url, &json) {
+            Ok(bytes) => bytes,
+            // Whoever asked refuses it by its type.
+            Err(json::Error::UnknownType(_)) => Vec::new(),
+            Err(error) => {
+                out.bad(&path.name("value"), &type_url, error);
+                return None;
+            }
+        };
+        Some(Extension { type_url: type_url.into(), bytes: bytes.into() })
+    }
+
+    /// Whether it is an `M`.
+    pub(super) fn is<M: Name>(&self) -> bool {
+        message_name(&self.type_url) == M::full_name()
+    }
+
+    /// The message inside; bytes that do not decode are a finding.
+    pub(super) fn decode<M: Message + Default>(&self, path: &Path<'_>, out: &mut Findings) -> Option<M> {
+        decode(path, &self.bytes, out)
+    }
+}
+
+fn decode<M: Message + Default>(path: &Path<'_>, bytes: &[u8], out: &mut Findings) -> Option<M> {
+    match M::decode(bytes) {
+        Ok(message) => Some(message),
+        Err(error) => {
+            out.bad(path, "", error);
+            None
+        }
+    }
+}
+
+/// A transport socket that must not encrypt: absent, or raw_buffer.
+pub(super) fn plaintext_only(path: &Path<'_>, socket: Option<&TransportSocket>, out: &mut Findings) {
+    let Some(socket) = socket else { return };
+    let at = path.name("transport_socket");
+    let Some(ConfigType::TypedConfig(any)) = &socket.config_type else {
+        out.bad(&at, &socket.name, "transport sockets are known by type, but there is no typed_config");
+        return;
+    };
+    let config = at.name("typed_config");
+    let Some(extension) = Extension::open(&config, any, out) else { return };
+    if !extension.is::<RawBuffer>() {
+        let why = "this transport socket is not supported (nearest valid: raw_buffer)";
+        out.bad(&config, &extension.type_url, why);
+    }
+}
+
+fn struct_to_json(value: Option<&Struct>) -> Json {
+    let fields = value.map(|s| &s.fields).into_iter().flatten();
+    Json::Object(fields.map(|(k, v)| (k.clone(), value_to_json(v))).collect::<Map<_, _>>())
+}
+
+fn value_to_json(value: &prost_types::Value) -> Json {
+    match &value.kind {
+        None | Some(Kind::NullValue(_)) => Json::Null,
+        Some(Kind::NumberValue(n)) => number(*n),
+        Some(Kind::StringValue(s)) => s.as_str().into(),
+        Some(Kind::BoolValue(b)) => (*b).into(),
+        Some(Kind::StructValue(s)) => struct_to_json(Some(s)),
+        Some(Kind::ListValue(list)) => list.values.iter().map(value_to_json).collect(),
+    }
+}
+
+/// A Struct has doubles only: whole ones become integers again, which integer fields want.
+fn number(n: f64) -> Json {
+    if n.fract() == 0.0 && n.abs() < 9.0e15 { Json::from(n as i64) } else { Json::from(n) }
+}

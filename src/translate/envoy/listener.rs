@@ -1,0 +1,159 @@
+//! Listener.
+
+use std::collections::HashMap;
+
+use super::MAX_CHAINS;
+use super::chain::{self, overlap};
+use super::extension::Extension;
+use super::values::{Accept, address, enumeration, not_empty};
+use crate::model::{Address, Direction, FilterChain, Listener};
+use crate::proto::envoy::config::core::v3::TrafficDirection;
+use crate::proto::envoy::config::listener::v3 as pb;
+use crate::translate::finding::{Findings, Path};
+
+/// `per_connection_buffer_limit_bytes` if absent.
+const BUFFER_LIMIT: usize = 1 << 20;
+/// Accept queue if absent.
+const BACKLOG: u32 = 1024;
+
+pub(super) fn listener(message: &pb::Listener, out: &mut Findings) -> Option<Listener> {
+    let root = Path::ROOT;
+    let name = not_empty(&root.name("name"), &message.name, out);
+    refuse_unbuilt(message, out);
+    listener_filters(message, out);
+    let addresses = addresses(message, out);
+    let (filter_chains, default_filter_chain) = chains(message, out);
+    let direction = match enumeration(&root.name("traffic_direction"), message.traffic_direction, out)? {
+        TrafficDirection::Unspecified => Direction::Unspecified,
+        TrafficDirection::Inbound => Direction::Inbound,
+        TrafficDirection::Outbound => Direction::Outbound,
+    };
+    let buffer_limit = message.per_connection_buffer_limit_bytes;
+    let old_bind = message.deprecated_v1.as_ref().and_then(|old| old.bind_to_port);
+    Some(Listener {
+        name,
+        addresses,
+        bind_to_port: message.bind_to_port.or(old_bind).unwrap_or(true),
+        direction,
+        stat_prefix: message.stat_prefix.clone(),
+        filter_chains,
+        default_filter_chain,
+        buffer_limit: buffer_limit.map_or(BUFFER_LIMIT, |n| usize::try_from(n).unwrap_or(usize::MAX)),
+        backlog: message.tcp_backlog_size.unwrap_or(BACKLOG),
+        exact_balance: exact_balance(message, out),
+    })
+}
+
+fn refuse_unbuilt(message: &pb::Listener, out: &mut Findings) {
+    let root = Path::ROOT;
+    for (field, set) in [
+        ("udp_listener_config", message.udp_listener_config.is_some()),
+        ("api_listener", message.api_listener.is_some()),
+        ("internal_listener", message.listener_specifier.is_some()),
+        ("filter_chain_matcher", message.filter_chain_matcher.is_some()),
+        ("fcds_config", message.fcds_config.is_some()),
+        ("use_original_dst", message.use_original_dst == Some(true)),
+        ("transparent", message.transparent == Some(true)),
+        ("freebind", message.freebind == Some(true)),
+    ] {
+        if set {
+            out.bad(&root.name(field), "", "not supported (leave it out)");
+        }
+    }
+}
+
+fn listener_filters(message: &pb::Listener, out: &mut Findings) {
+    use pb::listener_filter::ConfigType;
+    let root = Path::ROOT;
+    let list = root.name("listener_filters");
+    for (i, filter) in message.listener_filters.iter().enumerate() {
+        let at = list.index(i);
+        match &filter.config_type {
+            Some(ConfigType::TypedConfig(any)) => {
+                let at = at.name("typed_config");
+                let Some(extension) = Extension::open(&at, any, out) else { continue };
+                out.bad(&at, &extension.type_url, "listener filters are not supported");
+            }
+            Some(ConfigType::ConfigDiscovery(_)) => {
+                out.bad(&at.name("config_discovery"), &filter.name, "listener filters are not supported");
+            }
+            None => out.bad(&at.name("typed_config"), &filter.name, "no typed_config"),
+        }
+    }
+}
+
+fn addresses(message: &pb::Listener, out: &mut Findings) -> Vec<Address> {
+    let root = Path::ROOT;
+    let mut found = Vec::new();
+    found.extend(address(&root.name("address"), message.address.as_ref(), Accept::Sockets, out));
+    let list = root.name("additional_addresses");
+    for (i, item) in message.additional_addresses.iter().enumerate() {
+        let at = list.index(i);
+        let at = at.name("address");
+        if let Some(read) = address(&at, item.address.as_ref(), Accept::Sockets, out) {
+            if found.contains(&read) {
+                out.bad(&at, &read, "this listener has the address already");
+            }
+            found.push(read);
+        }
+    }
+    found
+}
+
+fn chains(message: &pb::Listener, out: &mut Findings) -> (Vec<FilterChain>, Option<FilterChain>) {
+    let root = Path::ROOT;
+    let list = root.name("filter_chains");
+    let count = message.filter_chains.len();
+    if count > MAX_CHAINS {
+        let why = format!("a listener has {MAX_CHAINS} filter chains at most (nearest valid {MAX_CHAINS})");
+        out.bad(&list, count, why);
+        return (Vec::new(), None);
+    }
+    if count == 0 && message.default_filter_chain.is_none() {
+        out.bad(&list, "", "at least one filter chain, or default_filter_chain");
+    }
+    // Positions in the resource are kept beside the chains: a chain that is refused leaves no gap in paths.
+    let mut read = Vec::with_capacity(count);
+    for (i, message) in message.filter_chains.iter().enumerate() {
+        if let Some(chain) = chain::filter_chain(&list.index(i), message, out) {
+            read.push((i, chain));
+        }
+    }
+    check_overlaps(&list, &read, out);
+    let at = root.name("default_filter_chain");
+    let default = message.default_filter_chain.as_ref().and_then(|c| chain::filter_chain(&at, c, out));
+    (read.into_iter().map(|(_, chain)| chain).collect(), default)
+}
+
+/// Two chains that some connection would match equally well: Envoy refuses them too.
+fn check_overlaps(list: &Path<'_>, chains: &[(usize, FilterChain)], out: &mut Findings) {
+    // Chains of different destination ports never meet, which keeps this near linear for real listeners.
+    let mut by_port: HashMap<Option<u16>, Vec<&(usize, FilterChain)>> = HashMap::new();
+    for entry in chains {
+        let earlier = by_port.entry(entry.1.matcher.destination_port).or_default();
+        if let Some((first, _)) = earlier.iter().find(|(_, c)| overlap(&c.matcher, &entry.1.matcher)) {
+            let why = format!("matches the same connections as filter_chains[{first}]");
+            out.bad(&list.index(entry.0).name("filter_chain_match"), &entry.1.name, why);
+        }
+        earlier.push(entry);
+    }
+}
+
+fn exact_balance(message: &pb::Listener, out: &mut Findings) -> bool {
+    use pb::listener::connection_balance_config::BalanceType;
+    let root = Path::ROOT;
+    let at = root.name("connection_balance_config");
+    match message.connection_balance_config.as_ref().map(|c| c.balance_type.as_ref()) {
+        None => false,
+        Some(Some(BalanceType::ExactBalance(_))) => true,
+        Some(Some(BalanceType::ExtendBalance(config))) => {
+            let url = config.typed_config.as_ref().map_or("", |any| &any.type_url);
+            out.bad(&at.name("extend_balance").name("typed_config"), url, "nearest valid: exact_balance");
+            false
+        }
+        Some(None) => {
+            out.bad(&at, "", "no balance type (nearest valid: exact_balance)");
+            false
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Envoy v3 resources into the model.
+//!
+//! Takes in the bytes of one resource (what its `Any` holds); gives out the model with notes, or a `Rejection`
+//! with every fault. An absent field means Envoy 1.40's default. Extensions are known by their type URL, also
+//! inside `udpa`/`xds` `TypedStruct`, never by their name. What encrypts, restricts or redirects and is not
+//! built is refused; what merely adds is noted.
+
+use prost::{Message, Name};
+
+use super::finding::{Findings, Note, NoteKind, Path, Rejection, Translated};
+use super::unknown::{self, RemarkKind};
+use crate::model;
+use crate::proto::envoy::config;
+
+mod chain;
+mod cluster;
+mod cluster_http;
+mod endpoints;
+mod extension;
+mod filters;
+mod headers;
+mod http_manager;
+mod listener;
+mod matchers;
+mod retry;
+mod route;
+mod route_action;
+mod values;
+
+/// Largest resource, in bytes.
+pub const MAX_RESOURCE: usize = 64 << 20;
+/// Filter chains in one listener.
+pub const MAX_CHAINS: usize = 1_000;
+/// Routes in one table, over all its virtual hosts.
+pub const MAX_ROUTES: usize = 100_000;
+
+/// Translates an `envoy.config.listener.v3.Listener`.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn listener(bytes: &[u8]) -> Result<Translated<model::Listener>, Rejection> {
+    translate::<config::listener::v3::Listener, _>("Listener", bytes, listener::listener)
+}
+
+/// Translates an `envoy.config.cluster.v3.Cluster`.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn cluster(bytes: &[u8]) -> Result<Translated<model::Cluster>, Rejection> {
+    translate::<config::cluster::v3::Cluster, _>("Cluster", bytes, cluster::cluster)
+}
+
+/// Translates an `envoy.config.route.v3.RouteConfiguration`.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn route(bytes: &[u8]) -> Result<Translated<model::RouteConfig>, Rejection> {
+    translate::<config::route::v3::RouteConfiguration, _>("RouteConfiguration", bytes, |table, out| {
+        if table.name.is_empty() {
+            out.bad(&Path::ROOT.name("name"), "", "must not be empty");
+        }
+        route::table(&Path::ROOT, table, out)
+    })
+}
+
+/// Translates an `envoy.config.endpoint.v3.ClusterLoadAssignment`.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn endpoints(bytes: &[u8]) -> Result<Translated<model::Endpoints>, Rejection> {
+    translate::<config::endpoint::v3::ClusterLoadAssignment, _>("ClusterLoadAssignment", bytes, |cla, out| {
+        if cla.cluster_name.is_empty() {
+            out.bad(&Path::ROOT.name("cluster_name"), "", "must not be empty");
+        }
+        Some(endpoints::endpoints(&Path::ROOT, cla, endpoints::Hosts::Addresses, out))
+    })
+}
+
+/// The name of a resource of any of these four types, readable even if the rest does not decode.
+pub fn resource_name(bytes: &[u8]) -> Option<&str> {
+    unknown::top_string(bytes, 1).filter(|name| !name.is_empty())
+}
+
+fn translate<M: Message + Name + Default, T>(
+    resource_type: &'static str,
+    bytes: &[u8],
+    read: impl FnOnce(&M, &mut Findings) -> Option<T>,
+) -> Result<Translated<T>, Rejection> {
+    let mut out = Findings::default();
+    let name = resource_name(bytes).unwrap_or_default();
+    if bytes.len() > MAX_RESOURCE {
+        let why = format!("larger than {MAX_RESOURCE} bytes (the limit for one resource)");
+        out.bad(&Path::ROOT, format_args!("{} bytes", bytes.len()), why);
+        return out.verdict(resource_type, name, None);
+    }
+    let message = match M::decode(bytes) {
+        Ok(message) => message,
+        Err(error) => {
+            out.bad(&Path::ROOT, "", error);
+            return out.verdict(resource_type, name, None);
+        }
+    };
+    for remark in unknown::scan(&M::full_name(), bytes) {
+        let path = Path::ROOT;
+        match remark.kind {
+            RemarkKind::Strict => {
+                out.bad(&path.name(&remark.path), "", "unknown field, which cannot be ignored here");
+            }
+            RemarkKind::Unknown => out.add_note(Note { path: remark.path, kind: NoteKind::UnknownField }),
+            RemarkKind::NoEffect => out.add_note(Note { path: remark.path, kind: NoteKind::NoEffect }),
+        }
+    }
+    let model = read(&message, &mut out);
+    out.verdict(resource_type, name, model)
+}
+
+#[cfg(test)]
+mod tests;

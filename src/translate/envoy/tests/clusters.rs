@@ -1,0 +1,220 @@
+use std::time::Duration;
+
+use super::*;
+
+fn with(extra: Json) -> Json {
+    let mut cluster = json!({"name": "c"});
+    cluster.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    cluster
+}
+
+fn host(address: &str, port: u32) -> Json {
+    json!({"endpoint": {"address": {"socket_address": {"address": address, "port_value": port}}}})
+}
+
+#[test]
+fn absent_fields_mean_envoys_defaults() {
+    let read = read_cluster(json!({"name": "c"})).unwrap();
+    let expected = Cluster::new(
+        "c",
+        Discovery::Static(Endpoints { name: "c".into(), overprovisioning: 140, ..Default::default() }.into()),
+    );
+    assert_eq!(read, expected);
+    assert_eq!(read.connect_timeout, Duration::from_secs(5));
+    assert_eq!(read.breakers.default.max_retries, 3);
+    assert_eq!(read.panic_threshold, 50);
+}
+
+#[test]
+fn eds_takes_service_name_and_fetch_timeout() {
+    let eds = |config: Json| read_cluster(with(json!({"type": "EDS", "eds_cluster_config": config})));
+    let read = eds(json!({"eds_config": {"ads": {}}})).unwrap();
+    let fifteen = Some(Duration::from_secs(15));
+    assert_eq!(read.discovery, Discovery::Eds { service_name: "c".into(), initial_fetch_timeout: fifteen });
+    let source = json!({"ads": {}, "initial_fetch_timeout": "0s"});
+    let read = eds(json!({"service_name": "s", "eds_config": source})).unwrap();
+    assert_eq!(read.discovery, Discovery::Eds { service_name: "s".into(), initial_fetch_timeout: None });
+    refused(
+        eds(json!({"eds_config": {"path_config_source": {"path": "/x"}}})),
+        &["eds_cluster_config.eds_config.path_config_source: only the ADS stream"],
+    );
+    refused(read_cluster(with(json!({"type": "EDS"}))), &["eds_cluster_config: an EDS cluster needs it"]);
+}
+
+#[test]
+fn dns_takes_names_and_static_does_not() {
+    let assignment = json!({"cluster_name": "c", "endpoints": [{"lb_endpoints": [host("svc.local", 80)]}]});
+    let dns = json!({"type": "LOGICAL_DNS", "load_assignment": assignment, "dns_lookup_family": "V4_ONLY"});
+    let read = read_cluster(with(dns)).unwrap();
+    let Discovery::Dns { endpoints, logical, refresh, family } = read.discovery else { panic!() };
+    assert_eq!((logical, refresh, family), (true, Duration::from_secs(5), DnsFamily::V4Only));
+    assert_eq!(endpoints.iter().next().unwrap().address, Address::Name("svc.local".into(), 80));
+    refused(
+        read_cluster(with(json!({"load_assignment": assignment}))),
+        &[
+            "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address: svc.local: must be an IP",
+        ],
+    );
+    refused(
+        read_cluster(with(json!({"type": "LOGICAL_DNS"}))),
+        &["load_assignment: 0 endpoints: a LOGICAL_DNS cluster has exactly one endpoint"],
+    );
+}
+
+#[test]
+fn anything_that_encrypts_is_refused_by_type() {
+    let tls = json!({"name": "raw_buffer", "typed_config": {
+        "@type": "type.googleapis.com/google.protobuf.Struct", "value": {}}});
+    let raw = json!({"name": "tls", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"}});
+    assert!(read_cluster(with(json!({"transport_socket": raw}))).is_ok());
+    refused(
+        read_cluster(with(json!({"transport_socket": tls}))),
+        &["transport_socket.typed_config: type.googleapis.com/google.protobuf.Struct: this transport socket"],
+    );
+    let matches = json!([{"name": "a", "transport_socket": raw}, {"name": "b", "transport_socket": tls}]);
+    refused(
+        read_cluster(with(json!({"transport_socket_matches": matches}))),
+        &[
+            "c: transport_socket_matches[1].transport_socket.typed_config: type.googleapis.com/google.protobuf",
+        ],
+    );
+    refused(read_cluster(with(json!({"transport_socket": {"name": "tls"}}))), &["transport_socket: tls: "]);
+}
+
+#[test]
+fn every_fault_is_found_not_just_the_first() {
+    let bad = json!({"name": "", "type": "ORIGINAL_DST", "lb_policy": "MAGLEV", "connect_timeout": "-1s"});
+    refused(
+        read_cluster(bad),
+        &["Cluster (unnamed): name: must not be empty", "type: ORIGINAL_DST: ", "lb_policy: MAGLEV: "],
+    );
+    refused(
+        read_cluster(with(json!({"connect_timeout": "0s"}))),
+        &["connect_timeout: 0s: must be at least 1 ms"],
+    );
+    refused(
+        read_cluster(with(json!({"connect_timeout": "-1s"}))),
+        &["connect_timeout: -1s: must not be negative"],
+    );
+}
+
+#[test]
+fn breakers_pools_and_keepalive_are_read() {
+    let read = read_cluster(with(json!({
+        "circuit_breakers": {"thresholds": [
+            {"max_connections": 1, "max_requests": 4294967295u32, "track_remaining": true},
+            {"priority": "HIGH", "max_retries": 9}]},
+        "upstream_connection_options": {"tcp_keepalive": {"keepalive_time": 300}},
+        "common_lb_config": {"healthy_panic_threshold": {}},
+        "per_connection_buffer_limit_bytes": 1000,
+        "lb_policy": "LEAST_REQUEST", "cleanup_interval": "9223372035s", "alt_stat_name": "x;"
+    })))
+    .unwrap();
+    let breakers = read.breakers;
+    assert_eq!((breakers.default.max_connections, breakers.default.max_requests), (1, u32::MAX));
+    assert_eq!((breakers.default.max_pending_requests, breakers.high.max_retries), (1024, 9));
+    assert_eq!(read.tcp_keepalive.unwrap().time, Some(Duration::from_secs(300)));
+    assert_eq!((read.panic_threshold, read.buffer_limit), (0, 1000));
+    assert_eq!(read.lb, LbPolicy::LeastRequest { choices: 2 });
+}
+
+#[test]
+fn upstream_http_is_known_by_type_url_whatever_the_key() {
+    let options = |config: Json| {
+        let mut any =
+            json!({"@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"});
+        any.as_object_mut().unwrap().extend(config.as_object().unwrap().clone());
+        read_cluster(with(json!({"typed_extension_protocol_options": {"any.key": any}})))
+    };
+    let read = options(json!({
+        "explicit_http_config": {"http2_protocol_options": {"max_concurrent_streams": 7}},
+        "common_http_protocol_options": {"idle_timeout": "0s"}}))
+    .unwrap();
+    assert_eq!((read.protocol, read.http2.max_concurrent_streams), (UpstreamProtocol::Http2, Some(7)));
+    assert_eq!(read.idle_timeout, None);
+    refused(
+        options(
+            json!({"explicit_http_config": {"http2_protocol_options": {"initial_stream_window_size": 1}}}),
+        ),
+        &[
+            "[\"any.key\"].explicit_http_config.http2_protocol_options.initial_stream_window_size: 1: ",
+            "nearest valid 65535",
+        ],
+    );
+    refused(options(json!({"auto_config": {}})), &["auto_config: needs TLS"]);
+    assert_eq!(
+        read_cluster(with(json!({"http2_protocol_options": {}}))).unwrap().protocol,
+        UpstreamProtocol::Http2
+    );
+}
+
+#[test]
+fn the_first_known_typed_lb_policy_counts() {
+    let policies = |names: &[&str]| {
+        let list: Vec<_> = names
+            .iter()
+            .map(|n| json!({"typed_extension_config": {"name": "x", "typed_config": {"@type": n}}}))
+            .collect();
+        read_cluster(with(json!({"load_balancing_policy": {"policies": list}})))
+    };
+    let random = "type.googleapis.com/envoy.extensions.load_balancing_policies.random.v3.Random";
+    let other = "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
+    assert_eq!(policies(&[other, random]).unwrap().lb, LbPolicy::Random);
+    refused(
+        policies(&[other]),
+        &[
+            "load_balancing_policy.policies: type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer: none",
+        ],
+    );
+}
+
+#[test]
+fn endpoints_keep_weight_health_place_and_lb_metadata() {
+    let mut one = host("10.0.0.1", 8080);
+    one["health_status"] = "DRAINING".into();
+    one["load_balancing_weight"] = 3.into();
+    one["metadata"] = json!({"filter_metadata": {"envoy.lb": {"v": "1", "n": 2}, "istio": {"x": "y"}}});
+    let pipe = json!({"endpoint": {"address": {"pipe": {"path": "/run/x.sock"}}}});
+    let read = read_endpoints(json!({"cluster_name": "c", "endpoints": [
+        {"locality": {"zone": "z"}, "priority": 1, "load_balancing_weight": 4, "lb_endpoints": [one, pipe]}],
+        "policy": {"drop_overloads": [{"category": "a", "drop_percentage": {"numerator": 5}}]}}))
+    .unwrap();
+    assert_eq!((read.name.as_str(), read.drop_millionths, read.overprovisioning), ("c", 50_000, 140));
+    let place = &read.localities[0];
+    assert_eq!((place.zone.as_str(), place.priority, place.weight), ("z", 1, 4));
+    assert_eq!((place.endpoints[0].health, place.endpoints[0].weight), (Health::Draining, 3));
+    assert_eq!(place.endpoints[0].metadata, [("v".to_owned(), "1".to_owned())].into());
+    assert_eq!(place.endpoints[1].address, Address::Unix("/run/x.sock".into()));
+    assert!(read_endpoints(json!({"cluster_name": "c"})).unwrap().localities.is_empty());
+}
+
+#[test]
+fn bad_endpoints_are_named_by_index() {
+    let mut zero = host("10.0.0.1", 1);
+    zero["load_balancing_weight"] = 0.into();
+    let list = json!([{"lb_endpoints": [host("10.0.0.1", 80)]},
+        {"lb_endpoints": [host("10.0.0.1", 70000), host("name", 1), zero, {}], "priority": 200}]);
+    refused(
+        read_endpoints(json!({"cluster_name": "c", "endpoints": list})),
+        &[
+            "endpoints[1].lb_endpoints[0].endpoint.address.socket_address.port_value: 70000: must be 0 to 65535",
+            "endpoints[1].lb_endpoints[1].endpoint.address.socket_address.address: name: ",
+            "endpoints[1].lb_endpoints[2].load_balancing_weight: 0: must be 1 to",
+            "endpoints[1].lb_endpoints[3].endpoint: no endpoint",
+            "endpoints[1].priority: 200: must be 0 to 128 (nearest valid 128)",
+        ],
+    );
+    let heavy = |w: u32| {
+        let mut h = host("10.0.0.1", 1);
+        h["load_balancing_weight"] = w.into();
+        h
+    };
+    refused(
+        read_endpoints(
+            json!({"cluster_name": "c", "endpoints": [{"lb_endpoints": [heavy(u32::MAX), heavy(1)]}]}),
+        ),
+        &["endpoints[0].lb_endpoints: the weights of a locality add up"],
+    );
+    refused(read_endpoints(json!({})), &["ClusterLoadAssignment (unnamed): cluster_name: must not be empty"]);
+}

@@ -1,0 +1,264 @@
+use std::time::Duration;
+
+use super::*;
+
+const TCP: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+const HCM: &str =
+    "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const RPC: &str = "type.googleapis.com/mizzen.v1.RpcProxy";
+const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
+const STRUCT: &str = "type.googleapis.com/google.protobuf.Duration";
+
+fn tcp() -> Json {
+    json!({"name": "any", "typed_config": {"@type": TCP, "stat_prefix": "t", "cluster": "c"}})
+}
+
+pub fn with_filters(filters: Json) -> Json {
+    json!({"name": "l", "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
+        "filter_chains": [{"filters": filters}]})
+}
+
+fn with(extra: Json) -> Json {
+    let mut listener = with_filters(json!([tcp()]));
+    listener.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    listener
+}
+
+fn manager(extra: Json) -> Json {
+    let mut config = json!({"@type": HCM, "stat_prefix": "h",
+        "rds": {"route_config_name": "r", "config_source": {"ads": {}}},
+        "http_filters": [{"name": "x", "typed_config": {"@type": ROUTER}}]});
+    config.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    with_filters(json!([{"name": "f", "typed_config": config}]))
+}
+
+fn filter(verdict: Result<Listener, String>) -> NetworkFilter {
+    verdict.unwrap().filter_chains.remove(0).filter
+}
+
+#[test]
+fn a_plain_listener_has_envoys_defaults() {
+    let read = read_listener(with(json!({}))).unwrap();
+    assert_eq!(read.addresses, [Address::Ip("127.0.0.1:0".parse().unwrap())]);
+    assert_eq!((read.bind_to_port, read.exact_balance, read.buffer_limit), (true, false, 1 << 20));
+    let NetworkFilter::Tcp(tcp) = &read.filter_chains[0].filter else { panic!() };
+    assert_eq!((tcp.idle_timeout, tcp.max_connect_attempts), (Some(Duration::from_secs(3600)), 1));
+    assert_eq!(tcp.clusters[0].name, "c");
+}
+
+#[test]
+fn listeners_refuse_what_is_not_built() {
+    let inspector = "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
+    refused(
+        read_listener(with(
+            json!({"listener_filters": [{"name": "x", "typed_config": {"@type": inspector}}]}),
+        )),
+        &[
+            "Listener l: listener_filters[0].typed_config: type.googleapis.com/envoy.extensions.filters.listener.tls_inspector",
+        ],
+    );
+    refused(read_listener(with(json!({"use_original_dst": true}))), &["use_original_dst: not supported"]);
+    refused(read_listener(with(json!({"udp_listener_config": {}}))), &["udp_listener_config: not supported"]);
+    let udp = json!({"socket_address": {"protocol": "UDP", "address": "127.0.0.1", "port_value": 1}});
+    refused(
+        read_listener(with(json!({"address": udp}))),
+        &["address.socket_address.protocol: UDP: only TCP"],
+    );
+    let name = json!({"socket_address": {"address": "localhost", "port_value": 99999}});
+    refused(
+        read_listener(with(json!({"address": name}))),
+        &[
+            "address.socket_address.port_value: 99999: ",
+            "address.socket_address.address: localhost: must be an IP",
+        ],
+    );
+    let socket = json!({"name": "tls", "typed_config": {"@type": STRUCT, "value": "1s"}});
+    refused(
+        read_listener(with(json!({"filter_chains": [{"filters": [tcp()], "transport_socket": socket}]}))),
+        &["filter_chains[0].transport_socket.typed_config: type.googleapis.com/google.protobuf.Duration: "],
+    );
+}
+
+#[test]
+fn chains_need_a_terminal_filter_at_the_end() {
+    refused(read_listener(with(json!({"filter_chains": []}))), &["filter_chains: at least one filter chain"]);
+    refused(read_listener(with_filters(json!([]))), &["filter_chains[0].filters: no filters"]);
+    refused(
+        read_listener(with_filters(json!([tcp(), tcp()]))),
+        &["filter_chains[0].filters[0].typed_config: type.googleapis.com/envoy", "must be the last filter"],
+    );
+    let other = json!({"name": "tcp_proxy", "typed_config": {"@type": STRUCT, "value": "1s"}});
+    refused(
+        read_listener(with_filters(json!([other.clone(), other]))),
+        &[
+            "filters[0].typed_config: type.googleapis.com/google.protobuf.Duration: this filter is not supported;",
+            "filters[1].typed_config: type.googleapis.com/google.protobuf.Duration: this filter is not supported (nearest",
+        ],
+    );
+    refused(
+        read_listener(with_filters(json!([{"name": "envoy.tcp_proxy"}]))),
+        &["filters[0].typed_config: envoy.tcp_proxy: "],
+    );
+}
+
+#[test]
+fn chain_matches_are_read_and_must_not_overlap() {
+    let chain = |matcher: Json| json!({"filters": [tcp()], "filter_chain_match": matcher});
+    let chains = |list: &[Json]| {
+        read_listener(with(
+            json!({"filter_chains": list.iter().map(|m| chain(m.clone())).collect::<Vec<_>>()}),
+        ))
+    };
+    let read = chains(&[
+        json!({"destination_port": 80, "prefix_ranges": [{"address_prefix": "10.1.2.3", "prefix_len": 8}],
+        "server_names": ["*.Example.com"], "source_type": "EXTERNAL", "source_ports": [1]}),
+    ])
+    .unwrap();
+    let matcher = &read.filter_chains[0].matcher;
+    assert_eq!((matcher.destination_port, matcher.source_type), (Some(80), SourceType::External));
+    assert_eq!(matcher.server_names, ["*.example.com"]);
+    assert_eq!(matcher.prefix_ranges, [Cidr::new("10.0.0.0".parse().unwrap(), 8).unwrap()]);
+    refused(
+        chains(&[
+            json!({"application_protocols": ["a", "b"]}),
+            json!({}),
+            json!({"application_protocols": ["b"]}),
+        ]),
+        &["filter_chains[2].filter_chain_match: matches the same connections as filter_chains[0]"],
+    );
+    refused(
+        chains(&[json!({"destination_port": 0, "server_names": ["a*.b"], "transport_protocol": "quic",
+            "prefix_ranges": [{"address_prefix": "10.0.0.0", "prefix_len": 33}, {"address_prefix": "x"}]})]),
+        &[
+            "filter_chain_match.destination_port: 0: must be 1 to 65535 (nearest valid 1)",
+            "server_names[0]: a*.b: ",
+            "transport_protocol: quic: ",
+            "prefix_ranges[0].prefix_len: 33: must be 0 to 32 (nearest valid 32)",
+            "prefix_ranges[1].address_prefix: x: must be an IP address",
+        ],
+    );
+    let many: Vec<_> = (0..=MAX_CHAINS).map(|i| json!({"source_ports": [i + 1]})).collect();
+    refused(chains(&many), &["filter_chains: 1001: a listener has 1000 filter chains at most"]);
+    assert_eq!(chains(&many[1..]).unwrap().filter_chains.len(), MAX_CHAINS);
+}
+
+#[test]
+fn tcp_weights_must_be_positive() {
+    let weighted = |list: Json| {
+        let config = json!({"@type": TCP, "stat_prefix": "t", "idle_timeout": "0s", "weighted_clusters": {"clusters": list}});
+        read_listener(with_filters(json!([{"name": "x", "typed_config": config}])))
+    };
+    let NetworkFilter::Tcp(tcp) =
+        filter(weighted(json!([{"name": "a", "weight": 1}, {"name": "b", "weight": 3}])))
+    else {
+        panic!()
+    };
+    assert_eq!((tcp.clusters.len(), tcp.clusters[1].weight, tcp.idle_timeout), (2, 3, None));
+    refused(weighted(json!([{"name": "a"}])), &["weighted_clusters.clusters[0].weight: 0: must be 1 to"]);
+    refused(weighted(json!([])), &["weighted_clusters.clusters: 0: the weights must add up"]);
+}
+
+#[test]
+fn http_takes_codec_auto_and_http2_with_the_router() {
+    let NetworkFilter::Http(http) = filter(read_listener(manager(json!({
+        "codec_type": "HTTP2", "stream_idle_timeout": "0s",
+        "http2_protocol_options": {"max_concurrent_streams": 50}}))))
+    else {
+        panic!()
+    };
+    assert_eq!((http.codec, http.stream_idle_timeout, http.max_concurrent_streams), (Codec::Http2, None, 50));
+    assert_eq!((http.server_name.as_str(), http.idle_timeout), ("envoy", Some(Duration::from_secs(3600))));
+    let fifteen = Some(Duration::from_secs(15));
+    assert_eq!(http.routes, RouteSource::Rds { name: "r".into(), initial_fetch_timeout: fifteen });
+    let at = "filter_chains[0].filters[0].typed_config";
+    refused(
+        read_listener(manager(json!({"codec_type": "HTTP1"}))),
+        &[&format!("{at}.codec_type: HTTP1: this codec")],
+    );
+    refused(
+        read_listener(manager(json!({"http_filters": []}))),
+        &[&format!("{at}.http_filters: the last filter must")],
+    );
+    refused(
+        read_listener(manager(json!({"path_with_escaped_slashes_action": "REJECT_REQUEST"}))),
+        &["path_with_escaped_slashes_action: REJECT_REQUEST: "],
+    );
+}
+
+#[test]
+fn optional_unknown_http_filters_are_skipped_and_others_refused() {
+    let unknown = |optional: bool| {
+        let any = prost_types::Any { type_url: "type.googleapis.com/no.such.Filter".into(), value: vec![1] };
+        let message = bytes("listener", "Listener", &manager(json!({})));
+        let mut message = config::listener::v3::Listener::decode(message.as_slice()).unwrap();
+        let filter = &mut message.filter_chains[0].filters[0];
+        let Some(config::listener::v3::filter::ConfigType::TypedConfig(outer)) = &mut filter.config_type
+        else {
+            panic!()
+        };
+        use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+        let mut inner = hcm::HttpConnectionManager::decode(outer.value.as_slice()).unwrap();
+        let typed = Some(hcm::http_filter::ConfigType::TypedConfig(any));
+        let extra =
+            hcm::HttpFilter { name: "x".into(), is_optional: optional, config_type: typed, disabled: false };
+        inner.http_filters.insert(0, extra);
+        outer.value = inner.encode_to_vec();
+        listener(&message.encode_to_vec())
+    };
+    let skipped = unknown(true).unwrap();
+    assert_eq!(skipped.notes[0].path, "filter_chains[0].filters[0].typed_config.http_filters[0]");
+    let text = unknown(false).unwrap_err().to_string();
+    assert!(
+        text.contains("http_filters[0].typed_config: type.googleapis.com/no.such.Filter: this HTTP filter"),
+        "{text}"
+    );
+}
+
+#[test]
+fn rpc_proxy_comes_direct_and_in_both_typed_structs() {
+    let source = json!({"route_config_name": "r", "config_source": {"ads": {}}});
+    let direct = json!({"@type": RPC, "stat_prefix": "s", "downstream_protocol": "bolt", "upstream_protocol": "http2",
+        "rds": source, "idle_timeout": "5s", "drain_goaway": true});
+    let expected = RpcProxy {
+        stat_prefix: "s".into(),
+        downstream: Protocol::Bolt,
+        upstream: Some(Protocol::Http2),
+        routes: RouteSource::Rds { name: "r".into(), initial_fetch_timeout: Some(Duration::from_secs(15)) },
+        idle_timeout: Some(Duration::from_secs(5)),
+        drain_goaway: true,
+        max_frame: 16 << 20,
+    };
+    let read =
+        |config: &Json| filter(read_listener(with_filters(json!([{"name": "x", "typed_config": config}]))));
+    assert_eq!(read(&direct), NetworkFilter::Rpc(expected.clone()));
+    let mut value = direct.clone();
+    value.as_object_mut().unwrap().remove("@type");
+    for envelope in ["udpa.type.v1.TypedStruct", "xds.type.v3.TypedStruct"] {
+        let wrapped =
+            json!({"@type": format!("type.googleapis.com/{envelope}"), "type_url": RPC, "value": value});
+        assert_eq!(read(&wrapped), NetworkFilter::Rpc(expected.clone()));
+    }
+}
+
+#[test]
+fn rpc_proxy_faults_are_named_in_and_out_of_typed_struct() {
+    let read = |config: Json| read_listener(with_filters(json!([{"name": "x", "typed_config": config}])));
+    refused(
+        read(json!({"@type": RPC, "downstream_protocol": "dubbo", "upstream_protocol": "auto"})),
+        &[
+            "typed_config.stat_prefix: must not be empty",
+            "downstream_protocol: dubbo: no such protocol (nearest valid: bolt",
+            "upstream_protocol: auto: no such protocol",
+            "typed_config: no routes (one of rds, route_config)",
+        ],
+    );
+    let wrapped = |url: &str, value: Json| json!({"@type": "type.googleapis.com/udpa.type.v1.TypedStruct", "type_url": url, "value": value});
+    refused(
+        read(wrapped(RPC, json!({"stat_prefix": "s", "surprise": 1}))),
+        &["filters[0].typed_config.value: type.googleapis.com/mizzen.v1.RpcProxy: ", "surprise"],
+    );
+    refused(
+        read(wrapped("type.googleapis.com/a.b.C", json!({"x": 1}))),
+        &["filters[0].typed_config: type.googleapis.com/a.b.C: this filter is not supported"],
+    );
+}

@@ -1,0 +1,219 @@
+//! What in a resource's bytes the protos do not know, or know and Mizzen does not act upon.
+//!
+//! Takes in a message name and wire bytes; gives out paths. Works on the wire, against a table compiled once
+//! from the descriptor set, because a decoded message has already dropped what it does not know. Follows
+//! every `Any` whose type is known. An unknown field is *strict*, and makes the resource a rejection, where
+//! leaving it out could open something: in filters, transport sockets and matchers, and in a message that has
+//! a oneof of which no known member is set (the unknown field may be that member).
+
+use std::fmt::Write;
+
+use crate::proto::message_name;
+
+mod plan;
+mod tables;
+
+use plan::{FieldPlan, Plan, Shape, plan_of};
+
+/// Nesting at which the walk stops; prost refuses deeper messages anyway.
+const MAX_DEPTH: usize = 100;
+/// Remarks kept per resource.
+const MAX_REMARKS: usize = 200;
+
+/// One remark about a field on the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// Field path; an unknown field ends in its number, `<17>`.
+    pub path: String,
+    /// What kind.
+    pub kind: RemarkKind,
+}
+
+/// Kinds of remarks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RemarkKind {
+    /// Unknown, and harmless to leave out.
+    Unknown,
+    /// Unknown where leaving it out is not safe.
+    Strict,
+    /// Known, set, without effect here.
+    NoEffect,
+}
+
+/// Walks the bytes of a message of the named type. Malformed bytes end the walk quietly: decoding reports them.
+pub fn scan(message: &str, bytes: &[u8]) -> Vec<Remark> {
+    let mut walk = Walk { path: String::new(), remarks: Vec::new() };
+    if let Some(plan) = plan_of(message) {
+        walk.message(plan, bytes, 0);
+    }
+    walk.remarks
+}
+
+/// The string field `number` at the top of a message, readable even if the rest does not decode.
+pub fn top_string(bytes: &[u8], number: u32) -> Option<&str> {
+    let mut reader = Reader { rest: bytes };
+    let mut found = None;
+    while let Some((field, value)) = reader.field() {
+        if let (true, Value::Bytes(text)) = (field == number, value) {
+            found = std::str::from_utf8(text).ok();
+        }
+    }
+    found
+}
+
+struct Walk {
+    path: String,
+    remarks: Vec<Remark>,
+}
+
+impl Walk {
+    fn message(&mut self, plan: &'static Plan, bytes: &[u8], depth: usize) {
+        if depth > MAX_DEPTH || plan.is_shell {
+            return;
+        }
+        let mut reader = Reader { rest: bytes };
+        let mut counts = vec![0usize; plan.fields.len()];
+        let mut unknown = Vec::new();
+        let mut oneofs_set = 0u32;
+        while let Some((number, value)) = reader.field() {
+            let Ok(at) = plan.fields.binary_search_by_key(&number, |f| f.number) else {
+                unknown.push(number);
+                continue;
+            };
+            let (Some(field), Some(count)) = (plan.fields.get(at), counts.get_mut(at)) else { continue };
+            let index = *count;
+            *count += 1;
+            oneofs_set |= field.oneof;
+            self.field(field, index, &value, depth);
+        }
+        // Each number once, however often it is repeated.
+        unknown.sort_unstable();
+        unknown.dedup();
+        let strict = plan.is_strict || oneofs_set & plan.required_oneofs != plan.required_oneofs;
+        let kind = if strict { RemarkKind::Strict } else { RemarkKind::Unknown };
+        for number in unknown {
+            let length = self.path.len();
+            self.push_name("");
+            let _ = write!(self.path, "<{number}>");
+            self.remark(kind);
+            self.path.truncate(length);
+        }
+    }
+
+    fn field(&mut self, field: &'static FieldPlan, index: usize, value: &Value<'_>, depth: usize) {
+        if field.has_no_effect && index == 0 {
+            let length = self.path.len();
+            self.push_name(&field.name);
+            self.remark(RemarkKind::NoEffect);
+            self.path.truncate(length);
+        }
+        let Value::Bytes(bytes) = value else { return };
+        let Shape::Message(name) = &field.shape else { return };
+        let length = self.path.len();
+        self.push_name(&field.name);
+        if field.is_map {
+            self.map_entry(name, bytes, depth);
+        } else {
+            if field.is_list {
+                let _ = write!(self.path, "[{index}]");
+            }
+            self.nested(name, bytes, depth);
+        }
+        self.path.truncate(length);
+    }
+
+    fn nested(&mut self, name: &'static str, bytes: &[u8], depth: usize) {
+        if name == "google.protobuf.Any" {
+            let value = bytes_field(bytes, 2).unwrap_or_default();
+            if let Some(plan) = top_string(bytes, 1).and_then(|url| plan_of(message_name(url))) {
+                self.message(plan, value, depth + 1);
+            }
+        } else if let Some(plan) = plan_of(name) {
+            self.message(plan, bytes, depth + 1);
+        }
+    }
+
+    fn map_entry(&mut self, value_type: &'static str, bytes: &[u8], depth: usize) {
+        if let Some(key) = top_string(bytes, 1) {
+            let _ = write!(self.path, "[{key:?}]");
+        }
+        if let Some(value) = bytes_field(bytes, 2) {
+            self.nested(value_type, value, depth);
+        }
+    }
+
+    fn push_name(&mut self, name: &str) {
+        if !self.path.is_empty() {
+            self.path.push('.');
+        }
+        self.path.push_str(name);
+    }
+
+    fn remark(&mut self, kind: RemarkKind) {
+        // Strict ones always fit: they decide the verdict.
+        if self.remarks.len() < MAX_REMARKS || kind == RemarkKind::Strict {
+            self.remarks.push(Remark { path: self.path.clone(), kind });
+        }
+    }
+}
+
+fn bytes_field(bytes: &[u8], number: u32) -> Option<&[u8]> {
+    let mut reader = Reader { rest: bytes };
+    let mut found = None;
+    while let Some((field, value)) = reader.field() {
+        if let (true, Value::Bytes(content)) = (field == number, value) {
+            found = Some(content);
+        }
+    }
+    found
+}
+
+enum Value<'a> {
+    Bytes(&'a [u8]),
+    Other,
+}
+
+/// Reads wire fields one by one; ends at the first malformed byte.
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn field(&mut self) -> Option<(u32, Value<'a>)> {
+        let tag = self.varint()?;
+        let number = u32::try_from(tag >> 3).ok()?;
+        let value = match tag & 7 {
+            0 => self.varint().map(|_| Value::Other)?,
+            1 => self.take(8).map(|_| Value::Other)?,
+            2 => {
+                let length = usize::try_from(self.varint()?).ok()?;
+                Value::Bytes(self.take(length)?)
+            }
+            5 => self.take(4).map(|_| Value::Other)?,
+            _ => return None,
+        };
+        Some((number, value))
+    }
+
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (head, tail) = self.rest.split_at_checked(length)?;
+        self.rest = tail;
+        Some(head)
+    }
+
+    fn varint(&mut self) -> Option<u64> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let (byte, tail) = self.rest.split_first()?;
+            self.rest = tail;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests;

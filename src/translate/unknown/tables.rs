@@ -1,0 +1,227 @@
+//! Which messages are strict about unknown fields, and which known fields Mizzen accepts without acting on them.
+//!
+//! A field is listed in `NO_EFFECT` only if leaving it out encrypts nothing less, admits nothing more and sends
+//! no request elsewhere. What is not listed is read by `translate::envoy`, which applies or refuses it, or is
+//! a description (metadata, stat names).
+
+/// Name prefixes of messages in which an unknown field is a rejection.
+pub(super) const STRICT: &[&str] = &[
+    "envoy.config.cluster.v3.Filter",
+    "envoy.config.core.v3.ConfigSource",
+    "envoy.config.core.v3.DataSource",
+    "envoy.config.core.v3.SocketAddress",
+    "envoy.config.core.v3.TransportSocket",
+    "envoy.config.listener.v3.Filter",
+    "envoy.config.listener.v3.ListenerFilter",
+    "envoy.config.route.v3.FilterConfig",
+    "envoy.config.route.v3.HeaderMatcher",
+    "envoy.config.route.v3.QueryParameterMatcher",
+    "envoy.config.route.v3.RouteMatch",
+    "envoy.extensions.filters.",
+    "envoy.extensions.transport_sockets.",
+    "envoy.type.matcher.v3.",
+    "mizzen.v1.",
+];
+
+/// Messages of which only the presence is read; an unknown field in them says nothing new.
+pub(super) const SHELLS: &[&str] = &[
+    "envoy.config.bootstrap.v3.FatalAction",
+    "envoy.config.bootstrap.v3.Watchdog",
+    "envoy.config.bootstrap.v3.Watchdogs",
+    "envoy.config.core.v3.Http3ProtocolOptions",
+    "envoy.config.listener.v3.ApiListener",
+    "envoy.config.listener.v3.UdpListenerConfig",
+    "envoy.config.overload.v3.OverloadManager",
+    "envoy.config.route.v3.CorsPolicy",
+    "envoy.config.route.v3.RateLimit",
+    "envoy.extensions.filters.network.http_connection_manager.v3.LocalReplyConfig",
+    "envoy.extensions.filters.network.http_connection_manager.v3.ScopedRoutes",
+    "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.OutlierDetection",
+    "envoy.type.matcher.v3.FilterStateMatcher",
+    "xds.type.matcher.v3.Matcher",
+];
+
+/// Oneofs that may well be unset, so that an unknown field beside them is no sign of an unknown member.
+pub(super) const OPTIONAL_ONEOFS: &[&str] = &[
+    "cluster_discovery_type",
+    "host_rewrite_specifier",
+    "lb_config",
+    "listener_specifier",
+    "locality_config_specifier",
+    "random_value_specifier",
+    "scheme_rewrite_specifier",
+    "path_rewrite_specifier",
+    "user_agent_version_type",
+];
+
+const HCM: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+
+/// Accepted, reported, not acted upon.
+pub(super) const NO_EFFECT: &[(&str, &[&str])] = &[
+    (
+        "envoy.config.listener.v3.Listener",
+        &["access_log", "drain_type", "enable_mptcp", "socket_options", "tcp_fast_open_queue_length"],
+    ),
+    ("envoy.config.listener.v3.AdditionalAddress", &["socket_options"]),
+    (
+        "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+        &[
+            "access_log",
+            "backoff_options",
+            "downstream_idle_timeout",
+            "hash_policy",
+            "max_downstream_connection_duration_jitter_percentage",
+            "max_early_data_bytes",
+            "metadata_match",
+            "upstream_connect_mode",
+            "upstream_idle_timeout",
+        ],
+    ),
+    (
+        HCM,
+        &[
+            "access_log",
+            "add_user_agent",
+            "always_set_request_id_in_response",
+            "append_x_forwarded_port",
+            "delayed_close_timeout",
+            "drain_timeout",
+            "forward_client_cert_details",
+            "internal_address_config",
+            "local_reply_config",
+            "max_request_headers_kb",
+            "merge_slashes",
+            "normalize_path",
+            "preserve_external_request_id",
+            "proxy_status_config",
+            "request_headers_timeout",
+            "request_id_extension",
+            "scheme_header_transformation",
+            "server_header_transformation",
+            "skip_xff_append",
+            "stream_flush_timeout",
+            "tracing",
+            "typed_header_validation_config",
+            "upgrade_configs",
+            "use_remote_address",
+            "via",
+            "xff_num_trusted_hops",
+        ],
+    ),
+    (
+        "envoy.extensions.filters.http.router.v3.Router",
+        &["respect_expected_rq_timeout", "strict_check_headers", "upstream_log"],
+    ),
+    ("envoy.config.core.v3.HttpProtocolOptions", &["max_headers_count", "max_response_headers_kb"]),
+    (
+        "envoy.config.core.v3.Http2ProtocolOptions",
+        &[
+            "allow_metadata",
+            "custom_settings_parameters",
+            "hpack_table_size",
+            "max_consecutive_inbound_frames_with_empty_payload",
+            "max_inbound_priority_frames_per_stream",
+            "max_inbound_window_update_frames_per_data_frame_sent",
+            "max_outbound_control_frames",
+            "max_outbound_frames",
+        ],
+    ),
+    ("envoy.config.core.v3.KeepaliveSettings", &["connection_idle_interval", "interval_jitter"]),
+    (
+        "envoy.config.route.v3.RouteConfiguration",
+        &["cluster_specifier_plugins", "internal_only_headers", "validate_clusters"],
+    ),
+    (
+        "envoy.config.route.v3.VirtualHost",
+        &[
+            "hedge_policy",
+            "include_attempt_count_in_response",
+            "include_is_timeout_retry_header",
+            "include_request_attempt_count",
+            "request_body_buffer_limit",
+            "virtual_clusters",
+        ],
+    ),
+    ("envoy.config.route.v3.Route", &["request_body_buffer_limit", "tracing"]),
+    (
+        "envoy.config.route.v3.RouteAction",
+        &[
+            "append_x_forwarded_host",
+            "cluster_not_found_response_code",
+            "early_data_policy",
+            "flush_timeout",
+            "grpc_timeout_offset",
+            "hash_policy",
+            "hedge_policy",
+            "max_grpc_timeout",
+            "metadata_match",
+            "priority",
+            "upgrade_configs",
+        ],
+    ),
+    (
+        "envoy.config.route.v3.RouteAction.MaxStreamDuration",
+        &["grpc_timeout_header_max", "grpc_timeout_header_offset"],
+    ),
+    ("envoy.config.route.v3.WeightedCluster", &["header_name", "runtime_key_prefix", "total_weight"]),
+    ("envoy.config.route.v3.WeightedCluster.ClusterWeight", &["metadata_match"]),
+    (
+        "envoy.config.route.v3.RetryPolicy",
+        &[
+            "per_try_idle_timeout",
+            "rate_limited_retry_back_off",
+            "retriable_headers",
+            "retry_options_predicates",
+            "retry_priority",
+        ],
+    ),
+    (
+        "envoy.config.cluster.v3.Cluster",
+        &[
+            "close_connections_on_host_health_failure",
+            "connection_pool_per_downstream_connection",
+            "dns_failure_refresh_rate",
+            "dns_jitter",
+            "dns_resolvers",
+            "health_checks",
+            "ignore_health_on_host_removal",
+            "outlier_detection",
+            "preconnect_policy",
+            "respect_dns_ttl",
+            "typed_dns_resolver_config",
+        ],
+    ),
+    (
+        "envoy.config.cluster.v3.Cluster.CommonLbConfig",
+        &[
+            "close_connections_on_host_set_change",
+            "consistent_hashing_lb_config",
+            "ignore_new_hosts_until_first_hc",
+            "override_host_status",
+            "zone_aware_lb_config",
+        ],
+    ),
+    ("envoy.config.cluster.v3.Cluster.LeastRequestLbConfig", &["active_request_bias", "slow_start_config"]),
+    ("envoy.config.cluster.v3.Cluster.RoundRobinLbConfig", &["slow_start_config"]),
+    (
+        "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
+        &["active_request_bias", "locality_lb_config", "selection_method", "slow_start_config"],
+    ),
+    (
+        "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin",
+        &["locality_lb_config", "slow_start_config"],
+    ),
+    ("envoy.extensions.load_balancing_policies.random.v3.Random", &["locality_lb_config"]),
+    ("envoy.config.cluster.v3.CircuitBreakers", &["per_host_thresholds"]),
+    ("envoy.config.cluster.v3.CircuitBreakers.Thresholds", &["max_connection_pools", "retry_budget"]),
+    (
+        "envoy.config.cluster.v3.UpstreamConnectionOptions",
+        &["set_local_interface_name_on_upstream_connections"],
+    ),
+    (
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        &["hash_policy", "header_validation_config", "outlier_detection", "upstream_http_protocol_options"],
+    ),
+    ("envoy.config.endpoint.v3.ClusterLoadAssignment.Policy", &["endpoint_stale_after"]),
+    ("envoy.config.endpoint.v3.Endpoint", &["additional_addresses", "health_check_config"]),
+];
