@@ -104,8 +104,6 @@ stat_group! {
         memory_physical_size: Gauge,
         /// Panics that ended a connection.
         panics: SharedCounter,
-        /// Lines of the process log that did not fit its queue.
-        log_dropped: SharedCounter,
         /// Admin requests refused for their Host, Origin, method or size, or because of a limit.
         admin_refused: SharedCounter,
     }

@@ -9,12 +9,15 @@
 //! writer, a reader adds the instances up.
 
 pub mod clock;
+pub mod failure_log;
 pub mod groups;
 mod histogram;
+pub mod logging;
 mod metric;
 mod registry;
 mod scope;
 
+pub use failure_log::{FailureLine, FailureLog};
 pub use groups::{
     ByReason, ClusterManagerStats, ClusterStats, Computed, ControlPlaneStats, EdsStats, HostStats, HttpStats,
     ListenerManagerStats, ListenerStats, MembershipStats, RpcStats, ServerStats, SnapshotStats, StatusCodes,
