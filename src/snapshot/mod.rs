@@ -3,10 +3,12 @@
 //! Owns [`Snapshot`], the [`Store`] that publishes it, the worker's pinned [`View`], and the builder, the
 //! single writer. Takes in models; gives out generations.
 
+pub mod builder;
 mod spec;
 mod store;
 mod view;
 
+pub use builder::Builder;
 pub use spec::{ChainSpec, FilterSpec, ListenerSpec};
 pub use store::Store;
 pub use view::View;

@@ -1,0 +1,179 @@
+//! Filter chains: compiled when their listener switches, kept while a connection runs on them.
+
+use super::Builder;
+use super::listeners::{Active, Pending, all_chains, route_source};
+use super::tables::TableKey;
+use crate::model::{ClusterId, FilterChain, NetworkFilter, Protocol, RouteId, RouteSource};
+use crate::router::WeightedPick;
+use crate::snapshot::{ChainSpec, FilterSpec, ListenerSpec};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A compiled chain with what it holds. Shared by the versions of its listener that have an equal chain.
+pub(super) struct Chain {
+    pub(super) spec: Arc<ChainSpec>,
+    /// Which chain of its listener: its name if only it has it, else `#` and its index; empty for the default.
+    slot: Arc<str>,
+    pub(super) table: Option<RouteId>,
+    pub(super) rds: Option<Arc<str>>,
+    /// Clusters of a TCP chain.
+    pub(super) tcp: Vec<ClusterId>,
+}
+
+/// Old versions that snapshots or connections may still hold. The builder drops them last, so that no worker
+/// ever frees a large one, and their ids and route tables stay meanwhile.
+#[derive(Default)]
+pub(super) struct Graveyard {
+    specs: Vec<Arc<ListenerSpec>>,
+    chains: Vec<Arc<Chain>>,
+}
+
+impl Graveyard {
+    pub(super) fn len(&self) -> usize {
+        self.specs.len() + self.chains.len()
+    }
+}
+
+impl Builder {
+    /// Compiles the waiting version and makes it the one that serves.
+    pub(super) fn activate(&mut self, name: &Arc<str>, pending: &Pending, old: Option<Active>) {
+        let model = &pending.model;
+        let before: BTreeMap<Arc<str>, Arc<Chain>> =
+            old.iter().flat_map(|old| &old.chains).map(|chain| (chain.slot.clone(), chain.clone())).collect();
+        let mut seen = BTreeSet::new();
+        let mut twice = BTreeSet::new();
+        for chain in &model.filter_chains {
+            if !seen.insert(chain.name.as_str()) {
+                twice.insert(chain.name.as_str());
+            }
+        }
+        let mut chains = Vec::with_capacity(model.filter_chains.len() + 1);
+        for (at, chain) in all_chains(model).enumerate() {
+            let slot: Arc<str> = if at == model.filter_chains.len() {
+                "".into()
+            } else if chain.name.is_empty() || twice.contains(chain.name.as_str()) {
+                format!("#{at}").into()
+            } else {
+                chain.name.as_str().into()
+            };
+            let equal = before.get(&slot).filter(|old| old.spec.model == *chain);
+            chains.push(match equal {
+                Some(old) => old.clone(),
+                None => self.compile_chain(name, slot, chain, pending.since),
+            });
+        }
+        drop(before);
+        let mut specs: Vec<_> = chains.iter().map(|chain| chain.spec.clone()).collect();
+        let default_chain = if model.default_filter_chain.is_some() { specs.pop() } else { None };
+        let generation = self.next.generation() + 1;
+        let spec = Arc::new(ListenerSpec { model: model.clone(), chains: specs, default_chain, generation });
+        self.next.set_listener(name, Some(spec.clone()));
+        for claim in super::addresses::claims_of(model) {
+            self.addresses.open.insert(claim, name.clone());
+        }
+        if let Some(state) = self.listeners.states.get_mut(name) {
+            state.active = Some(Active { spec, chains });
+        }
+        self.retire(old);
+    }
+
+    fn compile_chain(
+        &mut self,
+        listener: &Arc<str>,
+        slot: Arc<str>,
+        model: &FilterChain,
+        since: Instant,
+    ) -> Arc<Chain> {
+        let mut chain_rds = None;
+        let mut tcp = Vec::new();
+        let table = route_source(model).map(|source| match source {
+            RouteSource::Rds { name, .. } => {
+                let name: Arc<str> = name.as_str().into();
+                self.tables.add_rds_ref(&name);
+                chain_rds = Some(name.clone());
+                self.tables.acquire(TableKey::Rds(name))
+            }
+            RouteSource::Inline(config) => {
+                let key = TableKey::Inline {
+                    listener: listener.clone(),
+                    slot: slot.clone(),
+                    speaks: speaks(model),
+                };
+                let id = self.tables.acquire(key);
+                if let Some(table) = self.tables.get_mut(id) {
+                    table.wanted = Some(config.clone());
+                    table.since = Some(since);
+                    self.tables.touch(id);
+                }
+                id
+            }
+        });
+        let routes = table.unwrap_or(RouteId(u32::MAX));
+        let filter = match &model.filter {
+            NetworkFilter::Tcp(config) => {
+                let clusters = WeightedPick::new(&config.clusters, |name| self.clusters.intern(name));
+                tcp = clusters.clusters().collect();
+                FilterSpec::Tcp { config: config.clone(), clusters }
+            }
+            NetworkFilter::Http(config) => FilterSpec::Http { config: config.clone(), routes },
+            NetworkFilter::Rpc(config) => FilterSpec::Rpc { config: config.clone(), routes },
+        };
+        for id in &tcp {
+            self.clusters.add_ref(*id);
+            self.clusters.pin(*id);
+        }
+        let spec = Arc::new(ChainSpec { model: model.clone(), filter });
+        Arc::new(Chain { spec, slot, table, rds: chain_rds, tcp })
+    }
+
+    /// Lays an old version to rest.
+    pub(super) fn retire(&mut self, old: Option<Active>) {
+        let Some(Active { spec, chains }) = old else { return };
+        self.graveyard.specs.push(spec);
+        for chain in chains {
+            // Still part of the new version?
+            if Arc::strong_count(&chain) > 1 {
+                continue;
+            }
+            // Its raw connections have made their choice: they keep the ids, not the clusters.
+            for id in &chain.tcp {
+                self.clusters.drop_ref(*id);
+            }
+            self.graveyard.chains.push(chain);
+        }
+    }
+
+    /// Frees old versions that nobody else holds, with what they held.
+    pub(super) fn clear_graveyard(&mut self) {
+        self.graveyard.specs.retain(|spec| Arc::strong_count(spec) > 1);
+        let held = |chain: &Arc<Chain>| Arc::strong_count(&chain.spec) > 1;
+        let (kept, free) = std::mem::take(&mut self.graveyard.chains).into_iter().partition(held);
+        self.graveyard.chains = kept;
+        for chain in free as Vec<Arc<Chain>> {
+            for id in &chain.tcp {
+                self.clusters.unpin(*id);
+            }
+            if let Some(table) = chain.table {
+                self.tables.release(table);
+            }
+            if let Some(rds) = &chain.rds {
+                self.tables.drop_rds_ref(rds);
+            }
+        }
+    }
+}
+
+/// What connections of this chain speak: chains that can serve each other's connections (see
+/// [`ChainSpec::same_connection`]) agree in it.
+fn speaks(chain: &FilterChain) -> &'static str {
+    match &chain.filter {
+        NetworkFilter::Tcp(_) => "tcp",
+        NetworkFilter::Http(_) => "http2",
+        NetworkFilter::Rpc(rpc) => match rpc.downstream {
+            Protocol::Auto => "auto",
+            Protocol::Bolt => "bolt",
+            Protocol::Http2 => "http2",
+        },
+    }
+}
