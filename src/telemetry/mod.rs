@@ -14,8 +14,11 @@ pub mod groups;
 mod histogram;
 pub mod logging;
 mod metric;
+pub mod mosn;
+pub mod prometheus;
 mod registry;
 mod scope;
+pub mod text;
 
 pub use failure_log::{FailureLine, FailureLog};
 pub use groups::{

@@ -1,0 +1,324 @@
+//! `/stats` as text and as JSON, in Envoy's shapes.
+//!
+//! Takes in a [`Query`]; gives out pieces of at most a few dozen KB, so that a reader of a large mesh is served
+//! while the rest is still being read. Order as Envoy's: texts, then numbers, then histograms, each by name.
+
+use super::histogram::{HistogramData, QUANTILES};
+use super::metric::Value;
+use super::registry::Registry;
+use regex_automata::meta::Regex;
+use std::fmt::Write as _;
+
+/// Size at which a piece is handed out.
+const PIECE: usize = 32 * 1024;
+
+/// Takes a piece of output; false ends the writing (the reader has gone).
+pub type Out<'a> = &'a mut dyn FnMut(String) -> bool;
+
+/// Which kinds of metrics are wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kinds {
+    #[default]
+    All,
+    Counters,
+    Gauges,
+    Histograms,
+    TextReadouts,
+}
+
+/// Which metrics are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    /// Leave out what was never touched.
+    pub used_only: bool,
+    /// Only names in which this matches somewhere.
+    pub filter: Option<Regex>,
+    /// Only these kinds.
+    pub kinds: Kinds,
+}
+
+impl Query {
+    /// Whether a metric of this kind and state is wanted; the name is checked by [`Query::wants_name`].
+    pub(super) fn wants(&self, value: &Value) -> bool {
+        let kind = match (self.kinds, value) {
+            (Kinds::All, _)
+            | (Kinds::Counters, Value::Counter(_))
+            | (Kinds::Gauges, Value::Gauge(_))
+            | (Kinds::Histograms, Value::Histogram(_))
+            | (Kinds::TextReadouts, Value::Text(_)) => true,
+            _ => false,
+        };
+        kind && (!self.used_only || value.used())
+    }
+
+    pub(super) fn wants_name(&self, name: &str) -> bool {
+        self.filter.as_ref().is_none_or(|f| f.is_match(name))
+    }
+}
+
+/// The three parts of the output, in order.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Texts,
+    Numbers,
+    Histograms,
+}
+
+fn part(value: &Value) -> Part {
+    match value {
+        Value::Text(_) => Part::Texts,
+        Value::Counter(_) | Value::Gauge(_) => Part::Numbers,
+        Value::Histogram(_) => Part::Histograms,
+    }
+}
+
+/// Calls `each` with the full name and value of everything wanted in `part`; false if the reader has gone.
+fn walk(
+    registry: &Registry,
+    query: &Query,
+    wanted: Part,
+    each: &mut dyn FnMut(&str, &Value) -> bool,
+) -> bool {
+    let mut name = String::new();
+    let mut going = true;
+    registry.for_each(&mut |scope, readings| {
+        if scope.hidden() {
+            return true;
+        }
+        for (rest, value) in &readings {
+            if part(value) != wanted || !query.wants(value) {
+                continue;
+            }
+            name.clear();
+            name.push_str(scope.prefix());
+            name.push_str(rest);
+            if query.wants_name(&name) {
+                going = each(&name, value);
+                if !going {
+                    return false;
+                }
+            }
+        }
+        true
+    });
+    going
+}
+
+/// A piece under construction.
+struct Pieces<'a, 'b> {
+    piece: String,
+    out: &'a mut (dyn FnMut(String) -> bool + 'b),
+}
+
+impl Pieces<'_, '_> {
+    fn handed_out(&mut self) -> bool {
+        self.piece.len() < PIECE || (self.out)(std::mem::take(&mut self.piece))
+    }
+
+    fn finish(mut self) {
+        if !self.piece.is_empty() {
+            (self.out)(std::mem::take(&mut self.piece));
+        }
+    }
+}
+
+/// `name: value` lines.
+pub fn write_text(registry: &Registry, query: &Query, out: Out<'_>) {
+    let mut pieces = Pieces { piece: String::new(), out };
+    for wanted in [Part::Texts, Part::Numbers, Part::Histograms] {
+        let going = walk(registry, query, wanted, &mut |name, value| {
+            line(&mut pieces.piece, name, value);
+            pieces.handed_out()
+        });
+        if !going {
+            return;
+        }
+    }
+    pieces.finish();
+}
+
+fn line(out: &mut String, name: &str, value: &Value) {
+    // Writing into a string cannot fail.
+    let _ = match value {
+        Value::Counter(n) => writeln!(out, "{name}: {n}"),
+        Value::Gauge(n) => writeln!(out, "{name}: {}", n.unwrap_or(0)),
+        Value::Text(t) => {
+            let text = t.as_deref().map_or("", String::as_str);
+            writeln!(out, "{name}: \"{}\"", text.escape_debug())
+        }
+        Value::Histogram(h) => {
+            let _ = write!(out, "{name}:");
+            quantiles(out, h);
+            writeln!(out)
+        }
+    };
+}
+
+/// ` P0(interval,total) …`. No interval is kept, so its place reads `nan`, as Envoy's does without values.
+fn quantiles(out: &mut String, data: &HistogramData) {
+    if data.count() == 0 {
+        out.push_str(" No recorded values");
+        return;
+    }
+    for q in QUANTILES {
+        let value = data.quantile(q).unwrap_or(0.0);
+        let _ = write!(out, " P{}(nan,{})", trimmed(q * 100.0), trimmed(value));
+    }
+}
+
+/// A number with at most three decimals and no trailing zeros.
+fn trimmed(value: f64) -> String {
+    let text = format!("{value:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// `{"stats":[{"name":…,"value":…},…,{"histograms":{…}}]}`.
+pub fn write_json(registry: &Registry, query: &Query, out: Out<'_>) {
+    let mut pieces = Pieces { piece: "{\"stats\":[".to_owned(), out };
+    let mut first = true;
+    for wanted in [Part::Texts, Part::Numbers] {
+        let going = walk(registry, query, wanted, &mut |name, value| {
+            if !std::mem::take(&mut first) {
+                pieces.piece.push(',');
+            }
+            let _ = write!(pieces.piece, "{{\"name\":{},\"value\":{}}}", quoted(name), json_value(value));
+            pieces.handed_out()
+        });
+        if !going {
+            return;
+        }
+    }
+    let mut any = false;
+    let going = walk(registry, query, Part::Histograms, &mut |name, value| {
+        let Value::Histogram(data) = value else { return true };
+        match (std::mem::replace(&mut any, true), first) {
+            (true, _) => pieces.piece.push(','),
+            (false, first) => open_histograms(&mut pieces.piece, first),
+        }
+        json_histogram(&mut pieces.piece, name, data);
+        pieces.handed_out()
+    });
+    if !going {
+        return;
+    }
+    pieces.piece.push_str(if any { "]}}]}\n" } else { "]}\n" });
+    pieces.finish();
+}
+
+fn open_histograms(out: &mut String, first: bool) {
+    if !first {
+        out.push(',');
+    }
+    out.push_str("{\"histograms\":{\"supported_quantiles\":[");
+    for (i, q) in QUANTILES.iter().enumerate() {
+        let _ = write!(out, "{}{}", if i == 0 { "" } else { "," }, trimmed(q * 100.0));
+    }
+    out.push_str("],\"computed_quantiles\":[");
+}
+
+fn json_histogram(out: &mut String, name: &str, data: &HistogramData) {
+    let _ = write!(out, "{{\"name\":{},\"values\":[", quoted(name));
+    for (i, q) in QUANTILES.iter().enumerate() {
+        let value = data.quantile(*q).map_or_else(|| "null".to_owned(), trimmed);
+        let _ = write!(out, "{}{{\"cumulative\":{value},\"interval\":null}}", if i == 0 { "" } else { "," });
+    }
+    out.push_str("]}");
+}
+
+fn json_value(value: &Value) -> String {
+    match value {
+        Value::Counter(n) => n.to_string(),
+        Value::Gauge(n) => n.unwrap_or(0).to_string(),
+        Value::Text(t) => quoted(t.as_deref().map_or("", String::as_str)),
+        Value::Histogram(_) => "null".to_owned(),
+    }
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::{ClusterManagerStats, Scope, ServerStats, XdsTypeStats};
+
+    fn text(registry: &Registry, query: &Query) -> String {
+        let mut all = String::new();
+        write_text(registry, query, &mut |piece| {
+            all.push_str(&piece);
+            true
+        });
+        all
+    }
+
+    fn filter(pattern: &str) -> Query {
+        Query { used_only: true, filter: Some(Regex::new(pattern).unwrap()), kinds: Kinds::All }
+    }
+
+    #[test]
+    fn what_a_readiness_probe_asks() {
+        let registry = Registry::new();
+        let cds = registry.register(Scope::cds(), XdsTypeStats::default());
+        let lds = registry.register(Scope::lds(), XdsTypeStats::default());
+        let server = registry.register(Scope::server(), ServerStats::default());
+        let query =
+            filter(r"^(cluster_manager\.cds|listener_manager\.lds)\.(update_success|update_rejected)$");
+        assert_eq!(text(&registry, &query), "", "untouched metrics do not show");
+        cds.update_success.inc();
+        lds.update_success.add(2);
+        lds.update_rejected.inc();
+        assert_eq!(
+            text(&registry, &query),
+            "cluster_manager.cds.update_success: 1\nlistener_manager.lds.update_rejected: 1\n\
+             listener_manager.lds.update_success: 2\n"
+        );
+        server.state.set(0);
+        assert_eq!(text(&registry, &filter("^server\\.state")), "server.state: 0\n");
+    }
+
+    #[test]
+    fn texts_come_first_and_histograms_last() {
+        let registry = Registry::new();
+        let cds = registry.register(Scope::cds(), XdsTypeStats::default());
+        let _manager = registry.register(Scope::cluster_manager(), ClusterManagerStats::default());
+        cds.version_text.set("a\"b");
+        cds.update_duration.record(3);
+        let all = text(&registry, &Query::default());
+        let lines: Vec<_> = all.lines().collect();
+        assert_eq!(lines[0], "cluster_manager.cds.version_text: \"a\\\"b\"");
+        assert!(lines.contains(&"cluster_manager.active_clusters: 0"), "{all}");
+        assert!(
+            lines.last().unwrap().starts_with("cluster_manager.cds.update_duration: P0(nan,3) P25(nan,3)")
+        );
+        let kinds = Query { kinds: Kinds::Gauges, ..Query::default() };
+        assert!(!text(&registry, &kinds).contains("update_success"));
+    }
+
+    #[test]
+    fn json_reads_back() {
+        let registry = Registry::new();
+        let json = |query: &Query| {
+            let mut all = String::new();
+            write_json(&registry, query, &mut |piece| {
+                all.push_str(&piece);
+                true
+            });
+            serde_json::from_str::<serde_json::Value>(&all).unwrap()
+        };
+        assert_eq!(json(&Query::default()), serde_json::json!({"stats": []}));
+        let cds = registry.register(Scope::cds(), XdsTypeStats::default());
+        cds.update_success.inc();
+        cds.update_duration.record(7);
+        let all = json(&Query { used_only: true, ..Query::default() });
+        assert_eq!(
+            all["stats"][0],
+            serde_json::json!({"name": "cluster_manager.cds.update_success", "value": 1})
+        );
+        let histograms = &all["stats"][1]["histograms"];
+        assert_eq!(histograms["supported_quantiles"][1], 25);
+        assert_eq!(histograms["computed_quantiles"][0]["values"][9]["cumulative"], 7);
+        let only = Query { kinds: Kinds::Histograms, used_only: true, filter: None };
+        assert_eq!(json(&only)["stats"].as_array().unwrap().len(), 1);
+    }
+}
