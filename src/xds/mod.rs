@@ -11,6 +11,7 @@
 //!              ◄── ClientRequest ──               ◄── Rejection ──
 //! ```
 
+pub mod disk;
 pub mod dump;
 mod held;
 pub mod message;
