@@ -95,3 +95,34 @@ fn captured_resources_print_as_json() {
         }
     }
 }
+
+/// Bytes from the network never panic, whatever they are: every prefix of small resources, and bit flips.
+#[test]
+fn damaged_resources_are_answered() {
+    let translate: [fn(&[u8]) -> bool; 4] = [
+        |b| envoy::cluster(b).is_ok(),
+        |b| envoy::endpoints(b).is_ok(),
+        |b| envoy::listener(b).is_ok(),
+        |b| envoy::route(b).is_ok(),
+    ];
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % below.max(1) as u64).unwrap()
+    };
+    for (translate, kind) in translate.iter().zip(["cds", "eds", "lds", "rds"]) {
+        let all = resources(kind);
+        for _ in 0..150 {
+            let mut bytes = all[random(all.len())].1.clone();
+            for _ in 0..=random(4) {
+                let (at, bit) = (random(bytes.len()), random(8));
+                bytes[at] ^= 1 << bit;
+            }
+            translate(&bytes);
+            bytes.truncate(random(bytes.len()));
+            translate(&bytes);
+        }
+    }
+}

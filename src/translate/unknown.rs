@@ -8,12 +8,14 @@
 
 use std::fmt::Write;
 
+use smallvec::{SmallVec, smallvec};
+
 use crate::proto::message_name;
 
 mod plan;
 mod tables;
 
-use plan::{FieldPlan, Plan, Shape, plan_of};
+use plan::{FieldPlan, Plan, Shape, Target, plan_of};
 
 /// Nesting at which the walk stops; prost refuses deeper messages anyway.
 const MAX_DEPTH: usize = 100;
@@ -72,7 +74,7 @@ impl Walk {
             return;
         }
         let mut reader = Reader { rest: bytes };
-        let mut counts = vec![0usize; plan.fields.len()];
+        let mut counts: SmallVec<[u32; 64]> = smallvec![0; plan.fields.len()];
         let mut unknown = Vec::new();
         let mut oneofs_set = 0u32;
         while let Some((number, value)) = reader.field() {
@@ -100,7 +102,7 @@ impl Walk {
         }
     }
 
-    fn field(&mut self, field: &'static FieldPlan, index: usize, value: &Value<'_>, depth: usize) {
+    fn field(&mut self, field: &'static FieldPlan, index: u32, value: &Value<'_>, depth: usize) {
         if field.has_no_effect && index == 0 {
             let length = self.path.len();
             self.push_name(&field.name);
@@ -108,37 +110,41 @@ impl Walk {
             self.path.truncate(length);
         }
         let Value::Bytes(bytes) = value else { return };
-        let Shape::Message(name) = &field.shape else { return };
+        if matches!(field.shape, Shape::Scalar) {
+            return;
+        }
         let length = self.path.len();
         self.push_name(&field.name);
         if field.is_map {
-            self.map_entry(name, bytes, depth);
+            self.map_entry(field, bytes, depth);
         } else {
             if field.is_list {
                 let _ = write!(self.path, "[{index}]");
             }
-            self.nested(name, bytes, depth);
+            self.nested(field, bytes, depth);
         }
         self.path.truncate(length);
     }
 
-    fn nested(&mut self, name: &'static str, bytes: &[u8], depth: usize) {
-        if name == "google.protobuf.Any" {
-            let value = bytes_field(bytes, 2).unwrap_or_default();
-            if let Some(plan) = top_string(bytes, 1).and_then(|url| plan_of(message_name(url))) {
-                self.message(plan, value, depth + 1);
+    fn nested(&mut self, field: &'static FieldPlan, bytes: &[u8], depth: usize) {
+        match field.shape.target() {
+            Target::Any => {
+                let value = bytes_field(bytes, 2).unwrap_or_default();
+                if let Some(plan) = top_string(bytes, 1).and_then(|url| plan_of(message_name(url))) {
+                    self.message(plan, value, depth + 1);
+                }
             }
-        } else if let Some(plan) = plan_of(name) {
-            self.message(plan, bytes, depth + 1);
+            Target::Plan(plan) => self.message(plan, bytes, depth + 1),
+            Target::Nothing => {}
         }
     }
 
-    fn map_entry(&mut self, value_type: &'static str, bytes: &[u8], depth: usize) {
+    fn map_entry(&mut self, field: &'static FieldPlan, bytes: &[u8], depth: usize) {
         if let Some(key) = top_string(bytes, 1) {
             let _ = write!(self.path, "[{key:?}]");
         }
         if let Some(value) = bytes_field(bytes, 2) {
-            self.nested(value_type, value, depth);
+            self.nested(field, value, depth);
         }
     }
 

@@ -12,6 +12,19 @@ use crate::proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffe
 use crate::proto::{json, message_name, udpa, xds};
 use crate::translate::finding::{Findings, Path};
 
+/// HTTP filters that admit or deny.
+const RESTRICTING: &[&str] = &[
+    "api_key_auth",
+    "basic_auth",
+    "csrf",
+    "ext_authz",
+    "jwt_authn",
+    "local_ratelimit",
+    "oauth2",
+    "ratelimit",
+    "rbac",
+];
+
 /// An extension's configuration, taken out of its envelope.
 pub(super) struct Extension<'a> {
     /// The type that counts: a `TypedStruct` is replaced by what it describes.
@@ -49,6 +62,13 @@ impl<'a> Extension<'a> {
     /// Whether it is an `M`.
     pub(super) fn is<M: Name>(&self) -> bool {
         message_name(&self.type_url) == M::full_name()
+    }
+
+    /// Whether it admits or denies requests, or counts them to deny some: never skipped, optional or not.
+    pub(super) fn restricts(&self) -> bool {
+        let name = message_name(&self.type_url);
+        let filter = name.strip_prefix("envoy.extensions.filters.http.").and_then(|n| n.split('.').next());
+        filter.is_some_and(|filter| RESTRICTING.contains(&filter))
     }
 
     /// The message inside; bytes that do not decode are a finding.

@@ -14,6 +14,9 @@ pub(super) fn edits(
     remove: &[String],
     out: &mut Findings,
 ) -> HeaderEdits {
+    if add.is_empty() && remove.is_empty() {
+        return HeaderEdits::default();
+    }
     let (add_field, remove_field) = (format!("{side}_headers_to_add"), format!("{side}_headers_to_remove"));
     let at = path.name(&add_field);
     let added = add.iter().enumerate().filter_map(|(i, option)| edit(&at.index(i), option, out)).collect();
@@ -44,7 +47,7 @@ fn edit(path: &Path<'_>, option: &HeaderValueOption, out: &mut Findings) -> Opti
             return None;
         }
     };
-    let value = literal(&at.name("value"), text, out)?;
+    let value = literal(&at.name("value"), &header.key, text, out)?;
     let action = action(path, option, out)?;
     // Envoy leaves out a header whose value is empty, unless told otherwise.
     if value.is_empty() && !option.keep_empty_value {
@@ -82,15 +85,16 @@ fn check_name(path: &Path<'_>, name: &str, out: &mut Findings) {
     }
 }
 
-/// A value without substitutions: `%%` is a percent sign, any other `%` would be a command.
-fn literal(path: &Path<'_>, text: &str, out: &mut Findings) -> Option<String> {
+/// A value without substitutions: `%%` is a percent sign, any other `%` would be a command. Findings show the
+/// header's key: its value may be a credential.
+fn literal(path: &Path<'_>, key: &str, text: &str, out: &mut Findings) -> Option<String> {
     if text.contains(['\0', '\r', '\n']) {
-        out.bad(path, text, "must not hold NUL, CR or LF");
+        out.bad(path, key, "must not hold NUL, CR or LF");
         return None;
     }
     let plain = text.replace("%%", "\0");
     if plain.contains('%') {
-        out.bad(path, text, "substitution commands are not supported (%% stands for a percent sign)");
+        out.bad(path, key, "substitution commands are not supported (%% stands for a percent sign)");
         return None;
     }
     Some(plain.replace('\0', "%"))

@@ -7,10 +7,10 @@ use super::extension::Extension;
 use super::filters::{IDLE, inline_routes, rds};
 use super::values::{enumeration, not_empty, timeout};
 use crate::model::{Codec, Http2Options, HttpManager, RouteSource};
+use crate::proto;
 use crate::proto::envoy::config::core::v3 as core;
 use crate::proto::envoy::extensions::filters::http::router::v3::Router;
 use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
-use crate::proto::{self};
 use crate::translate::finding::{Findings, Path};
 
 /// `stream_idle_timeout` if absent.
@@ -152,7 +152,7 @@ fn http_filters(path: &Path<'_>, filters: &[pb::HttpFilter], out: &mut Findings)
                 out.bad(&at.name("disabled"), true, "the router cannot be disabled");
             }
             router_at.get_or_insert(i);
-        } else if filter.is_optional && proto::descriptor(&extension.type_url).is_none() {
+        } else if filter.is_optional && is_unknown(&extension) {
             out.note(&at);
         } else {
             let why = "this HTTP filter is not supported (nearest valid: Router, or is_optional)";
@@ -166,6 +166,11 @@ fn http_filters(path: &Path<'_>, filters: &[pb::HttpFilter], out: &mut Findings)
         }
         Some(_) => {}
     }
+}
+
+/// A type that Mizzen has never heard of: not one that it knows to restrict.
+fn is_unknown(extension: &Extension<'_>) -> bool {
+    proto::descriptor(&extension.type_url).is_none() && !extension.restricts()
 }
 
 fn check_router(path: &Path<'_>, router: &Router, out: &mut Findings) {

@@ -127,15 +127,22 @@ fn chains(message: &pb::Listener, out: &mut Findings) -> (Vec<FilterChain>, Opti
 
 /// Two chains that some connection would match equally well: Envoy refuses them too.
 fn check_overlaps(list: &Path<'_>, chains: &[(usize, FilterChain)], out: &mut Findings) {
-    // Chains of different destination ports never meet, which keeps this near linear for real listeners.
-    let mut by_port: HashMap<Option<u16>, Vec<&(usize, FilterChain)>> = HashMap::new();
+    // Chains of different destination ports or server names never meet: near linear for real listeners.
+    let mut met: HashMap<(Option<u16>, &str), Vec<&(usize, FilterChain)>> = HashMap::new();
     for entry in chains {
-        let earlier = by_port.entry(entry.1.matcher.destination_port).or_default();
-        if let Some((first, _)) = earlier.iter().find(|(_, c)| overlap(&c.matcher, &entry.1.matcher)) {
+        let (index, FilterChain { matcher, name, .. }) = entry;
+        let names = matcher.server_names.iter().map(String::as_str);
+        let names = names.chain(matcher.server_names.is_empty().then_some(""));
+        let keys: Vec<_> = names.map(|name| (matcher.destination_port, name)).collect();
+        let earlier = keys.iter().filter_map(|key| met.get(key)).flatten();
+        let first = earlier.filter(|(_, c)| overlap(&c.matcher, matcher)).map(|(i, _)| i).min();
+        if let Some(first) = first {
             let why = format!("matches the same connections as filter_chains[{first}]");
-            out.bad(&list.index(entry.0).name("filter_chain_match"), &entry.1.name, why);
+            out.bad(&list.index(*index).name("filter_chain_match"), name, why);
         }
-        earlier.push(entry);
+        for key in keys {
+            met.entry(key).or_default().push(entry);
+        }
     }
 }
 

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use prost::Name;
+
 use super::values::{positive, timeout, within};
 use crate::model::{RetryOn, RetryPolicy};
 use crate::proto::envoy::config::route::v3 as pb;
+use crate::proto::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use crate::proto::message_name;
 use crate::translate::finding::{Findings, Path};
 
 const BASE_INTERVAL: Duration = Duration::from_millis(25);
-const PREVIOUS_HOSTS: &str = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate";
 
 pub(super) fn policy(path: &Path<'_>, policy: &pb::RetryPolicy, out: &mut Findings) -> RetryPolicy {
     if !policy.retriable_request_headers.is_empty() {
@@ -56,7 +58,9 @@ fn previous_hosts(path: &Path<'_>, policy: &pb::RetryPolicy, out: &mut Findings)
     let mut wanted = false;
     for (i, predicate) in policy.retry_host_predicate.iter().enumerate() {
         match &predicate.config_type {
-            Some(ConfigType::TypedConfig(any)) if message_name(&any.type_url) == PREVIOUS_HOSTS => {
+            Some(ConfigType::TypedConfig(any))
+                if message_name(&any.type_url) == PreviousHostsPredicate::full_name() =>
+            {
                 wanted = true;
             }
             _ => out.note(&list.index(i)),

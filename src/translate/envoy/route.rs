@@ -71,16 +71,18 @@ pub(super) fn refuse_filter_configs(path: &Path<'_>, configs: &BTreeMap<String, 
     for (name, any) in configs {
         let at = at.key(name);
         let Some(extension) = Extension::open(&at, any, out) else { continue };
-        let mut type_url = extension.type_url.clone();
-        if extension.is::<pb::FilterConfig>() {
-            let Some(config) = extension.decode::<pb::FilterConfig>(&at, out) else { continue };
-            if config.is_optional || config.disabled {
-                out.note(&at);
-                continue;
-            }
-            type_url = config.config.map(|any| any.type_url).unwrap_or_default().into();
+        if !extension.is::<pb::FilterConfig>() {
+            out.bad(&at, &extension.type_url, "this filter is not supported");
+            continue;
         }
-        out.bad(&at, type_url, "this filter is not supported");
+        let Some(config) = extension.decode::<pb::FilterConfig>(&at, out) else { continue };
+        let inner = config.config.unwrap_or_default();
+        let Some(inner) = Extension::open(&at.name("config"), &inner, out) else { continue };
+        if config.disabled || (config.is_optional && !inner.restricts()) {
+            out.note(&at);
+        } else {
+            out.bad(&at.name("config"), &inner.type_url, "this filter is not supported");
+        }
     }
 }
 

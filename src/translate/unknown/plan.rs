@@ -1,7 +1,7 @@
 //! The descriptor set as tables for the wire walk: per message its fields by number, its oneofs, its manners.
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use foldhash::fast::FixedState;
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
@@ -36,8 +36,33 @@ pub(super) struct FieldPlan {
 /// What a field holds.
 pub(super) enum Shape {
     Scalar,
-    /// A message by its full name; for a map, the type of its values.
-    Message(&'static str),
+    /// A message by its full name (for a map, the type of its values), looked up when first met.
+    Message {
+        name: String,
+        target: OnceLock<Target>,
+    },
+}
+
+/// Where the walk goes on inside a field.
+#[derive(Clone, Copy)]
+pub(super) enum Target {
+    Any,
+    Plan(&'static Plan),
+    /// Scalars and the other well-known types.
+    Nothing,
+}
+
+impl Shape {
+    /// What is inside the field.
+    pub(super) fn target(&self) -> Target {
+        match self {
+            Shape::Scalar => Target::Nothing,
+            Shape::Message { name, .. } if name == "google.protobuf.Any" => Target::Any,
+            Shape::Message { name, target } => {
+                *target.get_or_init(|| plan_of(name).map_or(Target::Nothing, Target::Plan))
+            }
+        }
+    }
 }
 
 /// The plan of a message, if it is in `proto/`. Well-known types have none: they carry no surprises.
@@ -84,7 +109,7 @@ fn field(message: &str, field: &FieldDescriptor, oneof: u32) -> FieldPlan {
         number: field.number(),
         name: field.name().to_owned(),
         shape: match kind {
-            Kind::Message(m) => Shape::Message(static_name(&m)),
+            Kind::Message(m) => Shape::Message { name: m.full_name().to_owned(), target: OnceLock::new() },
             _ => Shape::Scalar,
         },
         is_list: field.is_list(),
@@ -92,9 +117,4 @@ fn field(message: &str, field: &FieldDescriptor, oneof: u32) -> FieldPlan {
         oneof,
         has_no_effect: tables::NO_EFFECT.iter().any(no_effect),
     }
-}
-
-/// Full names live as long as the shared pool; one small allocation per field that holds a message.
-fn static_name(message: &MessageDescriptor) -> &'static str {
-    Box::leak(message.full_name().to_owned().into_boxed_str())
 }

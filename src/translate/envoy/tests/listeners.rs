@@ -262,3 +262,14 @@ fn rpc_proxy_faults_are_named_in_and_out_of_typed_struct() {
         &["filters[0].typed_config: type.googleapis.com/a.b.C: this filter is not supported"],
     );
 }
+
+#[test]
+fn a_filter_that_restricts_is_never_skipped() {
+    use crate::translate::envoy::extension::Extension;
+    for (name, expected) in [("rbac", true), ("jwt_authn", true), ("grpc_stats", false), ("rbac_x", false)] {
+        let type_url = format!("type.googleapis.com/envoy.extensions.filters.http.{name}.v3.X");
+        let any = prost_types::Any { type_url, value: Vec::new() };
+        let extension = Extension::open(&Path::ROOT, &any, &mut Findings::default()).unwrap();
+        assert_eq!(extension.restricts(), expected, "{name}");
+    }
+}

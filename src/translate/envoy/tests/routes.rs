@@ -202,6 +202,10 @@ fn retries_are_read_word_by_word() {
     assert_eq!((read.retries, read.status_codes.as_slice()), (2, &[503][..]));
     assert_eq!((read.base_interval, read.max_interval), (Duration::from_secs(1), Duration::from_secs(10)));
     assert_eq!(read.previous_hosts_attempts, 0, "that predicate is another one");
+    let previous = "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate";
+    let policy = json!({"host_selection_retry_max_attempts": "5",
+        "retry_host_predicate": [{"name": "x", "typed_config": {"@type": previous}}]});
+    assert_eq!(to(json!({"retry_policy": policy})).unwrap().retry.unwrap().previous_hosts_attempts, 5);
     let read = to(json!({"retry_policy": {"retry_on": "5xx"}})).unwrap().retry.unwrap();
     assert_eq!((read.retries, read.base_interval), (1, Duration::from_millis(25)));
     let bad = json!({"retry_back_off": {"base_interval": "2s", "max_interval": "1s"}, "retriable_status_codes": [7]});
@@ -223,12 +227,12 @@ fn header_edits_keep_their_action() {
     let at = "virtual_hosts[0].routes[0].request_headers_to_add[0].header";
     refused(
         edit(json!({"header": {"key": "k", "value": "%REQ(x)%"}})),
-        &[&format!("{at}.value: %REQ(x)%: substitution")],
+        &[&format!("{at}.value: k: substitution")],
     );
     refused(edit(json!({"header": {"key": ":path", "value": "v"}})), &[&format!("{at}.key: :path: pseudo")]);
     refused(
         edit(json!({"header": {"key": "k", "value": "a\r\nb"}})),
-        &[&format!("{at}.value: a\\r\\nb: must not hold")],
+        &[&format!("{at}.value: k: must not hold")],
     );
 }
 
