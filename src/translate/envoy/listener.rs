@@ -128,7 +128,7 @@ fn chains(message: &pb::Listener, out: &mut Findings) -> (Vec<FilterChain>, Opti
 /// Two chains that some connection would match equally well: Envoy refuses them too.
 fn check_overlaps(list: &Path<'_>, chains: &[(usize, FilterChain)], out: &mut Findings) {
     // Chains of different destination ports or server names never meet: near linear for real listeners.
-    let mut met: HashMap<(Option<u16>, &str), Vec<&(usize, FilterChain)>> = HashMap::new();
+    let mut met = HashMap::<_, Vec<&(usize, FilterChain)>>::new();
     for entry in chains {
         let (index, FilterChain { matcher, name, .. }) = entry;
         let names = matcher.server_names.iter().map(String::as_str);
