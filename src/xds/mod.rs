@@ -11,8 +11,12 @@
 //!              ◄── ClientRequest ──               ◄── Rejection ──
 //! ```
 
+pub mod client;
+pub mod convert;
+pub mod driver;
 pub mod disk;
 pub mod dump;
+mod grpc;
 mod held;
 pub mod message;
 mod nack;
@@ -22,3 +26,4 @@ mod requests;
 pub mod state;
 pub mod stats;
 pub mod types;
+pub mod wire;

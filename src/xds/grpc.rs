@@ -1,0 +1,339 @@
+//! One gRPC stream over plaintext HTTP/2: sockets, names, headers, keepalive.
+//!
+//! Connects to the first address that answers (names are resolved anew for every attempt), speaks HTTP/2
+//! through tonic's channel, and cuts the body into messages itself: tonic's decoder would keep a buffer of
+//! the largest message for as long as the stream lives. A channel carries exactly one stream and is dropped
+//! with it, so nothing reconnects behind our back.
+
+use std::error::Error as StdError;
+use std::fmt::Write as _;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, Uri};
+use http_body::{Body as _, Frame};
+use http_body_util::StreamBody;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::transport::{Channel, Endpoint};
+use tower_service::Service;
+
+use super::client::{AdsConnect, AdsStream};
+use super::state::Variant;
+use super::wire::{Framer, Message, frame};
+
+/// Requests a server may leave unread before the stream counts as stuck.
+const UNSENT_REQUESTS: usize = 4096;
+/// Flow-control window of the stream and its connection: a 10 MB push in a few round trips, and the most
+/// that lies unread when the inbox is full.
+const WINDOW: u32 = 1024 * 1024;
+
+/// Where a control plane listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// An IP address and port.
+    Socket(SocketAddr),
+    /// A name, resolved by the system at each attempt; all its addresses are tried.
+    Dns {
+        /// The host name.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// How to reach the control plane.
+#[derive(Debug, Clone)]
+pub struct AdsConfig {
+    /// Tried in this order, from one further at each attempt.
+    pub addresses: Vec<Address>,
+    /// Which of the two streams to open.
+    pub variant: Variant,
+    /// `:authority` of the requests.
+    pub authority: String,
+    /// Further headers (`initial_metadata`).
+    pub metadata: Vec<(String, String)>,
+    /// For the name, and again for each connection.
+    pub connect_timeout: Duration,
+    /// Silence after which a PING is sent, also without traffic.
+    pub ping_interval: Duration,
+    /// How long its answer may take.
+    pub ping_timeout: Duration,
+    /// First window of the backoff.
+    pub backoff_base: Duration,
+    /// Its widest window.
+    pub backoff_cap: Duration,
+    /// Largest response in bytes.
+    pub max_message: usize,
+}
+
+impl AdsConfig {
+    /// The defaults: connect 5 s, PING every 30 s answered within 10 s (an Istio agent punishes less than
+    /// 15 s), full jitter from 0.5 to 30 s, responses up to 512 MB.
+    #[must_use]
+    pub fn new(addresses: Vec<Address>, variant: Variant) -> Self {
+        Self {
+            addresses,
+            variant,
+            authority: "xds".to_owned(),
+            metadata: Vec::new(),
+            connect_timeout: Duration::from_secs(5),
+            ping_interval: Duration::from_secs(30),
+            ping_timeout: Duration::from_secs(10),
+            backoff_base: Duration::from_millis(500),
+            backoff_cap: Duration::from_secs(30),
+            max_message: 512 * 1024 * 1024,
+        }
+    }
+
+    const fn path(&self) -> &'static str {
+        match self.variant {
+            Variant::Sotw => {
+                "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
+            }
+            Variant::Delta => {
+                "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
+            }
+        }
+    }
+
+    fn endpoint(&self) -> Result<Endpoint, String> {
+        let uri =
+            Uri::builder().scheme("http").authority(self.authority.as_str()).path_and_query("/").build();
+        let uri = uri.map_err(|error| format!("authority {}: {error}", self.authority))?;
+        Ok(Endpoint::from(uri)
+            .connect_timeout(self.connect_timeout)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .http2_keep_alive_interval(self.ping_interval)
+            .keep_alive_timeout(self.ping_timeout)
+            .keep_alive_while_idle(true))
+    }
+
+    fn request(&self, body: Body) -> Result<Request<Body>, String> {
+        let mut request = Request::post(format!("http://{}{}", self.authority, self.path()))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        for (name, value) in &self.metadata {
+            request = request.header(name, value);
+        }
+        request.body(body).map_err(|error| format!("request headers: {error}"))
+    }
+}
+
+/// Opens streams to one control plane.
+#[derive(Debug)]
+pub struct GrpcConnector {
+    config: AdsConfig,
+    attempts: usize,
+}
+
+impl GrpcConnector {
+    /// Opens nothing yet.
+    #[must_use]
+    pub const fn new(config: AdsConfig) -> Self {
+        Self { config, attempts: 0 }
+    }
+
+    async fn channel(&mut self) -> Result<Channel, String> {
+        let endpoint = self.config.endpoint()?;
+        let count = self.config.addresses.len();
+        let first = self.attempts % count.max(1);
+        self.attempts += 1;
+        let mut failures = String::new();
+        for address in self.config.addresses.iter().cycle().skip(first).take(count) {
+            match dial(address, &endpoint, self.config.connect_timeout).await {
+                Ok(channel) => return Ok(channel),
+                Err(why) => {
+                    let separator = if failures.is_empty() { "" } else { "; " };
+                    let _ = write!(failures, "{separator}{why}");
+                }
+            }
+        }
+        Err(if failures.is_empty() { "no address to connect to".to_owned() } else { failures })
+    }
+}
+
+impl AdsConnect for GrpcConnector {
+    type Stream = GrpcStream;
+
+    async fn connect(&mut self) -> Result<GrpcStream, String> {
+        let mut channel = self.channel().await?;
+        let (requests, queue) = mpsc::channel(UNSENT_REQUESTS);
+        let frames = ReceiverStream::new(queue).map(|bytes: Bytes| Ok::<_, Status>(Frame::data(bytes)));
+        let request = self.config.request(Body::new(StreamBody::new(frames)))?;
+        poll_fn(|cx| channel.poll_ready(cx)).await.map_err(|error| chain(&error))?;
+        let opening = Box::pin(channel.call(request));
+        let framer = Framer::new(self.config.max_message);
+        Ok(GrpcStream { requests, state: State::Opening(opening), framer, _channel: channel })
+    }
+}
+
+/// One attempt on one address, or on each address of a name.
+async fn dial(address: &Address, endpoint: &Endpoint, limit: Duration) -> Result<Channel, String> {
+    match address {
+        Address::Unix(path) => {
+            let socket = within(limit, UnixStream::connect(path)).await;
+            let socket = socket.map_err(|error| format!("{}: {error}", path.display()))?;
+            open(endpoint, socket).await.map_err(|why| format!("{}: {why}", path.display()))
+        }
+        Address::Socket(address) => dial_tcp(*address, endpoint, limit).await,
+        Address::Dns { host, port } => {
+            let found = within(limit, tokio::net::lookup_host((host.as_str(), *port))).await;
+            let found: Vec<_> = found.map_err(|error| format!("{host}: {error}"))?.collect();
+            let mut last = format!("{host}: no address");
+            for address in found {
+                match dial_tcp(address, endpoint, limit).await {
+                    Ok(channel) => return Ok(channel),
+                    Err(why) => last = format!("{host}: {why}"),
+                }
+            }
+            Err(last)
+        }
+    }
+}
+
+async fn dial_tcp(address: SocketAddr, endpoint: &Endpoint, limit: Duration) -> Result<Channel, String> {
+    let socket =
+        within(limit, TcpStream::connect(address)).await.map_err(|error| format!("{address}: {error}"))?;
+    // Small requests must not wait for one another. A socket that refuses the option still works.
+    let _ = socket.set_nodelay(true);
+    open(endpoint, socket).await.map_err(|why| format!("{address}: {why}"))
+}
+
+async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(limit, work).await.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "timed out")))
+}
+
+/// Starts HTTP/2 on a connected socket.
+async fn open<S>(endpoint: &Endpoint, socket: S) -> Result<Channel, String>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+{
+    let connector = Once(Some(TokioIo::new(socket)));
+    endpoint.connect_with_connector(connector).await.map_err(|error| chain(&error))
+}
+
+/// A connector that gives its one socket once: a channel that lost it fails instead of reconnecting.
+struct Once<T>(Option<T>);
+
+impl<T: Send + 'static> Service<Uri> for Once<T> {
+    type Response = T;
+    type Error = io::Error;
+    type Future = std::future::Ready<io::Result<T>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let gone = || io::Error::new(io::ErrorKind::NotConnected, "the connection is gone");
+        std::future::ready(self.0.take().ok_or_else(gone))
+    }
+}
+
+type Opening = Pin<Box<dyn Future<Output = Result<Response<Body>, tonic::transport::Error>> + Send>>;
+
+/// One open stream.
+pub struct GrpcStream {
+    requests: mpsc::Sender<Bytes>,
+    state: State,
+    framer: Framer,
+    /// Keeps the connection while the stream lives.
+    _channel: Channel,
+}
+
+enum State {
+    /// No response headers yet: many servers send them with the first message only.
+    Opening(Opening),
+    Open(Body),
+}
+
+impl AdsStream for GrpcStream {
+    fn send(&mut self, request: Bytes) -> Result<(), String> {
+        self.requests.try_send(frame(&request)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => {
+                format!("the control plane left {UNSENT_REQUESTS} requests unread")
+            }
+            mpsc::error::TrySendError::Closed(_) => "the connection is closed".to_owned(),
+        })
+    }
+
+    fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Message>, String>> {
+        loop {
+            match &mut self.state {
+                State::Opening(opening) => {
+                    let response = ready!(opening.as_mut().poll(cx)).map_err(|error| chain(&error))?;
+                    check_head(&response)?;
+                    self.state = State::Open(response.into_body());
+                }
+                State::Open(body) => {
+                    if let Some(message) = self.framer.next_message()? {
+                        return Poll::Ready(Ok(Some(message)));
+                    }
+                    match ready!(Pin::new(body).poll_frame(cx)) {
+                        None => return Poll::Ready(Ok(None)),
+                        Some(Err(status)) => return Poll::Ready(Err(describe(&status))),
+                        Some(Ok(part)) => match part.into_data() {
+                            Ok(data) => self.framer.push(data),
+                            Err(part) => return Poll::Ready(ended(part.trailers_ref())),
+                        },
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// An answer that is not gRPC, or a refusal in the headers.
+fn check_head(response: &Response<Body>) -> Result<(), String> {
+    match Status::from_header_map(response.headers()) {
+        Some(status) if status.code() != tonic::Code::Ok => return Err(describe(&status)),
+        _ => {}
+    }
+    if response.status() != http::StatusCode::OK {
+        return Err(format!("the control plane answered with HTTP status {}", response.status().as_u16()));
+    }
+    Ok(())
+}
+
+/// The trailers end the stream, in good order or not.
+fn ended(trailers: Option<&http::HeaderMap>) -> Result<Option<Message>, String> {
+    match trailers.and_then(Status::from_header_map) {
+        Some(status) if status.code() != tonic::Code::Ok => Err(describe(&status)),
+        _ => Ok(None),
+    }
+}
+
+/// `Unavailable: message`.
+fn describe(status: &Status) -> String {
+    format!("{:?}: {}", status.code(), status.message())
+}
+
+/// An error with its causes, innermost last, each once.
+fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut out = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !out.contains(&text) {
+            let _ = write!(out, ": {text}");
+        }
+        cause = error.source();
+    }
+    out
+}
