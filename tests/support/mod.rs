@@ -1,0 +1,4 @@
+//! Doubles the integration tests share.
+#![allow(dead_code, reason = "each test program uses its own part of the support")]
+
+pub mod ads;
