@@ -129,3 +129,43 @@ impl Driver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xds::wire::Message;
+
+    #[test]
+    fn response_that_cannot_be_decoded_resets_the_stream() {
+        for variant in [Variant::Sotw, Variant::Delta] {
+            let (to_client, mut requests) = request_channel();
+            let mut driver =
+                Driver::new(StateConfig::new(variant), Node::default(), Arc::default(), to_client);
+            driver.on_event(ClientEvent::Connected { stream: 3 });
+            assert!(matches!(requests.try_recv(), Ok(ClientRequest::Send { stream: 3, .. })));
+            let message = Message::from(Bytes::from_static(&[0x0a, 0x7f, 1]));
+            assert!(driver.on_event(ClientEvent::Response { stream: 3, message }).is_none());
+            let reset = requests.try_recv();
+            assert!(
+                matches!(reset, Ok(ClientRequest::Reset { stream: 3, why }) if why.starts_with("a response that cannot"))
+            );
+        }
+    }
+
+    #[test]
+    fn requests_without_room_are_sent_later_and_none_is_lost() {
+        let (to_client, mut requests) = mpsc::channel(1);
+        let mut driver =
+            Driver::new(StateConfig::new(Variant::Delta), Node::default(), Arc::default(), to_client);
+        for stream in 1..=3 {
+            driver.on_event(ClientEvent::Connected { stream });
+        }
+        assert!(driver.next_timeout().is_some());
+        for expected in 1..=3 {
+            let sent = requests.try_recv();
+            assert!(matches!(sent, Ok(ClientRequest::Send { stream, .. }) if stream == expected), "{sent:?}");
+            driver.on_timeout();
+        }
+        assert!(requests.try_recv().is_err());
+    }
+}
