@@ -13,8 +13,8 @@
 
 pub mod client;
 pub mod convert;
-pub mod driver;
 pub mod disk;
+pub mod driver;
 pub mod dump;
 mod grpc;
 mod held;
