@@ -117,6 +117,7 @@ fn process(ctx: &mut Context<'_>, root: &mut Object<'_>, settings: &mut Settings
             "dynamic_resources",
             "static_resources",
             "node",
+            "mizzen",
             "disable_upgrade",
             "close_graceful",
             "inherit_old_mosnconfig",

@@ -1,0 +1,168 @@
+//! The control plane a bootstrap names.
+
+use super::Finding;
+use crate::model::{Cluster, Discovery};
+use crate::proto::envoy::config::bootstrap::v3::bootstrap::DynamicResources;
+use crate::proto::envoy::config::core::v3::api_config_source::ApiType;
+use crate::proto::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
+use crate::proto::envoy::config::core::v3::grpc_service::TargetSpecifier;
+use crate::proto::envoy::config::core::v3::{ApiConfigSource, ConfigSource};
+use std::time::Duration;
+
+/// How to reach the control plane, and what to ask it for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ads {
+    /// Delta instead of state of the world.
+    pub delta: bool,
+    /// A static cluster: STATIC (IP or Unix socket), STRICT_DNS or LOGICAL_DNS.
+    pub cluster: Cluster,
+    /// `:authority` of the stream; `None`: the cluster's name.
+    pub authority: Option<String>,
+    /// gRPC metadata of the stream.
+    pub metadata: Vec<(String, String)>,
+    /// `set_node_on_first_message_only`; the node goes with the first request of a stream only either way.
+    pub node_on_first_only: bool,
+    /// Clusters come by ADS; how long their first answer is waited for.
+    pub clusters: Option<Fetch>,
+    /// Listeners come by ADS.
+    pub listeners: Option<Fetch>,
+}
+
+/// A subscription of the bootstrap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// `initial_fetch_timeout`; `None` (0 in the file) waits for ever. Default 15 s.
+    pub initial_timeout: Option<Duration>,
+}
+
+const AT: &str = "dynamic_resources";
+
+/// Reads `dynamic_resources`; `None` when it asks for nothing, or for what cannot be done (see `findings`).
+pub(super) fn read(
+    dynamic: &DynamicResources,
+    clusters: &[Cluster],
+    findings: &mut Vec<Finding>,
+) -> Option<Ads> {
+    for (locator, name) in [
+        (&dynamic.lds_resources_locator, "lds_resources_locator"),
+        (&dynamic.cds_resources_locator, "cds_resources_locator"),
+    ] {
+        if !locator.is_empty() {
+            findings.push(Finding::error(
+                format!("{AT}.{name}"),
+                locator,
+                "not supported; use lds_config and cds_config with ads",
+            ));
+        }
+    }
+    let cds = fetch(dynamic.cds_config.as_ref(), "cds_config", findings);
+    let lds = fetch(dynamic.lds_config.as_ref(), "lds_config", findings);
+    let Some(source) = &dynamic.ads_config else {
+        if cds.is_some() || lds.is_some() {
+            findings.push(Finding::error(
+                format!("{AT}.ads_config"),
+                "",
+                "missing, but cds_config or lds_config asks for ads",
+            ));
+        }
+        return None;
+    };
+    let delta = variant(source, findings)?;
+    let (name, authority, metadata) = target(source, findings)?;
+    let cluster = find_cluster(&name, clusters, findings)?;
+    Some(Ads {
+        delta,
+        cluster,
+        authority,
+        metadata,
+        node_on_first_only: source.set_node_on_first_message_only,
+        clusters: cds,
+        listeners: lds,
+    })
+}
+
+fn fetch(source: Option<&ConfigSource>, key: &str, findings: &mut Vec<Finding>) -> Option<Fetch> {
+    let source = source?;
+    if !matches!(source.config_source_specifier, Some(ConfigSourceSpecifier::Ads(_))) {
+        findings.push(Finding::error(
+            format!("{AT}.{key}"),
+            "",
+            "expected \"ads\": {}: other sources are not supported",
+        ));
+        return None;
+    }
+    let initial_timeout = match &source.initial_fetch_timeout {
+        None => Some(Duration::from_secs(15)),
+        Some(given) => match Duration::try_from(*given) {
+            Ok(limit) => (!limit.is_zero()).then_some(limit),
+            Err(_) => {
+                let path = format!("{AT}.{key}.initial_fetch_timeout");
+                findings.push(Finding::error(path, format!("{}s", given.seconds), "expected zero or more"));
+                None
+            }
+        },
+    };
+    Some(Fetch { initial_timeout })
+}
+
+fn variant(source: &ApiConfigSource, findings: &mut Vec<Finding>) -> Option<bool> {
+    match source.api_type() {
+        ApiType::Grpc | ApiType::AggregatedGrpc => Some(false),
+        ApiType::DeltaGrpc | ApiType::AggregatedDeltaGrpc => Some(true),
+        other => {
+            let path = format!("{AT}.ads_config.api_type");
+            findings.push(Finding::error(path, other.as_str_name(), "expected GRPC or DELTA_GRPC"));
+            None
+        }
+    }
+}
+
+type Target = (String, Option<String>, Vec<(String, String)>);
+
+fn target(source: &ApiConfigSource, findings: &mut Vec<Finding>) -> Option<Target> {
+    let path = format!("{AT}.ads_config.grpc_services");
+    let Some(service) = source.grpc_services.first() else {
+        findings.push(Finding::error(path, "", "missing; expected one envoy_grpc with a cluster_name"));
+        return None;
+    };
+    if source.grpc_services.len() > 1 {
+        findings.push(Finding::warning(
+            path.as_str(),
+            source.grpc_services.len(),
+            "only the first one is used",
+        ));
+    }
+    let Some(TargetSpecifier::EnvoyGrpc(grpc)) = &service.target_specifier else {
+        findings.push(Finding::error(
+            format!("{path}[0]"),
+            "",
+            "expected envoy_grpc: other clients are not supported",
+        ));
+        return None;
+    };
+    let metadata = service.initial_metadata.iter().map(|h| (h.key.clone(), h.value.clone())).collect();
+    let authority = (!grpc.authority.is_empty()).then(|| grpc.authority.clone());
+    Some((grpc.cluster_name.clone(), authority, metadata))
+}
+
+fn find_cluster(name: &str, clusters: &[Cluster], findings: &mut Vec<Finding>) -> Option<Cluster> {
+    let path = format!("{AT}.ads_config.grpc_services[0].envoy_grpc.cluster_name");
+    let Some(cluster) = clusters.iter().find(|cluster| cluster.name == name) else {
+        findings.push(Finding::error(path, format!("{name:?}"), "no static cluster has this name"));
+        return None;
+    };
+    let hosts = match &cluster.discovery {
+        Discovery::Static(endpoints) | Discovery::Dns { endpoints, .. } => endpoints.iter().count(),
+        Discovery::Eds { .. } => {
+            let why =
+                "an EDS cluster cannot lead to the control plane; expected STATIC, STRICT_DNS or LOGICAL_DNS";
+            findings.push(Finding::error(path, name, why));
+            return None;
+        }
+    };
+    if hosts == 0 {
+        findings.push(Finding::error(path, name, "this cluster has no endpoint"));
+        return None;
+    }
+    Some(cluster.clone())
+}

@@ -1,0 +1,294 @@
+//! Envoy's sections of a document.
+
+use super::ads::{self, Ads};
+use super::locate::locate;
+use super::{Finding, node};
+use crate::model::{Address, Cluster, Listener};
+use crate::proto::envoy::config::bootstrap::v3::Bootstrap as Message;
+use crate::proto::envoy::config::bootstrap::v3::runtime_layer::LayerSpecifier;
+use crate::proto::envoy::config::core::v3::{self as core, Node, address, socket_address};
+use crate::proto::json::decode_json_lenient;
+use crate::proto::message_name;
+use crate::translate::envoy as translate;
+use crate::translate::{NoteKind, Rejection, Translated};
+use prost::Message as _;
+use serde_json::{Map, Value, json};
+use std::net::{IpAddr, SocketAddr};
+
+const BOOTSTRAP: &str = "type.googleapis.com/envoy.config.bootstrap.v3.Bootstrap";
+const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+
+/// What the sections give.
+#[derive(Default)]
+pub(super) struct Made {
+    pub node: Node,
+    pub admin: Option<Address>,
+    pub ads: Option<Ads>,
+    pub state_dir: Option<String>,
+    pub listeners: Vec<Listener>,
+    pub clusters: Vec<Cluster>,
+    pub unknown_fields: usize,
+}
+
+/// Reads the sections. `mixed`: they stand in a MOSN file, whose own keys and old habits are left out.
+pub(super) fn read(document: &Value, mixed: bool, findings: &mut Vec<Finding>) -> Made {
+    let mut made = Made::default();
+    let Some(map) = document.as_object() else { return made };
+    let message = sections(map, mixed, &mut made, findings);
+    static_resources(map, mixed, &mut made, findings);
+    if let Some(admin) = message.admin.as_ref().and_then(|admin| admin.address.as_ref()) {
+        made.admin = admin_address(admin, findings);
+    }
+    made.state_dir = state_dir(&message);
+    made.node = message.node.unwrap_or_default();
+    if made.node.user_agent_name.is_empty() {
+        "mizzen".clone_into(&mut made.node.user_agent_name);
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        made.node.user_agent_version_type = Some(core::node::UserAgentVersionType::UserAgentVersion(version));
+    }
+    if let Some(dynamic) = &message.dynamic_resources {
+        made.ads = ads::read(dynamic, &made.clusters, findings);
+    }
+    made
+}
+
+/// Everything but the static resources: one message from top-level keys read one by one, so that a bad one
+/// is known by name. Joined bytes are a merged message.
+fn sections(map: &Map<String, Value>, mixed: bool, made: &mut Made, findings: &mut Vec<Finding>) -> Message {
+    let mut bytes = Vec::new();
+    for (key, value) in map {
+        let wanted = ["node", "dynamic_resources", "dynamicResources"].contains(&key.as_str());
+        if is_static(key) || key == "mizzen" || (mixed && !wanted) {
+            continue;
+        }
+        let mut section = json!({ key: value });
+        if mixed {
+            mosn_habits(&mut section);
+        }
+        bytes.extend(decode(BOOTSTRAP, &section, "", made, findings).unwrap_or_default());
+    }
+    Message::decode(bytes.as_slice()).unwrap_or_default()
+}
+
+fn is_static(key: &str) -> bool {
+    key == "static_resources" || key == "staticResources"
+}
+
+/// MOSN wants `refresh_delay` as an object and its own form of circuit breakers: neither is used here.
+fn mosn_habits(section: &mut Value) {
+    let source = section.pointer_mut("/dynamic_resources/ads_config").and_then(Value::as_object_mut);
+    if let Some(source) = source.filter(|source| source.get("refresh_delay").is_some_and(Value::is_object)) {
+        source.remove("refresh_delay");
+    }
+    if section.get("circuit_breakers").is_some_and(Value::is_array) {
+        section.as_object_mut().map(|section| section.remove("circuit_breakers"));
+    }
+}
+
+fn static_resources(map: &Map<String, Value>, mixed: bool, made: &mut Made, findings: &mut Vec<Finding>) {
+    for (key, section) in map.iter().filter(|(key, _)| is_static(key)) {
+        let Some(section) = section.as_object() else {
+            findings.push(Finding::error(key, "", "expected an object"));
+            continue;
+        };
+        for (name, list) in section {
+            let at = format!("{key}.{name}");
+            let Some(items) = list.as_array() else {
+                if !list.is_null() {
+                    findings.push(Finding::error(at, "", "expected a list"));
+                }
+                continue;
+            };
+            match name.as_str() {
+                "clusters" => {
+                    for (path, cluster) in items.iter().enumerate().map(|(i, c)| (format!("{at}[{i}]"), c)) {
+                        let mut cluster = cluster.clone();
+                        if mixed {
+                            mosn_habits(&mut cluster);
+                        }
+                        let model = resource(CLUSTER, &cluster, &path, translate::cluster, made, findings);
+                        made.clusters.extend(model);
+                    }
+                }
+                "listeners" => {
+                    for (path, listener) in items.iter().enumerate().map(|(i, l)| (format!("{at}[{i}]"), l)) {
+                        let mut listener = named(listener);
+                        harmless(&mut listener);
+                        let model = resource(LISTENER, &listener, &path, translate::listener, made, findings);
+                        made.listeners.extend(model);
+                    }
+                }
+                "secrets" => findings.push(Finding::error(at, "", "static secrets come later")),
+                _ => {
+                    made.unknown_fields += 1;
+                    findings.push(Finding::warning(at, "", "unknown field, ignored"));
+                }
+            }
+        }
+    }
+    unique(made.clusters.iter().map(|c| c.name.as_str()), "static_resources.clusters", findings);
+    unique(made.listeners.iter().map(|l| l.name.as_str()), "static_resources.listeners", findings);
+}
+
+/// A static listener may go without a name, a resource may not: it is called by its address.
+fn named(listener: &Value) -> Value {
+    let mut listener = listener.clone();
+    let socket = listener.pointer("/address/socket_address").or(listener.pointer("/address/socketAddress"));
+    let port = socket.and_then(|socket| socket.get("port_value").or(socket.get("portValue")));
+    let host = socket.and_then(|socket| socket.get("address")).and_then(Value::as_str);
+    if let (Some(host), Some(port), true) = (host, port, listener.get("name").is_none()) {
+        let name = format!("{host}:{port}");
+        listener.as_object_mut().map(|map| map.insert("name".to_owned(), name.into()));
+    }
+    listener
+}
+
+/// HTTP filters that may be left out of a static listener: a client that accepts compressed answers takes plain
+/// ones as well. Istio's bootstrap has them on its metrics port, and a sidecar that refused it would not start.
+const HARMLESS: [&str; 1] = ["envoy.extensions.filters.http.compressor.v3.Compressor"];
+
+/// Marks those filters as optional, in either spelling of the keys.
+fn harmless(json: &mut Value) {
+    match json {
+        Value::Array(items) => items.iter_mut().for_each(harmless),
+        Value::Object(map) => {
+            for (key, value) in map.iter_mut() {
+                let Some(filters) =
+                    value.as_array_mut().filter(|_| key == "http_filters" || key == "httpFilters")
+                else {
+                    harmless(value);
+                    continue;
+                };
+                for filter in filters.iter_mut().filter_map(Value::as_object_mut) {
+                    let config = filter.get("typed_config").or(filter.get("typedConfig"));
+                    let kind = config.and_then(|config| config.get("@type")).and_then(Value::as_str);
+                    if kind.is_some_and(|kind| HARMLESS.contains(&message_name(kind))) {
+                        filter.remove("isOptional");
+                        filter.insert("is_optional".to_owned(), true.into());
+                    }
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn resource<T>(
+    type_url: &str,
+    json: &Value,
+    path: &str,
+    translate: fn(&[u8]) -> Result<Translated<T>, Rejection>,
+    made: &mut Made,
+    findings: &mut Vec<Finding>,
+) -> Option<T> {
+    let bytes = decode(type_url, json, path, made, findings)?;
+    match translate(&bytes) {
+        Ok(Translated { model, notes }) => {
+            for note in notes {
+                let why = match note.kind {
+                    NoteKind::UnknownField => "unknown field, ignored",
+                    NoteKind::NoEffect => "accepted, has no effect",
+                };
+                findings.push(Finding::warning(note.path, "", why).within(path));
+            }
+            Some(model)
+        }
+        Err(rejection) => {
+            let found = rejection.findings.into_iter();
+            findings.extend(found.map(|bad| Finding::error(bad.path, bad.value, bad.why).within(path)));
+            None
+        }
+    }
+}
+
+/// JSON → bytes; what is not known is counted and warned of.
+fn decode(
+    type_url: &str,
+    json: &Value,
+    path: &str,
+    made: &mut Made,
+    findings: &mut Vec<Finding>,
+) -> Option<Vec<u8>> {
+    match decode_json_lenient(type_url, json) {
+        Ok((bytes, ignored)) => {
+            made.unknown_fields += ignored.len();
+            findings.extend(ignored.into_iter().map(|ignored| {
+                let (value, why) = match ignored.type_url {
+                    Some(url) => (url, "unknown extension"),
+                    None => (String::new(), "unknown field, ignored"),
+                };
+                Finding::warning(ignored.path, value, why).within(path)
+            }));
+            Some(bytes)
+        }
+        Err(error) => {
+            findings.push(locate(type_url, json, &error.to_string()).within(path));
+            None
+        }
+    }
+}
+
+fn admin_address(of: &core::Address, findings: &mut Vec<Finding>) -> Option<Address> {
+    const AT: &str = "admin.address";
+    match of.address.as_ref()? {
+        address::Address::SocketAddress(socket) => {
+            let port = match socket.port_specifier {
+                Some(socket_address::PortSpecifier::PortValue(port)) => u16::try_from(port).ok(),
+                _ => None,
+            };
+            let ip: Option<IpAddr> = match socket.address.as_str() {
+                "localhost" => Some([127, 0, 0, 1].into()),
+                text => text.parse().ok(),
+            };
+            if let (Some(ip), Some(port)) = (ip, port) {
+                return Some(Address::Ip(SocketAddr::new(ip, port)));
+            }
+            let at = format!("{AT}.socket_address");
+            findings.push(Finding::error(
+                at,
+                &socket.address,
+                "expected an IP address and a port_value up to 65535",
+            ));
+            None
+        }
+        address::Address::Pipe(pipe) => Some(Address::Unix(pipe.path.clone().into())),
+        _ => {
+            findings.push(Finding::error(AT, "", "expected socket_address or pipe"));
+            None
+        }
+    }
+}
+
+/// `mizzen.state_dir` of the last static runtime layer that has it.
+fn state_dir(message: &Message) -> Option<String> {
+    let layers = message.layered_runtime.as_ref()?.layers.iter().rev();
+    layers
+        .filter_map(|layer| match layer.layer_specifier.as_ref()? {
+            LayerSpecifier::StaticLayer(values) => node::text(values, "mizzen.state_dir").map(str::to_owned),
+            _ => None,
+        })
+        .next()
+}
+
+fn unique<'a>(names: impl Iterator<Item = &'a str>, path: &str, findings: &mut Vec<Finding>) {
+    let mut seen = std::collections::BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            findings.push(Finding::error(path, name, "given twice"));
+        }
+    }
+}
+
+/// Adds what a MOSN file brings of its own; a name that is there already is an error.
+pub(super) fn join(
+    made: &mut Made,
+    listeners: Vec<Listener>,
+    clusters: Vec<Cluster>,
+    findings: &mut Vec<Finding>,
+) {
+    made.listeners.extend(listeners);
+    made.clusters.extend(clusters);
+    unique(made.clusters.iter().map(|c| c.name.as_str()), "cluster_manager.clusters", findings);
+    unique(made.listeners.iter().map(|l| l.name.as_str()), "servers[0].listeners", findings);
+}

@@ -1,0 +1,56 @@
+//! The node identity and what may override it.
+
+use super::Bootstrap;
+use prost_types::value::Kind;
+use prost_types::{Struct, Value};
+
+/// Parts given on the command line; they win over the file.
+#[derive(Clone, Debug, Default)]
+pub struct NodeOverride<'a> {
+    pub id: Option<&'a str>,
+    pub cluster: Option<&'a str>,
+    pub metadata: &'a [(String, String)],
+    /// Entries of the metadata's `LABELS`.
+    pub labels: &'a [(String, String)],
+}
+
+impl Bootstrap {
+    /// Puts the command line's parts in place.
+    pub fn override_node(&mut self, over: &NodeOverride<'_>) {
+        if let Some(id) = over.id {
+            id.clone_into(&mut self.node.id);
+        }
+        if let Some(cluster) = over.cluster {
+            cluster.clone_into(&mut self.node.cluster);
+        }
+        if over.metadata.is_empty() && over.labels.is_empty() {
+            return;
+        }
+        let metadata = self.node.metadata.get_or_insert_default();
+        for (key, value) in over.metadata {
+            metadata.fields.insert(key.clone(), string(value));
+        }
+        if over.labels.is_empty() {
+            return;
+        }
+        let held = metadata.fields.entry("LABELS".to_owned()).or_default();
+        if !matches!(held.kind, Some(Kind::StructValue(_))) {
+            held.kind = Some(Kind::StructValue(Struct::default()));
+        }
+        if let Some(Kind::StructValue(labels)) = &mut held.kind {
+            labels.fields.extend(over.labels.iter().map(|(key, value)| (key.clone(), string(value))));
+        }
+    }
+}
+
+fn string(text: &str) -> Value {
+    Value { kind: Some(Kind::StringValue(text.to_owned())) }
+}
+
+/// A string entry of a struct.
+pub(super) fn text<'a>(of: &'a Struct, key: &str) -> Option<&'a str> {
+    match of.fields.get(key)?.kind.as_ref()? {
+        Kind::StringValue(text) => Some(text),
+        _ => None,
+    }
+}
