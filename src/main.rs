@@ -1,7 +1,8 @@
-//! Entry point: flags to `app::run`, exit codes, nothing else.
-#![allow(missing_docs)]
+//! Entry point: arguments to `app::main`, nothing else.
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    mizzen::app::main(std::env::args())
+}

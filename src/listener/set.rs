@@ -26,7 +26,7 @@ impl Listeners {
     /// Follows from `old` to `new`. Nothing is done when no listener changed.
     pub fn sync(&self, old: &View, new: &View) {
         self.gone.borrow_mut().retain(|active| active.connections() > 0);
-        if old.listeners.ptr_eq(&new.listeners) && old.generation != 0 {
+        if old.listeners.ptr_eq(&new.listeners) {
             return;
         }
         let mut wanted: HashMap<Address, Arc<ListenerSpec>> = HashMap::new();

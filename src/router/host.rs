@@ -97,6 +97,11 @@ pub enum Drawn<'a> {
 }
 
 impl RouteSpec {
+    /// What names it in logs: its own name, else its virtual host's.
+    pub fn label(&self) -> &str {
+        if self.name.is_empty() { &self.host_name } else { &self.name }
+    }
+
     /// Draws the cluster of one request with `random` (uniform over `u64`), with the request and response
     /// edits that go with it.
     pub fn draw(&self, random: u64) -> Drawn<'_> {

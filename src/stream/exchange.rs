@@ -34,6 +34,14 @@ pub struct Forward<'v> {
     pub cluster: Rc<Cluster>,
 }
 
+/// A request without a way, and its route if it has one.
+pub struct Unplanned<'v> {
+    /// Why.
+    pub failure: Failure,
+    /// The route that matched.
+    pub route: Option<&'v RouteSpec>,
+}
+
 /// Finds the route of `head` and resolves its cluster.
 ///
 /// # Errors
@@ -43,10 +51,11 @@ pub fn plan<'v>(
     view: &'v View,
     routes: RouteId,
     head: &impl Head,
-) -> Result<Plan<'v>, Failure> {
+) -> Result<Plan<'v>, Unplanned<'v>> {
     let random = local.env.random.next();
     let route = view.route_table(routes).and_then(|table| table.find(head, random));
-    let route = route.ok_or(Failure::before(Reason::NoRoute))?;
+    let fail = |reason, route| Unplanned { failure: Failure::before(reason), route };
+    let route = &**route.ok_or(fail(Reason::NoRoute, None))?;
     let action = match &route.action {
         ActionSpec::Route(action) => action,
         ActionSpec::Direct(direct) => return Ok(Plan::Direct(route, direct)),
@@ -57,11 +66,12 @@ pub fn plan<'v>(
         Drawn::Cluster(id, request, response) => (id, request, response),
         Drawn::Header(name) => {
             let id = head.header(name).and_then(|value| view.cluster_id(&value));
-            (id.ok_or(Failure::before(Reason::UnknownCluster))?, &route.request_edits, &route.response_edits)
+            let id = id.ok_or(fail(Reason::UnknownCluster, Some(route)))?;
+            (id, &route.request_edits, &route.response_edits)
         }
-        Drawn::None => return Err(Failure::before(Reason::NoRoute)),
+        Drawn::None => return Err(fail(Reason::NoRoute, Some(route))),
     };
-    let cluster = local.cluster(id, view).map_err(Failure::before)?;
+    let cluster = local.cluster(id, view).map_err(|reason| fail(reason, Some(route)))?;
     Ok(Plan::Forward(Forward { route, action, request_edits, response_edits, cluster }))
 }
 

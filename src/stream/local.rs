@@ -4,6 +4,7 @@ use crate::cluster::{Cluster, Env, Table};
 use crate::message::Reason;
 use crate::model::{ClusterId, Listener};
 use crate::snapshot::View;
+use crate::telemetry::failure_log::FailureLog;
 use crate::telemetry::{HttpStats, ListenerStats, Registration, RpcStats, Scope, StatGroup, TcpStats};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -15,6 +16,8 @@ pub struct Local {
     pub env: Rc<Env>,
     /// Clusters in use.
     pub clusters: Table,
+    /// One line per locally made failure.
+    pub failures: FailureLog,
     view: RefCell<View>,
     rpc: Groups<RpcStats>,
     http: Groups<HttpStats>,
@@ -30,6 +33,7 @@ impl Local {
         Rc::new(Local {
             clusters: Table::new(env.clone()),
             env,
+            failures: FailureLog::default(),
             view: RefCell::new(view),
             rpc: RefCell::default(),
             http: RefCell::default(),

@@ -12,8 +12,9 @@ use crate::model::{Protocol, RouteId, RpcProxy};
 use crate::net::{Budget, Charge, Conn, Filled, ReadBuffer, Sleep, WriteQueue};
 use crate::protocol::bolt::{self, Status};
 use crate::protocol::rpc::{DecodeError, Decoder, Frame, HeaderEdit, Kind};
-use crate::router::{Edit, EditPlan};
+use crate::router::{Edit, EditPlan, RouteSpec};
 use crate::snapshot::FilterSpec;
+use crate::telemetry::failure_log::FailureLine;
 use crate::telemetry::{Registration, RpcStats};
 use bytes::BytesMut;
 use std::future::{Future, poll_fn};
@@ -228,12 +229,23 @@ struct Request {
     id: u32,
     oneway: bool,
     charge: Option<Charge>,
+    /// Where it went last, for the log.
+    cluster: Option<Rc<Cluster>>,
+    host: Option<Rc<Host>>,
 }
 
 impl Request {
     fn new(down: Rc<Downstream>, frame: Frame) -> Self {
         let charge = Some(down.budget.charge(frame.len()));
-        Request { id: frame.request_id(), oneway: frame.kind() == Kind::Oneway, down, frame, charge }
+        Request {
+            id: frame.request_id(),
+            oneway: frame.kind() == Kind::Oneway,
+            down,
+            frame,
+            charge,
+            cluster: None,
+            host: None,
+        }
     }
 
     async fn run(mut self) {
@@ -270,10 +282,16 @@ impl Request {
         begin: Instant,
     ) -> Result<Option<Frame>, Failure> {
         let local = self.down.local.clone();
-        match exchange::plan(&local, view, routes, &self.frame)? {
+        let plan = exchange::plan(&local, view, routes, &self.frame).map_err(|unplanned| {
+            self.note(unplanned.failure, unplanned.route);
+            unplanned.failure
+        });
+        match plan? {
             Plan::Forward(forward) => {
                 let upstream = config.upstream.unwrap_or(Protocol::Bolt);
-                self.forward(&local, forward, upstream, begin).await
+                let route = forward.route;
+                let result = self.forward(&local, forward, upstream, begin).await;
+                result.inspect_err(|failure| self.note(*failure, Some(route)))
             }
             Plan::Direct(_, direct) if !self.oneway => {
                 let status =
@@ -303,6 +321,7 @@ impl Request {
         };
         let deadline = timeout.map(|timeout| begin + timeout);
         let mut tries = Tries::new(forward.action.retry.as_ref());
+        self.cluster = Some(forward.cluster.clone());
         loop {
             let result = self.attempt(local, &forward.cluster, &mut tries, upstream, deadline).await;
             let outcome = match &result {
@@ -343,6 +362,7 @@ impl Request {
             Failure::before(Reason::OverflowRequests)
         })?;
         let host = tries.pick(cluster)?;
+        self.host = Some(host.clone());
         let _active = host.enter();
         let (deadline, late) = match tries.per_try().map(|limit| Instant::now() + limit) {
             Some(own) if deadline.is_none_or(|whole| own < whole) => (Some(own), Reason::PerTryTimeout),
@@ -391,6 +411,22 @@ impl Request {
             return mux.send_oneway(frame, charge).map(|()| None);
         }
         mux.call(frame, charge)?.await.map(Some)
+    }
+
+    /// One log line, unless there were too many like it.
+    fn note(&self, failure: Failure, route: Option<&RouteSpec>) {
+        let handle = &self.down.handle;
+        let host = self.host.as_ref().map(|host| host.address.to_string()).unwrap_or_default();
+        let cluster = self.cluster.as_ref();
+        let id = cluster.map(|cluster| cluster.state().spec.id);
+        self.down.local.failures.log(failure, id, || FailureLine {
+            protocol: "bolt",
+            listener: &handle.listener,
+            route: route.map(RouteSpec::label).unwrap_or_default(),
+            cluster: cluster.map(|cluster| cluster.name.as_str()).unwrap_or_default(),
+            host: &host,
+            detail: "",
+        });
     }
 
     /// Answers a failure at once, in bolt and with the caller's id.

@@ -43,7 +43,8 @@ async fn serve(settings: Settings, mut commands: mpsc::UnboundedReceiver<Command
         registry: settings.registry,
     });
     spawn_local(env.wheel.clone().run());
-    let local = Local::new(env, View::new(settings.store.load()));
+    // The empty snapshot first: following the current one is a change like any other.
+    let local = Local::new(env, View::new(Default::default()));
     let listeners = Listeners::new(local.clone());
     let place = Rc::new(Place { index: settings.index, loads: settings.loads });
     let mut running =
@@ -76,7 +77,7 @@ impl Running {
     fn follow(&mut self) {
         let old = self.local.view();
         let new = View::new(self.store.load());
-        if new.generation == old.generation && old.generation != 0 {
+        if new.generation == old.generation {
             return;
         }
         // The view first: a connection that is rebound must find its routes.

@@ -1,0 +1,276 @@
+//! The control plane's side of the build thread: responses in, verdicts out.
+
+use super::build::Input;
+use super::sockets::Sockets;
+use crate::snapshot::builder::{Builder, Change, Kind, Origin};
+use crate::telemetry::{Registration, ServerStats};
+use crate::translate::{NoteKind, Translated, envoy};
+use crate::xds::client::ClientEvent;
+use crate::xds::disk::{self, Entry, Header, Saved, Writer};
+use crate::xds::driver::Driver;
+use crate::xds::dump::TypeDump;
+use crate::xds::message::{RawResource, Rejection, Update};
+use crate::xds::types::ResourceType;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// How long the control plane may take for its first answer before the last good snapshot is applied.
+const FIRST_ANSWER: Duration = Duration::from_secs(1);
+
+/// The ADS protocol state, and what keeps it in step with the builder.
+pub struct Ads {
+    driver: Driver,
+    interest: Option<u64>,
+    disk: Option<Disk>,
+    server: Arc<Registration<ServerStats>>,
+}
+
+/// The last good snapshot.
+struct Disk {
+    dir: PathBuf,
+    header: Header,
+    writer: Writer,
+    inputs: mpsc::Sender<Input>,
+    /// When it is applied if the control plane has not answered by then.
+    restore_at: Option<Instant>,
+}
+
+impl Ads {
+    /// No stream yet.
+    pub fn new(driver: Driver, server: Arc<Registration<ServerStats>>) -> Self {
+        Ads { driver, interest: None, disk: None, server }
+    }
+
+    /// Keeps the last good snapshot in `dir`. Writes run on threads of their own and report to `inputs`.
+    pub fn keep_in(&mut self, dir: PathBuf, header: Header, inputs: mpsc::Sender<Input>) {
+        let writer = Writer::new(dir.clone(), header.clone(), None);
+        self.disk =
+            Some(Disk { dir, header, writer, inputs, restore_at: Some(Instant::now() + FIRST_ANSWER) });
+    }
+
+    /// A write has ended.
+    pub fn on_saved(&mut self, outcome: &io::Result<Saved>) {
+        if let Err(error) = outcome {
+            tracing::error!("last good snapshot not saved: {error}");
+        }
+        if let Some(disk) = &mut self.disk {
+            disk.writer.on_finished(Instant::now(), outcome);
+        }
+    }
+
+    /// Takes in what the stream says.
+    pub fn on_event(&mut self, event: ClientEvent, builder: &mut Builder, sockets: &mut Sockets) {
+        match &event {
+            ClientEvent::Connected { stream } => tracing::info!("control plane connected, stream {stream}"),
+            ClientEvent::Disconnected { why, .. } => {
+                tracing::warn!("control plane lost: {why}");
+                self.restore(builder, sockets);
+            }
+            ClientEvent::Response { .. } => {
+                if let Some(disk) = &mut self.disk {
+                    disk.restore_at = None;
+                }
+            }
+        }
+        if let Some(update) = self.driver.on_event(event) {
+            self.judge(update, builder, sockets);
+        }
+    }
+
+    /// Translates and applies an update; answers it with a verdict per resource.
+    fn judge(&mut self, update: Update, builder: &mut Builder, sockets: &mut Sockets) {
+        let start = Instant::now();
+        let mut rejections = Vec::new();
+        let mut changes = self.changes(update.kind, &update.changed, &mut rejections);
+        let noop = update.is_noop();
+        for name in &update.removed {
+            changes.push(match update.kind {
+                ResourceType::Cluster => Change::ClusterRemoved(name.to_string()),
+                ResourceType::Listener => Change::ListenerRemoved(name.to_string()),
+                ResourceType::Endpoint => Change::EndpointsWithdrawn(name.to_string()),
+                ResourceType::Route => Change::RoutesWithdrawn(name.to_string()),
+            });
+        }
+        for name in &update.withdrawn {
+            changes.push(match update.kind {
+                ResourceType::Route => Change::RoutesWithdrawn(name.to_string()),
+                _ => Change::EndpointsWithdrawn(name.to_string()),
+            });
+        }
+        if !changes.is_empty() {
+            let refused = builder.apply(start, Origin::Ads, changes);
+            let unbound = sockets.bind(builder, start);
+            for rejection in refused.into_iter().chain(unbound).filter(|r| kind_of(r.kind) == update.kind) {
+                let text = format!("{} {}: {}", update.kind.noun(), rejection.name, rejection.why);
+                rejections.push(Rejection { name: rejection.name.into(), text });
+            }
+        }
+        for rejection in &rejections {
+            tracing::warn!("rejected {}", rejection.text);
+        }
+        let (kind, changed) = (update.kind, update.changed.len());
+        self.driver.on_verdicts(update, rejections);
+        if !noop {
+            tracing::info!("{}: {changed} changed resources in {:?}", kind.label(), start.elapsed());
+            if let Some(disk) = &mut self.disk {
+                disk.writer.mark_changed(start);
+            }
+        }
+    }
+
+    fn changes(
+        &self,
+        kind: ResourceType,
+        raws: &[RawResource],
+        rejections: &mut Vec<Rejection>,
+    ) -> Vec<Change> {
+        let mut changes = Vec::with_capacity(raws.len());
+        for raw in raws {
+            let bytes = &raw.bytes;
+            let change = match kind {
+                ResourceType::Cluster => {
+                    envoy::cluster(bytes).map(|t| Change::Cluster(Arc::new(self.noted(t))))
+                }
+                ResourceType::Endpoint => {
+                    envoy::endpoints(bytes).map(|t| Change::Endpoints(Arc::new(self.noted(t))))
+                }
+                ResourceType::Listener => {
+                    envoy::listener(bytes).map(|t| Change::Listener(Arc::new(self.noted(t))))
+                }
+                ResourceType::Route => envoy::route(bytes).map(|t| Change::Routes(Arc::new(self.noted(t)))),
+            };
+            match change {
+                Ok(change) => changes.push(change),
+                Err(rejection) => {
+                    rejections.push(Rejection { name: raw.name.clone(), text: rejection.to_string() });
+                }
+            }
+        }
+        changes
+    }
+
+    /// Counts what an accepted resource says that does nothing.
+    fn noted<T>(&self, translated: Translated<T>) -> T {
+        for note in &translated.notes {
+            if note.kind == NoteKind::UnknownField {
+                self.server.dynamic_unknown_fields.inc();
+                tracing::debug!("unknown field {}", note.path);
+            }
+        }
+        translated.model
+    }
+
+    /// Applies the last good snapshot, unless the control plane has answered or it was applied before.
+    fn restore(&mut self, builder: &mut Builder, sockets: &mut Sockets) {
+        let Some(disk) = self.disk.as_mut().filter(|disk| disk.restore_at.is_some()) else { return };
+        disk.restore_at = None;
+        let loaded = match disk::load(&disk.dir, &disk.header) {
+            Ok(Some(loaded)) => loaded,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!("{error}");
+                return;
+            }
+        };
+        disk.writer = Writer::new(disk.dir.clone(), disk.header.clone(), Some(loaded.digest));
+        let start = Instant::now();
+        let saved_at = loaded.saved_at;
+        let mut by_kind = ResourceType::ALL.map(|kind| (kind, Vec::new()));
+        for entry in loaded.entries {
+            if let Some((_, raws)) = by_kind.iter_mut().find(|(kind, _)| *kind == entry.kind) {
+                raws.push(entry.into_raw());
+            }
+        }
+        for (kind, raws) in by_kind {
+            let mut rejections = Vec::new();
+            let changes = self.changes(kind, &raws, &mut rejections);
+            for rejection in rejections {
+                tracing::warn!("last good snapshot: {}", rejection.text);
+            }
+            for refused in builder.apply(start, Origin::Ads, changes) {
+                tracing::warn!("last good snapshot: {refused}");
+            }
+            self.driver.state.restore(kind, raws);
+        }
+        sockets.bind(builder, start);
+        let age = saved_at.elapsed().unwrap_or_default().as_secs();
+        tracing::warn!("serving the last good snapshot, {age} s old, until the control plane answers");
+    }
+
+    /// Subscriptions, delayed answers, saving.
+    pub fn pump(&mut self, at: Instant, builder: &mut Builder, sockets: &mut Sockets) {
+        let restore_at = self.disk.as_ref().and_then(|disk| disk.restore_at);
+        if restore_at.is_some_and(|restore| restore <= at) {
+            self.restore(builder, sockets);
+        }
+        if self.driver.next_timeout().is_some_and(|due| due <= at) {
+            self.driver.on_timeout();
+        }
+        if self.interest != Some(builder.interest_version()) {
+            self.interest = Some(builder.interest_version());
+            let interest = builder.interest();
+            let now = crate::xds::driver::now();
+            self.driver.state.set_interest(now, ResourceType::Endpoint, interest.endpoints);
+            self.driver.state.set_interest(now, ResourceType::Route, interest.routes);
+            self.driver.flush();
+        }
+        if let Some(disk) = &mut self.disk
+            && disk.writer.due(at)
+        {
+            let (job, inputs, entries) = (disk.writer.begin(), disk.inputs.clone(), entries(&self.driver));
+            std::thread::spawn(move || {
+                let outcome = job.run(entries);
+                let _ = inputs.blocking_send(Input::Saved(outcome));
+            });
+        }
+    }
+
+    /// When [`pump`](Self::pump) has something to do.
+    pub fn deadline(&self) -> Option<Instant> {
+        let disk = self.disk.as_ref();
+        let restore = disk.and_then(|disk| disk.restore_at);
+        let save = disk.and_then(|disk| disk.writer.next_due());
+        [self.driver.next_timeout(), restore, save].into_iter().flatten().min()
+    }
+
+    /// A resource that had been refused for an outside cause is good after all.
+    pub fn recovered(&mut self, kind: ResourceType, name: &str) {
+        self.driver.state.accept_late(crate::xds::driver::now(), kind, name);
+    }
+
+    /// What is held, per type.
+    pub fn dump(&self) -> Vec<(ResourceType, TypeDump)> {
+        ResourceType::ALL.into_iter().map(|kind| (kind, self.driver.state.dump(kind))).collect()
+    }
+
+    /// Saves what is not saved yet; returns when it is on disk.
+    pub fn save_now(&mut self) {
+        if let Some(disk) = &mut self.disk
+            && disk.writer.next_due().is_some()
+        {
+            let outcome = disk.writer.begin().run(entries(&self.driver));
+            self.on_saved(&outcome);
+        }
+    }
+}
+
+/// Everything that is held, for the disk.
+fn entries(driver: &Driver) -> Vec<Entry> {
+    let held = |kind| {
+        let names = driver.state.dump(kind).resources.into_iter().map(|resource| resource.name);
+        names.filter_map(move |name| driver.state.held(kind, &name)).map(move |raw| Entry::new(kind, raw))
+    };
+    ResourceType::ALL.into_iter().flat_map(held).collect()
+}
+
+fn kind_of(kind: Kind) -> ResourceType {
+    match kind {
+        Kind::Cluster => ResourceType::Cluster,
+        Kind::Endpoints => ResourceType::Endpoint,
+        Kind::Routes => ResourceType::Route,
+        Kind::Listener => ResourceType::Listener,
+    }
+}

@@ -1,0 +1,176 @@
+//! The build thread: the only writer of configuration.
+//!
+//! Owns the xDS state, the snapshot builder and the listening sockets. Takes in [`Input`]s: stream events,
+//! requests for dumps, commands; gives out snapshots, sockets for the workers, and requests for the stream.
+//! Decoding, translating, compiling and freeing all happen here, so that the control thread answers
+//! `/ready`, PINGs and probes while 10,000 clusters arrive.
+
+use super::ads::Ads;
+use super::sockets::Sockets;
+use crate::snapshot::Store;
+use crate::snapshot::builder::{Builder, Change, Counts, Event, Origin, Status};
+use crate::worker::Sender;
+use crate::xds::client::ClientEvent;
+use crate::xds::disk::Saved;
+use crate::xds::dump::TypeDump;
+use crate::xds::types::ResourceType;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+
+/// How soon after a publication old snapshots are looked at, and how often while any is still held.
+const REAP: Duration = Duration::from_millis(250);
+/// How long to wait when nothing is due.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// What the build thread is told.
+#[derive(Debug)]
+pub enum Input {
+    /// From the ADS stream.
+    Ads(ClientEvent),
+    /// A copy of what is held, for the admin.
+    Dump(oneshot::Sender<Dump>),
+    /// A write of the last good snapshot has ended.
+    Saved(std::io::Result<Saved>),
+    /// Take no new connections.
+    StopAccepting {
+        /// Only on listeners declared inbound.
+        inbound_only: bool,
+    },
+    /// Save what is not saved yet and end.
+    Quit,
+}
+
+impl From<ClientEvent> for Input {
+    fn from(event: ClientEvent) -> Self {
+        Input::Ads(event)
+    }
+}
+
+/// Everything the admin shows of configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Dump {
+    /// Per type: versions, raw resources, rejections.
+    pub types: Vec<(ResourceType, TypeDump)>,
+    /// Where every resource stands.
+    pub status: Status,
+}
+
+/// Counters and gauges of configuration, readable from other threads.
+pub type SharedCounts = Arc<Mutex<Counts>>;
+
+/// The build thread's state.
+pub struct Build {
+    builder: Builder,
+    sockets: Sockets,
+    ads: Option<Ads>,
+    store: Arc<Store>,
+    counts: SharedCounts,
+    reap_at: Option<Instant>,
+}
+
+impl Build {
+    /// Nothing configured yet.
+    pub fn new(
+        builder: Builder,
+        workers: Vec<Sender>,
+        ads: Option<Ads>,
+        store: Arc<Store>,
+        counts: SharedCounts,
+    ) -> Self {
+        Build { builder, sockets: Sockets::new(workers), ads, store, counts, reap_at: None }
+    }
+
+    /// Applies the bootstrap's resources. Gives what could not be applied, one line each.
+    pub fn apply_static(&mut self, changes: Vec<Change>) -> Vec<String> {
+        let now = Instant::now();
+        let mut refused: Vec<String> =
+            self.builder.apply(now, Origin::Static, changes).iter().map(ToString::to_string).collect();
+        refused.extend(self.sockets.bind(&mut self.builder, now).iter().map(ToString::to_string));
+        self.pump(now);
+        refused
+    }
+
+    /// Works until told to quit.
+    pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
+        loop {
+            let due = self.deadline().unwrap_or_else(|| Instant::now() + IDLE);
+            match tokio::time::timeout_at(due.into(), inputs.recv()).await {
+                Ok(None | Some(Input::Quit)) => break,
+                Ok(Some(input)) => self.take(input),
+                Err(_due) => {}
+            }
+            self.pump(Instant::now());
+        }
+        if let Some(ads) = &mut self.ads {
+            ads.save_now();
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Ads(event) => {
+                if let Some(ads) = &mut self.ads {
+                    ads.on_event(event, &mut self.builder, &mut self.sockets);
+                }
+            }
+            Input::Dump(answer) => {
+                let types = self.ads.as_ref().map(Ads::dump).unwrap_or_default();
+                let status = self.builder.status(Instant::now());
+                let _ = answer.send(Dump { types, status });
+            }
+            Input::Saved(outcome) => {
+                if let Some(ads) = &mut self.ads {
+                    ads.on_saved(&outcome);
+                }
+            }
+            Input::StopAccepting { inbound_only } => self.sockets.stop(&self.builder, inbound_only),
+            Input::Quit => {}
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let ads = self.ads.as_ref().and_then(Ads::deadline);
+        [self.builder.deadline(), self.sockets.retry_at(), self.reap_at, ads].into_iter().flatten().min()
+    }
+
+    /// Brings everything that is due to its end: timers, sockets, publication, subscriptions, freeing.
+    fn pump(&mut self, now: Instant) {
+        if self.builder.deadline().is_some_and(|at| at <= now) {
+            self.builder.tick(now);
+        }
+        // Late refusals have no response to answer; they are logged where they happen and shown by the admin.
+        let _ = self.sockets.bind(&mut self.builder, now);
+        self.publish();
+        if self.reap_at.is_some_and(|at| at <= now) {
+            self.builder.reap(now);
+            self.publish();
+            let held = self.builder.counts().kept_snapshots;
+            self.reap_at = (held > 0).then_some(now + REAP);
+        }
+        for event in self.builder.take_events() {
+            self.note(&event);
+        }
+        if let Some(ads) = &mut self.ads {
+            ads.pump(now, &mut self.builder, &mut self.sockets);
+        }
+        self.publish();
+    }
+
+    fn publish(&mut self) {
+        if let Some(snapshot) = self.builder.publish() {
+            tracing::debug!("generation {}", snapshot.generation);
+            self.store.publish(snapshot);
+            self.reap_at = self.reap_at.or(Some(Instant::now() + REAP));
+            *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = self.builder.counts();
+        }
+        self.sockets.follow(&self.builder);
+    }
+
+    fn note(&mut self, event: &Event) {
+        tracing::warn!("{event}");
+        if let (Event::ListenerRecovered { listener }, Some(ads)) = (event, &mut self.ads) {
+            ads.recovered(ResourceType::Listener, listener);
+        }
+    }
+}

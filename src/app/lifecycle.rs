@@ -1,0 +1,101 @@
+//! Where the process stands, in Envoy's words.
+
+use super::build::SharedCounts;
+use crate::xds::stats::XdsStats;
+use crate::xds::types::ResourceType;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError};
+
+/// `server.state`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ServerState {
+    /// Serves.
+    Live = 0,
+    /// Told to leave, or to look unhealthy.
+    Draining = 1,
+    /// Waits for the first clusters.
+    PreInitializing = 2,
+    /// Waits for the first listeners and what they need.
+    Initializing = 3,
+}
+
+impl ServerState {
+    /// Envoy's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ServerState::Live => "LIVE",
+            ServerState::Draining => "DRAINING",
+            ServerState::PreInitializing => "PRE_INITIALIZING",
+            ServerState::Initializing => "INITIALIZING",
+        }
+    }
+}
+
+/// Follows discovery and draining. Once live it does not go back to initialising.
+pub struct Lifecycle {
+    has_ads: bool,
+    xds: Arc<XdsStats>,
+    counts: SharedCounts,
+    live: AtomicBool,
+    draining: AtomicBool,
+    failed: AtomicBool,
+}
+
+impl Lifecycle {
+    /// At start. Without a control plane there is nothing to wait for.
+    pub fn new(has_ads: bool, xds: Arc<XdsStats>, counts: SharedCounts) -> Self {
+        Lifecycle {
+            has_ads,
+            xds,
+            counts,
+            live: AtomicBool::new(!has_ads),
+            draining: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+        }
+    }
+
+    /// The state now.
+    pub fn state(&self) -> ServerState {
+        if self.draining.load(Relaxed) || self.failed.load(Relaxed) {
+            return ServerState::Draining;
+        }
+        self.discovery()
+    }
+
+    /// The state as `server.state` tells it: a failed health check does not show.
+    pub fn discovery(&self) -> ServerState {
+        if self.draining.load(Relaxed) {
+            return ServerState::Draining;
+        }
+        if self.live.load(Relaxed) {
+            return ServerState::Live;
+        }
+        if !self.answered(ResourceType::Cluster) {
+            return ServerState::PreInitializing;
+        }
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let warm = counts.total_listeners_warming == 0 && counts.total_clusters_warming == 0;
+        if self.has_ads && !(self.answered(ResourceType::Listener) && warm) {
+            return ServerState::Initializing;
+        }
+        self.live.store(true, Relaxed);
+        ServerState::Live
+    }
+
+    /// Whether the type has been answered once, or restored from disk.
+    fn answered(&self, kind: ResourceType) -> bool {
+        let stats = self.xds.of(kind);
+        stats.update_success.get() + stats.update_rejected.get() > 0 || stats.stale.get()
+    }
+
+    /// The process is leaving.
+    pub fn drain(&self) {
+        self.draining.store(true, Relaxed);
+    }
+
+    /// `/healthcheck/fail` and `/healthcheck/ok`.
+    pub fn set_failed(&self, failed: bool) {
+        self.failed.store(failed, Relaxed);
+    }
+}

@@ -1,0 +1,82 @@
+//! Bootstrap and flags → what the proxy is made of.
+
+use super::proxy::{AdsPlan, Plan};
+use crate::bootstrap::Bootstrap;
+use crate::cli::RunArgs;
+use crate::model::{self, Discovery};
+use crate::snapshot::builder::{Change, Options};
+use crate::util::hash;
+use crate::xds::client::{Address, AdsConfig};
+use crate::xds::disk::Header;
+use crate::xds::state::Variant;
+use std::sync::Arc;
+
+/// Makes the plan. Static resources are moved out of `bootstrap`.
+pub fn plan(bootstrap: &mut Bootstrap, args: &RunArgs) -> Plan {
+    let static_hash = hash::xxh64(format!("{:?}{:?}", bootstrap.listeners, bootstrap.clusters).as_bytes(), 0);
+    let clusters = std::mem::take(&mut bootstrap.clusters);
+    let listeners = std::mem::take(&mut bootstrap.listeners);
+    let fixed = clusters
+        .into_iter()
+        .map(|cluster| Change::Cluster(Arc::new(cluster)))
+        .chain(listeners.into_iter().map(|listener| Change::Listener(Arc::new(listener))))
+        .collect();
+    let ads = bootstrap.ads.take().map(|ads| {
+        let variant = if ads.delta { Variant::Delta } else { Variant::Sotw };
+        let addresses = addresses(&ads.cluster);
+        let state_dir = args.state_dir.clone().or_else(|| bootstrap.state_dir.clone()).map(|dir| {
+            let header = Header {
+                node_id: bootstrap.node.id.clone(),
+                node_cluster: bootstrap.node.cluster.clone(),
+                ads_target: format!("{addresses:?}"),
+                static_hash,
+            };
+            (dir, header)
+        });
+        let mut config = AdsConfig::new(addresses, variant);
+        config.authority = ads.authority.unwrap_or_else(|| ads.cluster.name.clone());
+        config.metadata = ads.metadata;
+        config.connect_timeout = ads.cluster.connect_timeout;
+        AdsPlan { config, node: bootstrap.node.clone(), state_dir }
+    });
+    Plan {
+        workers: args.concurrency.or(bootstrap.workers).unwrap_or_else(default_workers),
+        fixed,
+        ads,
+        options: Options {
+            route_hold: args.route_hold,
+            removed_cluster_linger: args.removed_cluster_linger,
+            wait_for_sockets: true,
+            ..Options::default()
+        },
+        static_unknown_fields: bootstrap.unknown_fields as u64,
+    }
+}
+
+/// Where the control plane's cluster listens.
+fn addresses(cluster: &model::Cluster) -> Vec<Address> {
+    let endpoints = match &cluster.discovery {
+        Discovery::Static(endpoints) | Discovery::Dns { endpoints, .. } => endpoints,
+        Discovery::Eds { .. } => return Vec::new(),
+    };
+    let convert = |endpoint: &model::Endpoint| match &endpoint.address {
+        model::Address::Ip(socket) => Address::Socket(*socket),
+        model::Address::Name(host, port) => Address::Dns { host: host.clone(), port: *port },
+        model::Address::Unix(path) => Address::Unix(path.clone()),
+    };
+    endpoints.iter().map(convert).collect()
+}
+
+/// The cgroup's CPU quota rounded up, else the CPUs this process may run on; at least 1.
+fn default_workers() -> usize {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    quota().map_or(cpus, |quota| quota.min(cpus)).max(1)
+}
+
+/// cgroup v2's `cpu.max`: `quota period` in microseconds, or `max`.
+fn quota() -> Option<usize> {
+    let text = std::fs::read_to_string("/sys/fs/cgroup/cpu.max").ok()?;
+    let (quota, period) = text.trim().split_once(' ')?;
+    let (quota, period): (usize, usize) = (quota.parse().ok()?, period.parse().ok()?);
+    Some(quota.div_ceil(period.max(1)))
+}

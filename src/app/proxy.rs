@@ -1,0 +1,215 @@
+//! A running proxy: workers, build thread, control tasks.
+
+use super::ads::Ads;
+use super::build::{Build, Dump, Input, SharedCounts};
+use super::lifecycle::Lifecycle;
+use super::metrics;
+use crate::proto::envoy::config::core::v3::Node;
+use crate::snapshot::Store;
+use crate::snapshot::builder::{Builder, Change, Options};
+use crate::stream::Drain;
+use crate::telemetry::{Registration, Registry, Scope, ServerStats};
+use crate::worker::{Command, Loads, Worker, WorkerReport};
+use crate::xds::client::{self, AdsConfig};
+use crate::xds::disk::Header;
+use crate::xds::driver::{Driver, request_channel};
+use crate::xds::state::StateConfig;
+use crate::xds::stats::XdsStats;
+use std::any::Any;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// Room in the channel to the build thread. Stream events wait beyond it in the client task.
+const INPUTS: usize = 64;
+/// Unfinished frames over all connections, in bytes.
+const UNFINISHED: usize = 256 << 20;
+/// How often draining looks whether the last connection has gone.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
+
+/// What a proxy is made of.
+pub struct Plan {
+    /// Number of workers, at least 1.
+    pub workers: usize,
+    /// Resources of the bootstrap.
+    pub fixed: Vec<Change>,
+    /// The control plane, if there is one.
+    pub ads: Option<AdsPlan>,
+    /// Holds, lingering, bounds.
+    pub options: Options,
+    /// Unknown fields counted in the bootstrap.
+    pub static_unknown_fields: u64,
+}
+
+/// How to reach the control plane and introduce ourselves.
+pub struct AdsPlan {
+    /// Addresses, variant, timers.
+    pub config: AdsConfig,
+    /// Who we are.
+    pub node: Node,
+    /// Where the last good snapshot is kept, and what it must fit.
+    pub state_dir: Option<(PathBuf, Header)>,
+}
+
+/// A running proxy. Dropping it ends everything at once.
+pub struct Proxy {
+    /// Configuration as served.
+    pub store: Arc<Store>,
+    /// All metrics.
+    pub registry: Registry,
+    /// State of discovery and draining.
+    pub lifecycle: Arc<Lifecycle>,
+    /// The control-plane connection's counters.
+    pub xds: Arc<XdsStats>,
+    /// The server's own metrics.
+    pub server: Arc<Registration<ServerStats>>,
+    workers: Vec<Worker>,
+    loads: Arc<Loads>,
+    to_build: mpsc::Sender<Input>,
+    build: Option<JoinHandle<()>>,
+    _metrics: Vec<Box<dyn Any + Send>>,
+    _end_ads: Option<oneshot::Sender<()>>,
+}
+
+impl Proxy {
+    /// Starts workers and build thread, applies the bootstrap's resources, and keeps a stream to the control
+    /// plane open on the calling runtime (which must be able to `spawn_local`… or run on a `LocalSet`).
+    ///
+    /// # Errors
+    /// A thread or runtime could not be made.
+    pub fn start(plan: Plan) -> std::io::Result<Proxy> {
+        let (store, registry) = (Arc::new(Store::default()), Registry::new());
+        let server = Arc::new(registry.register(Scope::server(), ServerStats::default()));
+        server.concurrency.set(plan.workers as i64);
+        server.uptime.now();
+        server.static_unknown_fields.add(plan.static_unknown_fields);
+        let (workers, loads) = Worker::start_all(plan.workers.max(1), &store, &registry, UNFINISHED)?;
+        let (xds, counts) = (Arc::new(XdsStats::default()), SharedCounts::default());
+        let lifecycle = Arc::new(Lifecycle::new(plan.ads.is_some(), xds.clone(), counts.clone()));
+        let (to_build, inputs) = mpsc::channel(INPUTS);
+        let mut end_ads = None;
+        let ads = plan.ads.map(|ads| {
+            let (to_client, from_build) = request_channel();
+            let mut state = StateConfig::new(ads.config.variant);
+            state.seed = crate::util::random::Random::default().next();
+            let driver = Driver::new(state, ads.node, xds.clone(), to_client);
+            let mut half = Ads::new(driver, server.clone());
+            if let Some((dir, header)) = ads.state_dir {
+                half.keep_in(dir, header, to_build.clone());
+            }
+            let (end, ended) = oneshot::channel();
+            end_ads = Some(end);
+            tokio::spawn(client::run(ads.config, to_build.clone(), from_build, async {
+                let _ = ended.await;
+            }));
+            half
+        });
+        let senders = workers.iter().map(Worker::sender).collect();
+        let build = Build::new(Builder::new(plan.options), senders, ads, store.clone(), counts.clone());
+        let build = start_build(build, plan.fixed, inputs)?;
+        let metrics = metrics::register(&registry, &xds, &counts);
+        Ok(Proxy {
+            store,
+            registry,
+            lifecycle,
+            xds,
+            server,
+            workers,
+            loads,
+            to_build,
+            build: Some(build),
+            _metrics: metrics,
+            _end_ads: end_ads,
+        })
+    }
+
+    /// A copy of what is configured, for the admin; `None` when the build thread has ended.
+    pub async fn dump(&self) -> Option<Dump> {
+        let (answer, dump) = oneshot::channel();
+        self.to_build.send(Input::Dump(answer)).await.ok()?;
+        dump.await.ok()
+    }
+
+    /// What the workers are doing.
+    pub async fn reports(&self) -> Vec<WorkerReport> {
+        let mut reports = Vec::new();
+        for worker in &self.workers {
+            reports.extend(worker.report().await);
+        }
+        reports
+    }
+
+    /// Open downstream connections.
+    pub fn connections(&self) -> usize {
+        self.loads.total()
+    }
+
+    /// Whether a thread that serving depends on has ended.
+    pub fn is_broken(&self) -> bool {
+        self.workers.iter().any(Worker::is_dead) || self.build.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Closes listening sockets.
+    pub async fn stop_accepting(&self, inbound_only: bool) {
+        let _ = self.to_build.send(Input::StopAccepting { inbound_only }).await;
+    }
+
+    /// Asks connections to leave.
+    pub fn ask_to_leave(&self, how: Drain, inbound_only: bool) {
+        for worker in &self.workers {
+            worker.send(Command::Drain { how, inbound_only });
+        }
+    }
+
+    /// Leaves in good order: `/ready` fails at once, listening sockets close after `accept`, connections are
+    /// served until they are idle, and cut when `limit` is over. Returns when none is left.
+    pub async fn drain(&self, accept: Duration, limit: Duration) {
+        self.lifecycle.drain();
+        let end = tokio::time::Instant::now() + limit;
+        tokio::time::sleep(accept.min(limit)).await;
+        self.stop_accepting(false).await;
+        self.ask_to_leave(Drain::Leaving, false);
+        // A connection that waited in an accept queue may not be counted yet.
+        tokio::time::sleep(DRAIN_POLL).await;
+        while self.connections() > 0 {
+            if tokio::time::Instant::now() >= end {
+                tracing::warn!("drain time is over: {} connections are cut", self.connections());
+                return;
+            }
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+    }
+
+    /// Ends the build thread after it has saved what is not saved yet. Blocks for at most the write.
+    pub async fn finish(mut self) {
+        let _ = self.to_build.send(Input::Quit).await;
+        if let Some(build) = self.build.take() {
+            let _ = tokio::task::spawn_blocking(move || build.join()).await;
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.to_build.try_send(Input::Quit);
+    }
+}
+
+/// Runs the build thread; returns once the bootstrap's resources are applied.
+fn start_build(
+    mut build: Build,
+    fixed: Vec<Change>,
+    inputs: mpsc::Receiver<Input>,
+) -> std::io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    for refused in build.apply_static(fixed) {
+        tracing::error!("bootstrap: {refused}");
+    }
+    std::thread::Builder::new().name("build".into()).spawn(move || {
+        // Serving comes first: configuration work gives way to the workers.
+        let _ = rustix::process::nice(10);
+        runtime.block_on(build.run(inputs));
+    })
+}

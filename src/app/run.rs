@@ -1,0 +1,128 @@
+//! `mizzen start`: from files to a serving process and out again.
+
+use super::EXIT_BROKEN;
+use super::pid::PidFile;
+use super::plan;
+use super::proxy::Proxy;
+use super::signals::{Signals, Wish};
+use crate::bootstrap::{self, Bootstrap, NodeOverride};
+use crate::cli::{LogLevel, Mode, RunArgs};
+use crate::net::options;
+use crate::telemetry::logging;
+use anyhow::{Context, anyhow};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often the control task looks whether a thread has died.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// Serves until told to leave.
+///
+/// # Errors
+/// The configuration, the log or the admin address cannot be used.
+pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let mut bootstrap = load(args)?;
+    if args.mode != Mode::Serve {
+        println!("configuration OK");
+        return Ok(ExitCode::SUCCESS);
+    }
+    start_log(args, &bootstrap)?;
+    for warning in &bootstrap.warnings {
+        tracing::warn!("{warning}");
+    }
+    options::raise_nofile();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let code = runtime.block_on(serve(args, &mut bootstrap));
+    logging::flush(Duration::from_secs(1));
+    code
+}
+
+fn load(args: &RunArgs) -> anyhow::Result<Bootstrap> {
+    let overlay = args.config_yaml.as_deref();
+    let loaded = match (&args.config, overlay) {
+        (Some(path), overlay) => bootstrap::load(path, overlay),
+        (None, Some(text)) => bootstrap::load_text(text),
+        (None, None) => return Err(anyhow!("no configuration given")),
+    };
+    let mut bootstrap = loaded.map_err(|findings| anyhow!("{}", bootstrap::one_line(&findings)))?;
+    bootstrap.override_node(&NodeOverride {
+        id: args.node.id.as_deref(),
+        cluster: args.node.cluster.as_deref(),
+        metadata: &args.node.metadata,
+        labels: &args.node.labels,
+    });
+    Ok(bootstrap)
+}
+
+fn start_log(args: &RunArgs, bootstrap: &Bootstrap) -> anyhow::Result<()> {
+    let from_file = bootstrap.log_level.as_deref().and_then(LogLevel::parse);
+    let level = args.log_level.or(from_file).unwrap_or(LogLevel::Info);
+    let parse = |level: LogLevel| level.as_str().parse().unwrap_or(logging::Level::Info);
+    let path =
+        args.log_path.as_ref().map(|path| path.display().to_string()).or_else(|| bootstrap.log_path.clone());
+    let mut options = logging::Options { level: parse(level), ..logging::Options::default() };
+    if let Some(path) = path {
+        options.destination = destination(&path);
+    }
+    // Unknown component names must not stop a start: images name components we do not have.
+    let components = args.component_log_levels.iter();
+    options.components = components
+        .filter(|(name, _)| logging::levels().iter().any(|(known, _)| known == name))
+        .map(|(name, level)| (name.clone(), parse(*level)))
+        .collect();
+    logging::init(options).context("process log")
+}
+
+/// `/dev/stdout` means the descriptor: opening the path anew fails when another user owns it.
+fn destination(path: &str) -> logging::Destination {
+    match path {
+        "" | "stderr" | "/dev/stderr" => logging::Destination::Stderr,
+        "stdout" | "/dev/stdout" => logging::Destination::Stdout,
+        path => logging::Destination::File(path.into()),
+    }
+}
+
+async fn serve(args: &RunArgs, bootstrap: &mut Bootstrap) -> anyhow::Result<ExitCode> {
+    // Before anything that takes time: a signal during start must not kill the process half made.
+    let mut signals = Signals::new().context("signals")?;
+    let plan = plan::plan(bootstrap, args);
+    let workers = plan.workers;
+    let proxy = Arc::new(Proxy::start(plan).context("threads")?);
+    let _pid = PidFile::write(&bootstrap.pid_file);
+    tracing::info!("mizzen {} serves with {workers} workers", env!("CARGO_PKG_VERSION"));
+    let code = wait(args, &proxy, &mut signals).await;
+    if let Ok(proxy) = Arc::try_unwrap(proxy) {
+        proxy.finish().await;
+    }
+    Ok(code)
+}
+
+/// Waits for the end and leads there.
+async fn wait(args: &RunArgs, proxy: &Arc<Proxy>, signals: &mut Signals) -> ExitCode {
+    let mut watch = tokio::time::interval(WATCH);
+    loop {
+        tokio::select! {
+            wish = signals.next() => match wish {
+                Wish::Leave => break,
+                Wish::End => return ExitCode::SUCCESS,
+                Wish::Reopen => logging::reopen(),
+            },
+            _ = watch.tick() => if proxy.is_broken() {
+                tracing::error!("a thread has died: exiting");
+                return ExitCode::from(EXIT_BROKEN);
+            },
+        }
+    }
+    tracing::info!("leaving: {} connections open", proxy.connections());
+    let mut drain = std::pin::pin!(proxy.drain(args.drain_accept, args.drain_time));
+    loop {
+        tokio::select! {
+            () = &mut drain => return ExitCode::SUCCESS,
+            wish = signals.next() => match wish {
+                Wish::Leave | Wish::End => return ExitCode::SUCCESS,
+                Wish::Reopen => logging::reopen(),
+            },
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Keeps the listening sockets in step with what the builder wants.
+
+use crate::model::{Address, Listener, NetworkFilter, Protocol};
+use crate::net::sockets::{SocketRegistry, Spread};
+use crate::snapshot::builder::{Builder, Rejection, Socket};
+use crate::worker::{Command, Sender};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// Pause before an address that was refused is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Sockets of this process. Lives on the build thread; the workers accept on them.
+pub struct Sockets {
+    registry: SocketRegistry,
+    workers: Vec<Sender>,
+    version: Option<u64>,
+    retry_at: Option<Instant>,
+    /// Refused addresses that were reported already.
+    refused: BTreeSet<Address>,
+    closed: bool,
+}
+
+impl Sockets {
+    /// No socket yet.
+    pub fn new(workers: Vec<Sender>) -> Self {
+        Sockets {
+            registry: SocketRegistry::default(),
+            workers,
+            version: None,
+            retry_at: None,
+            refused: BTreeSet::new(),
+            closed: false,
+        }
+    }
+
+    /// When refused addresses are tried again.
+    pub fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    /// Binds what is new. Gives the listeners the machine refused.
+    pub fn bind(&mut self, builder: &mut Builder, now: Instant) -> Vec<Rejection> {
+        let again = self.retry_at.is_some_and(|at| at <= now);
+        if self.closed || (self.version == Some(builder.sockets_version()) && !again) {
+            return Vec::new();
+        }
+        self.retry_at = None;
+        let mut rejections = Vec::new();
+        for Socket { address, listener, .. } in builder.sockets() {
+            if self.refused.contains(&address) && !again {
+                self.retry_at = self.retry_at.or(Some(now + RETRY));
+                continue;
+            }
+            match self.registry.bind(&address, spread(&listener), self.workers.len()) {
+                Ok(()) => {
+                    if self.refused.remove(&address) {
+                        tracing::info!("listener {}: {address} is free now", listener.name);
+                    }
+                    builder.on_bound(&listener.name, &address, now);
+                }
+                Err(error) => {
+                    self.retry_at = Some(now + RETRY);
+                    if self.refused.insert(address.clone()) {
+                        tracing::error!("listener {}: cannot bind {address}: {error}", listener.name);
+                        rejections.extend(builder.on_bind_failed(
+                            &listener.name,
+                            &address,
+                            &error.to_string(),
+                        ));
+                    }
+                }
+            }
+        }
+        rejections
+    }
+
+    /// Opens and closes sockets as the snapshot just published wants. Workers see the snapshot first.
+    pub fn follow(&mut self, builder: &Builder) {
+        if self.closed || self.version == Some(builder.sockets_version()) {
+            return;
+        }
+        self.version = Some(builder.sockets_version());
+        let wanted = builder.sockets();
+        let keep: BTreeSet<Address> = wanted.iter().map(|socket| socket.address.clone()).collect();
+        let lost: Vec<Address> = self.registry.held().filter(|held| !keep.contains(held)).cloned().collect();
+        for address in lost {
+            self.registry.release(&address);
+            self.refused.remove(&address);
+            for worker in &self.workers {
+                worker.send(Command::Close(address.clone()));
+            }
+        }
+        for socket in wanted.into_iter().filter(|socket| socket.open) {
+            self.open(&socket);
+        }
+    }
+
+    fn open(&mut self, socket: &Socket) {
+        let address = &socket.address;
+        match self.registry.open(address, socket.listener.backlog) {
+            Ok(Some(sockets)) => {
+                let shared = sockets.len() == 1 && self.workers.len() > 1;
+                for (worker, socket) in self.workers.iter().zip(sockets) {
+                    worker.send(Command::Open { address: address.clone(), socket, shared });
+                }
+            }
+            Ok(None) => {}
+            Err(error) => tracing::error!("cannot listen on {address}: {error}"),
+        }
+    }
+
+    /// Closes listening sockets for good: all, or those of inbound listeners.
+    pub fn stop(&mut self, builder: &Builder, inbound_only: bool) {
+        if !inbound_only {
+            self.closed = true;
+            for worker in &self.workers {
+                worker.send(Command::CloseAll);
+            }
+            return;
+        }
+        for socket in builder.sockets() {
+            if socket.listener.direction == crate::model::Direction::Inbound {
+                for worker in &self.workers {
+                    worker.send(Command::Close(socket.address.clone()));
+                }
+            }
+        }
+    }
+}
+
+/// One accepting worker where single connections carry much (bolt), where asked for, and on Unix sockets;
+/// the kernel spreads the rest.
+fn spread(listener: &Listener) -> Spread {
+    let chains = listener.filter_chains.iter().chain(&listener.default_filter_chain);
+    let is_bolt = |filter: &NetworkFilter| matches!(filter, NetworkFilter::Rpc(rpc) if rpc.downstream != Protocol::Http2);
+    if listener.exact_balance || chains.into_iter().any(|chain| is_bolt(&chain.filter)) {
+        Spread::Balance
+    } else {
+        Spread::ReusePort
+    }
+}
