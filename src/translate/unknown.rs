@@ -187,7 +187,8 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn field(&mut self) -> Option<(u32, Value<'a>)> {
         let tag = self.varint()?;
-        let number = u32::try_from(tag >> 3).ok()?;
+        // Field 0 does not exist: bytes that claim one are no message.
+        let number = u32::try_from(tag >> 3).ok().filter(|n| *n != 0)?;
         let value = match tag & 7 {
             0 => self.varint().map(|_| Value::Other)?,
             1 => self.take(8).map(|_| Value::Other)?,
