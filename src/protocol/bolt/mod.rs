@@ -1,6 +1,6 @@
 //! bolt v1, the remoting format of SOFA RPC.
 //!
-//! Owns the wire layout ([`wire`]), the header block ([`headers`]) and the status codes. Takes in the parts of
+//! Owns the wire layout (`wire.rs`), the header block ([`headers`]) and the status codes. Takes in the parts of
 //! a message; gives out frames for [`crate::protocol::rpc`], whose `Decoder` reads them back.
 
 pub mod headers;

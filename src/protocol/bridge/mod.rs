@@ -2,7 +2,7 @@
 //!
 //! Every bolt field is a header of its own and every pair of the header map a flat header beside them (the key
 //! names MOSN used from 2018 to 2019, so its sidecars understand both directions). What flat headers cannot
-//! say, such as order, case, nulls and bytes HTTP forbids, travels in a side channel ([`layout`]).
+//! say, such as order, case, nulls and bytes HTTP forbids, travels in a side channel (`layout.rs`).
 //!
 //! The flat headers are the truth: the side channel holds no values and no header of its own, it only says
 //! how the flat ones looked. A header changed, added or removed on the way is changed, added or removed in
