@@ -288,7 +288,9 @@ impl Builder {
     /// The application holds the socket of `address` for `listener`.
     pub fn on_bound(&mut self, listener: &str, address: &Address, now: std::time::Instant) {
         if let Some(claim) = self.claim_of(listener, address) {
-            self.addresses.failed.remove(&claim);
+            if self.addresses.failed.remove(&claim).is_some() {
+                self.event(Event::ListenerRecovered { listener: listener.into() });
+            }
             self.addresses.bound.insert(claim);
             self.listeners.touch(&listener.into());
             self.settle(now);

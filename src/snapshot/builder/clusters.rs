@@ -1,15 +1,14 @@
-//! Clusters and assignments: names to ids, warming, serving, lingering.
+//! Clusters and assignments: what is known of each name, and who holds it.
 //!
 //! A cluster is *ready* when some version of it serves, *warming* when it is configured and waits for its
-//! assignment, *missing* when nobody configured it. Assignments are held by EDS name, apart from clusters.
+//! assignment, *missing* when nobody configures it: a removed one that lingers for old routes is missing for
+//! new ones. Assignments are held by EDS name, apart from clusters.
 
-use super::change::{Event, Origin, Owned, Why};
+use super::FastMap;
+use super::change::Owned;
 use super::ids::Ids;
-use super::timers::Key;
-use super::{Builder, FastMap};
 use crate::cluster::{BreakerState, ClusterSpec};
 use crate::model::{Cluster, ClusterId, Discovery, Endpoints, RouteId};
-use crate::snapshot::{ClusterEntry, ClusterSlot};
 use smallvec::SmallVec;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -42,13 +41,13 @@ pub(super) struct ClusterState {
     pub(super) pending: Option<(Arc<Cluster>, Instant)>,
     /// Set while it serves although it is not configured any more.
     pub(super) removed_at: Option<Instant>,
-    breakers: Option<Arc<BreakerState>>,
+    pub(super) breakers: Option<Arc<BreakerState>>,
     /// EDS names its versions refer to.
     assignments: SmallVec<[Arc<str>; 1]>,
     /// Applied virtual hosts and open TCP chains that name it: they keep a removed cluster serving.
     pub(super) refs: u32,
     /// Whatever else holds the id.
-    pins: u32,
+    pub(super) pins: u32,
     pub(super) waiters: BTreeSet<Waiter>,
 }
 
@@ -75,6 +74,8 @@ pub(super) struct Clusters {
     /// Waiters of clusters whose readiness changed.
     pub(super) woken: BTreeSet<Waiter>,
     pub(super) interest_changed: bool,
+    /// How often a cluster that served was removed.
+    pub(super) removals: u64,
 }
 
 impl Clusters {
@@ -92,6 +93,15 @@ impl Clusters {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (ClusterId, &ClusterState)> {
         (0u32..).map(ClusterId).zip(&self.states).filter_map(|(id, state)| Some((id, state.as_deref()?)))
+    }
+
+    /// Gives up a name that nothing holds.
+    pub(super) fn forget(&mut self, id: ClusterId, name: &str) {
+        self.by_name.remove(name);
+        if let Some(place) = self.states.get_mut(id.index()) {
+            *place = None;
+        }
+        self.ids.retire(id.0);
     }
 
     /// The name of `id`.
@@ -132,9 +142,10 @@ impl Clusters {
 
     pub(super) fn readiness(&self, id: ClusterId) -> Readiness {
         match self.get(id) {
+            Some(state) if state.model.current().is_none() => Readiness::Missing,
             Some(state) if state.active.is_some() => Readiness::Ready,
-            Some(state) if state.model.current().is_some() => Readiness::Warming,
-            _ => Readiness::Missing,
+            Some(_) => Readiness::Warming,
+            None => Readiness::Missing,
         }
     }
 
@@ -182,7 +193,7 @@ impl Clusters {
         }
     }
 
-    fn wake(&mut self, id: ClusterId) {
+    pub(super) fn wake(&mut self, id: ClusterId) {
         if let Some(state) = self.get_mut(id) {
             let waiters = std::mem::take(&mut state.waiters);
             self.woken.extend(waiters);
@@ -190,7 +201,7 @@ impl Clusters {
     }
 
     /// Hosts for `model`, if they are here.
-    fn hosts_of(&self, model: &Cluster) -> Option<Arc<Endpoints>> {
+    pub(super) fn hosts_of(&self, model: &Cluster) -> Option<Arc<Endpoints>> {
         match &model.discovery {
             Discovery::Static(hosts) | Discovery::Dns { endpoints: hosts, .. } => Some(hosts.clone()),
             Discovery::Eds { .. } => self.assignments.get(assignment_name(model)?)?.hosts.clone(),
@@ -198,7 +209,7 @@ impl Clusters {
     }
 
     /// Registers `id` with the assignments its versions refer to, and nowhere else.
-    fn link_assignments(&mut self, id: ClusterId) {
+    pub(super) fn link_assignments(&mut self, id: ClusterId) {
         let Some(state) = self.states.get_mut(id.index()).and_then(Option::as_deref_mut) else { return };
         let wanted = [state.active.as_ref().map(|spec| &spec.model), state.pending.as_ref().map(|p| &p.0)];
         let mut wanted: SmallVec<[&str; 2]> =
@@ -228,222 +239,10 @@ impl Clusters {
 }
 
 /// The EDS name of `model`: its own name where none is given.
-fn assignment_name(model: &Cluster) -> Option<&str> {
+pub(super) fn assignment_name(model: &Cluster) -> Option<&str> {
     match &model.discovery {
         Discovery::Eds { service_name, .. } if service_name.is_empty() => Some(&model.name),
         Discovery::Eds { service_name, .. } => Some(service_name),
         _ => None,
-    }
-}
-
-/// Hosts of a cluster whose assignment did not come.
-fn no_hosts(name: &str) -> Arc<Endpoints> {
-    Arc::new(Endpoints::of(name, []))
-}
-
-impl Builder {
-    pub(super) fn change_cluster(
-        &mut self,
-        origin: Origin,
-        name: &str,
-        model: Option<Arc<Cluster>>,
-    ) -> Result<(), Why> {
-        if model.is_none() && self.clusters.find(name).is_none() {
-            return Ok(());
-        }
-        let id = self.clusters.intern(name);
-        let (limit, configured) = (self.options.max_resources, self.clusters.configured);
-        let Some(state) = self.clusters.get_mut(id) else { return Ok(()) };
-        if *state.model.slot(origin) == model {
-            return Ok(());
-        }
-        let before = state.model.current().cloned();
-        if before.is_none() && model.is_some() && configured >= limit {
-            return Err(Why::TooMany { limit });
-        }
-        let arrived = model.is_some();
-        *state.model.slot(origin) = model;
-        if arrived && origin == Origin::Ads && state.model.shadowed() {
-            self.counts.shadowed_by_static += 1;
-        }
-        match (&before, state.model.current()) {
-            (None, Some(_)) => {
-                self.counts.cluster_added += 1;
-                self.clusters.configured += 1;
-            }
-            (Some(_), None) => {
-                self.counts.cluster_removed += 1;
-                self.clusters.configured -= 1;
-            }
-            (Some(old), Some(new)) if old != new => self.counts.cluster_modified += 1,
-            _ => return Ok(()),
-        }
-        self.clusters.dirty.insert(id);
-        Ok(())
-    }
-
-    pub(super) fn change_endpoints(&mut self, model: Arc<Endpoints>) -> Result<(), Why> {
-        let limit = self.options.max_resources;
-        let held = self.clusters.assignments.len();
-        let clusters = &mut self.clusters;
-        let entry = match clusters.assignments.get_mut(model.name.as_str()) {
-            Some(entry) => entry,
-            None if held >= limit.saturating_mul(2) => return Err(Why::TooMany { limit }),
-            None => clusters.assignments.entry(model.name.as_str().into()).or_default(),
-        };
-        entry.withdrawn = false;
-        if entry.hosts.as_ref() != Some(&model) {
-            entry.hosts = Some(model);
-            clusters.dirty.extend(entry.users.iter().copied());
-        }
-        Ok(())
-    }
-
-    pub(super) fn withdraw_endpoints(&mut self, name: &str) {
-        let Some(entry) = self.clusters.assignments.get_mut(name) else { return };
-        entry.withdrawn = true;
-        if entry.users.is_empty() {
-            self.clusters.assignments.remove(name);
-        }
-    }
-
-    /// Brings one cluster up to date with its configuration and assignment.
-    pub(super) fn settle_cluster(&mut self, id: ClusterId, now: Instant) {
-        let Some(state) = self.clusters.get_mut(id) else { return };
-        let Some(model) = state.model.current().cloned() else {
-            state.pending = None;
-            if state.active.is_some() {
-                state.removed_at.get_or_insert(now);
-            }
-            self.clusters.going.insert(id);
-            return;
-        };
-        state.removed_at = None;
-        let serves = state.active.as_ref().is_some_and(|spec| spec.model == model);
-        let since = state.pending.as_ref().map_or(now, |(_, since)| *since);
-        state.pending = (!serves).then(|| (model.clone(), since));
-        // Before looking for hosts, so that the assignment is asked for even when it is not here.
-        self.clusters.link_assignments(id);
-        let hosts = self.clusters.hosts_of(&model);
-        if serves {
-            self.timers.set(Key::Cluster(id), None);
-            if let Some(hosts) = hosts {
-                self.serve(id, None, hosts);
-            }
-        } else {
-            self.warm(id, &model, hosts, since, now);
-        }
-        self.clusters.link_assignments(id);
-    }
-
-    /// Activates a version whose hosts are here or overdue; else arranges to wait.
-    fn warm(
-        &mut self,
-        id: ClusterId,
-        model: &Arc<Cluster>,
-        hosts: Option<Arc<Endpoints>>,
-        since: Instant,
-        now: Instant,
-    ) {
-        let timeout = match &model.discovery {
-            Discovery::Eds { initial_fetch_timeout, .. } => *initial_fetch_timeout,
-            _ => None,
-        };
-        let until = timeout.and_then(|timeout| since.checked_add(timeout));
-        let hosts = match hosts {
-            Some(hosts) => hosts,
-            None if until.is_some_and(|until| until <= now) => {
-                self.counts.endpoints_fetch_timeout += 1;
-                let service: Arc<str> = assignment_name(model).unwrap_or_default().into();
-                let hosts = no_hosts(&service);
-                self.event(Event::EndpointsFetchTimeout { cluster: model.name.as_str().into(), service });
-                hosts
-            }
-            None => {
-                self.timers.set(Key::Cluster(id), until);
-                let Some(state) = self.clusters.get(id) else { return };
-                match (&state.active, &state.hosts) {
-                    // The old version goes on, and with it changes of the old assignment.
-                    (Some(spec), _) => {
-                        if let Some(hosts) = self.clusters.hosts_of(&spec.model) {
-                            self.serve(id, None, hosts);
-                        }
-                    }
-                    _ => {
-                        let name = state.name.clone();
-                        self.next.set_cluster(id, &name, ClusterSlot::Warming);
-                        self.clusters.wake(id);
-                    }
-                }
-                return;
-            }
-        };
-        self.timers.set(Key::Cluster(id), None);
-        let Some(state) = self.clusters.get_mut(id) else { return };
-        state.pending = None;
-        let breakers = state.breakers.get_or_insert_default().clone();
-        let spec = Arc::new(ClusterSpec { id, model: model.clone(), breakers });
-        self.serve(id, Some(spec), hosts);
-    }
-
-    /// Publishes `spec` (or the one that serves) with `hosts`; equal hosts keep their `Arc`.
-    fn serve(&mut self, id: ClusterId, spec: Option<Arc<ClusterSpec>>, hosts: Arc<Endpoints>) {
-        let Some(state) = self.clusters.get_mut(id) else { return };
-        let hosts = match &state.hosts {
-            Some(old) if Arc::ptr_eq(old, &hosts) || **old == *hosts => {
-                if spec.is_none() {
-                    return;
-                }
-                old.clone()
-            }
-            _ => hosts,
-        };
-        let was_ready = state.active.is_some();
-        let Some(spec) = spec.or_else(|| state.active.clone()) else { return };
-        state.active = Some(spec.clone());
-        state.hosts = Some(hosts.clone());
-        let name = state.name.clone();
-        self.next.set_cluster(id, &name, ClusterSlot::Ready(ClusterEntry { spec, endpoints: hosts }));
-        if !was_ready {
-            self.clusters.wake(id);
-        }
-    }
-
-    /// Ends a removed cluster that nothing names any more or that lingered long enough, and forgets a name
-    /// that nothing holds.
-    pub(super) fn settle_going(&mut self, id: ClusterId, now: Instant) {
-        let linger = self.options.removed_cluster_linger;
-        let Some(state) = self.clusters.get_mut(id) else { return };
-        if state.model.current().is_some() {
-            return;
-        }
-        let name = state.name.clone();
-        if let (Some(_), Some(removed)) = (&state.active, state.removed_at) {
-            let until = removed.checked_add(linger);
-            if state.refs > 0 && until.is_none_or(|until| now < until) {
-                self.timers.set(Key::Cluster(id), until);
-                self.clusters.link_assignments(id);
-                return;
-            }
-            if state.refs > 0 && !linger.is_zero() {
-                self.counts.linger_expired += 1;
-                self.event(Event::LingerExpired { cluster: name.clone() });
-            }
-        }
-        let Some(state) = self.clusters.get_mut(id) else { return };
-        (state.active, state.hosts, state.removed_at, state.breakers) = (None, None, None, None);
-        self.timers.set(Key::Cluster(id), None);
-        self.clusters.link_assignments(id);
-        if self.next.clear_cluster(id, &name) {
-            self.clusters.wake(id);
-        }
-        let Some(state) = self.clusters.get(id) else { return };
-        if state.refs == 0 && state.pins == 0 {
-            self.clusters.by_name.remove(&name);
-            if let Some(place) = self.clusters.states.get_mut(id.index()) {
-                *place = None;
-            }
-            self.clusters.ids.retire(id.0);
-        }
     }
 }

@@ -43,6 +43,8 @@ pub(super) struct Pending {
     pub(super) waits: BTreeMap<ClusterId, Instant>,
     watching: Option<ClusterId>,
     pub(super) ready: bool,
+    /// Removals of clusters before `waits` was made.
+    removals: u64,
 }
 
 /// A route table a listener needs.
@@ -101,33 +103,37 @@ pub(super) fn route_source(chain: &FilterChain) -> Option<&RouteSource> {
 }
 
 impl Builder {
-    /// Brings one listener up to date. Without `full` only what it waits for may have changed.
-    pub(super) fn settle_listener(&mut self, name: &Arc<str>, full: bool, now: Instant) {
+    /// Finds out what one listener waits for. Without `full` only that may have changed.
+    pub(super) fn prepare_listener(&mut self, name: &Arc<str>, full: bool, now: Instant) {
         let Some(state) = self.listeners.states.get(name) else { return };
-        let active = state.active.as_ref().map(|active| active.spec.model.clone());
         match state.model.current().cloned() {
-            Some(model) if active.as_ref() == Some(&model) => {
-                self.clear_pending(name);
-                return;
-            }
+            Some(model) if self.listeners.active(name) == Some(&model) => self.clear_pending(name),
             Some(model) => {
-                if full || state.pending.is_none() {
+                let removals = self.clusters.removals;
+                if full || state.pending.as_ref().is_none_or(|pending| pending.removals != removals) {
                     self.refresh_pending(name, model, now);
                 }
                 self.check_pending(name, now);
             }
-            None => {
-                self.clear_pending(name);
-                let state = self.listeners.states.get(name);
-                if active.is_none() && state.is_some_and(|state| state.blocked.is_none()) {
-                    self.listeners.states.remove(name);
-                }
-                if active.is_none() {
-                    return;
-                }
+            None => self.clear_pending(name),
+        }
+    }
+
+    /// Lets a prepared listener switch, with all that must switch at the same time, if all of them can.
+    pub(super) fn try_switch(&mut self, name: &Arc<str>, now: Instant) {
+        let Some(state) = self.listeners.states.get(name) else { return };
+        let active = state.active.as_ref().map(|active| &active.spec.model);
+        if active == state.model.current() {
+            if active.is_none() && state.blocked.is_none() {
+                self.listeners.states.remove(name);
             }
+            return;
         }
         let group = self.linked(name);
+        // A cluster it counted on may have been removed since it was prepared.
+        for member in &group {
+            self.prepare_listener(member, false, now);
+        }
         let ready = |name: &Arc<str>| {
             let state = self.listeners.states.get(name);
             state.is_none_or(|state| {
@@ -205,8 +211,10 @@ impl Builder {
         if let Some(old) = old {
             self.release_pending(name, &old, &rds);
         }
+        let removals = self.clusters.removals;
         if let Some(state) = self.listeners.states.get_mut(name) {
-            state.pending = Some(Pending { model, since, rds, waits, watching: None, ready: false });
+            state.pending =
+                Some(Pending { model, since, rds, waits, watching: None, ready: false, removals });
         }
     }
 

@@ -23,6 +23,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod warming;
 
 pub use addresses::Socket;
 pub use change::{Change, Event, Kind, Options, Origin, Rejection, Why};
@@ -213,9 +214,14 @@ impl Builder {
                     Waiter::Listener(name) => self.listeners.dirty.entry(name).or_insert(false),
                 };
             }
-            while let Some((name, full)) = self.listeners.dirty.pop_first() {
-                self.settle_listener(&name, full, now);
-                idle = false;
+            let listeners = std::mem::take(&mut self.listeners.dirty);
+            idle &= listeners.is_empty();
+            // All are prepared before the first switches: they may have to switch together.
+            for (name, full) in &listeners {
+                self.prepare_listener(name, *full, now);
+            }
+            for name in listeners.keys() {
+                self.try_switch(name, now);
             }
             while let Some((id, full)) = self.tables.dirty.pop_first() {
                 self.settle_table(id, full, now);

@@ -107,32 +107,31 @@ impl<'a> Plan<'a> {
         let (kept, fresh) = self.by_old_body(host);
         let waits = self.waits(&key, &unready);
         let since = self.old_holds.get(&key).map_or(self.since, |hold| hold.since);
-        let mut blocking = BTreeMap::new();
+        let (mut blocking, mut overdue) = (BTreeMap::new(), BTreeSet::new());
         let mut domains = fresh;
         for (at, part) in kept {
             let Some(body) = self.old.and_then(|old| old.bodies.get(at)).cloned() else { continue };
             // What the old body names already is no reason to keep it.
             let named: BTreeSet<ClusterId> = body.0.clusters().collect();
-            let mut blockers = waits.iter().filter(|(cluster, _)| !named.contains(cluster)).peekable();
-            if blockers.peek().is_some() && self.blocked(blockers.clone(), since) {
+            let blockers = waits.iter().filter(|(cluster, _)| !named.contains(cluster));
+            if self.blocked(blockers.clone(), since) {
                 blocking.extend(blockers.map(|(cluster, at)| (*cluster, *at)));
                 self.keep(&body, part);
             } else {
+                overdue.extend(blockers.map(|(cluster, _)| *cluster));
                 domains.extend(part);
             }
         }
         self.rest(host, domains);
+        if !overdue.is_empty() {
+            let names = overdue.iter().map(|id| self.clusters.name(*id)).collect();
+            self.expired.push((host.name.clone(), names));
+        }
         if !blocking.is_empty() {
             for cluster in blocking.keys() {
                 self.clusters.pin(*cluster);
             }
             self.holds.insert(key, Hold { since, waits: blocking, model: host.clone() });
-        } else if let Some(hold) = self.old_holds.get(&key) {
-            let late = |cluster: &&ClusterId| hold.waits.contains_key(cluster);
-            let names: Vec<_> = unready.iter().filter(late).map(|id| self.clusters.name(*id)).collect();
-            if !names.is_empty() {
-                self.expired.push((host.name.clone(), names));
-            }
         }
     }
 

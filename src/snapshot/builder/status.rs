@@ -123,7 +123,7 @@ fn age(what: impl std::fmt::Display, since: Instant, now: Instant) -> String {
 }
 
 impl Builder {
-    /// Counters and gauges. Cost: the number of listeners and tables.
+    /// Counters and gauges. Cost: a look at every cluster, listener and table.
     pub fn counts(&self) -> Counts {
         let mut counts = self.counts.clone();
         let slots = self.clusters.iter();

@@ -238,6 +238,7 @@ fn listeners_can_wait_for_sockets() {
     w.builder.on_bound("m", &addr(81), w.now);
     w.publish();
     assert!(w.listener("m").is_some());
+    assert_eq!(w.builder.take_events(), [Event::ListenerRecovered { listener: "m".into() }]);
     // A rename needs no new socket.
     w.push(vec![Change::ListenerRemoved("l".into()), listener("n", 80, tcp("a"))]);
     assert!(w.listener("n").is_some() && w.listener("l").is_none());

@@ -2,6 +2,7 @@
 
 mod clusters;
 mod listeners;
+mod property;
 mod tables;
 
 use super::*;
