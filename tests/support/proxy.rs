@@ -1,0 +1,77 @@
+//! A whole proxy inside the test process, on real sockets.
+
+use mizzen::app::{AdsPlan, Plan, Proxy};
+use mizzen::proto::envoy::config::core::v3::Node;
+use mizzen::snapshot::builder::Options;
+use mizzen::xds::client::{Address, AdsConfig};
+use mizzen::xds::disk::Header;
+use mizzen::xds::state::Variant;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long a wait may take before it fails the test.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a test may choose.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub variant: Variant,
+    pub workers: usize,
+    pub options: Options,
+    pub state_dir: Option<PathBuf>,
+}
+
+impl Setup {
+    pub fn new(variant: Variant, workers: usize) -> Self {
+        let options = Options { wait_for_sockets: true, ..Options::default() };
+        Setup { variant, workers, options, state_dir: None }
+    }
+
+    /// Starts a proxy whose control plane is at `ads`.
+    pub fn start(self, ads: SocketAddr) -> Proxy {
+        let mut config = AdsConfig::new(vec![Address::Socket(ads)], self.variant);
+        // Reconnects in tests should not take half a second each.
+        config.backoff_base = Duration::from_millis(50);
+        let node = Node { id: "node-1".into(), cluster: "tests".into(), ..Node::default() };
+        let header = Header {
+            node_id: node.id.clone(),
+            node_cluster: node.cluster.clone(),
+            ads_target: ads.to_string(),
+            static_hash: 0,
+        };
+        let state_dir = self.state_dir.map(|dir| (dir, header));
+        Proxy::start(Plan {
+            workers: self.workers,
+            fixed: Vec::new(),
+            ads: Some(AdsPlan { config, node, state_dir }),
+            options: self.options,
+            static_unknown_fields: 0,
+        })
+        .expect("the proxy starts")
+    }
+}
+
+/// Waits until `done` says so.
+pub async fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let end = tokio::time::Instant::now() + PATIENCE;
+    while !done() {
+        assert!(tokio::time::Instant::now() < end, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits until connecting to `address` works.
+pub async fn wait_listening(address: SocketAddr) {
+    let end = tokio::time::Instant::now() + PATIENCE;
+    while tokio::net::TcpStream::connect(address).await.is_err() {
+        assert!(tokio::time::Instant::now() < end, "nobody listens on {address}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A loopback port that is free now.
+pub fn free_port() -> u16 {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    socket.local_addr().expect("its address").port()
+}
