@@ -37,7 +37,10 @@ impl Regex {
 
     fn build(pattern: &str, effective: &str) -> Result<Self, RegexError> {
         // Parsed alone first: `a)(b` must not become valid by the group put around it.
-        regex_automata::meta::Regex::new(pattern).map_err(|e| RegexError(describe(&e)))?;
+        let config = regex_automata::util::syntax::Config::new();
+        if let Err(error) = regex_automata::util::syntax::parse_with(pattern, &config) {
+            return Err(RegexError(error.to_string().lines().last().unwrap_or("bad syntax").to_owned()));
+        }
         let config = regex_automata::meta::Config::new().nfa_size_limit(Some(REGEX_SIZE_LIMIT));
         let compiled = regex_automata::meta::Builder::new()
             .configure(config)
