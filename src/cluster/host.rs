@@ -16,17 +16,26 @@ pub struct Host {
     pub active: Cell<u32>,
     /// bolt connections.
     pub rpc: pool::rpc::Pool,
+    /// HTTP/2 connections.
+    pub http2: pool::http2::Pool,
 }
 
 impl Host {
     /// A host without connections.
     pub fn new(address: Address, hostname: String) -> Rc<Self> {
-        Rc::new(Host { address, hostname, active: Cell::new(0), rpc: pool::rpc::Pool::default() })
+        Rc::new(Host {
+            address,
+            hostname,
+            active: Cell::new(0),
+            rpc: pool::rpc::Pool::default(),
+            http2: pool::http2::Pool::default(),
+        })
     }
 
     /// Takes the host out of service: idle connections close now, busy ones after their last stream.
     pub fn retire(&self) {
         self.rpc.retire();
+        self.http2.retire();
     }
 
     /// Counts a request in flight until the guard is dropped.

@@ -4,7 +4,7 @@ use super::chain::{self, Inputs};
 use crate::model::{Address, Direction};
 use crate::net::{Conn, PeerAddress};
 use crate::snapshot::{FilterSpec, ListenerSpec, View};
-use crate::stream::{self, Bound, Drain, Handle, Local};
+use crate::stream::{self, Bound, Drain, Handle, Local, Served};
 use crate::telemetry::{ListenerStats, Registration};
 use slab::Slab;
 use std::cell::{Cell, RefCell};
@@ -145,7 +145,9 @@ impl Active {
             }
             FilterSpec::Rpc { .. } | FilterSpec::Http { .. } => {
                 drop(bound);
-                stream::serve_sniffed(io, handle, local).await;
+                if stream::serve_sniffed(io, handle, local).await == Served::Unknown {
+                    self.stats.http1_unsupported.inc();
+                }
             }
         }
     }

@@ -4,6 +4,8 @@
 //! wheel. Knows addresses, not listeners or clusters.
 
 mod conn;
+pub mod h2;
+mod h2guard;
 mod inbuf;
 pub mod options;
 mod queue;
@@ -11,6 +13,7 @@ pub mod sockets;
 mod wheel;
 
 pub use conn::{Conn, PeerAddress};
+pub use h2guard::{Wire, WireIo};
 pub use inbuf::{Filled, ReadBuffer, ReadPool};
 pub use queue::{Budget, Charge, WriteQueue};
 pub use wheel::{Sleep, Wheel};

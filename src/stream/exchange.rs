@@ -1,12 +1,16 @@
 //! What every request goes through, whatever its protocol: find the route, pick hosts, decide on retries.
 
 use super::Local;
-use crate::cluster::{Cluster, Host, Level, Permit};
+use crate::cluster::{ActiveGuard, Cluster, Host, Level, Permit, State};
 use crate::message::{Failure, Head, Reason};
 use crate::model::{DirectResponse, Redirect, RetryPolicy, RouteId};
 use crate::router::{ActionSpec, Drawn, EditPlan, ForwardSpec, RouteSpec};
 use crate::snapshot::View;
+use crate::telemetry::failure_log::FailureLine;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -75,6 +79,126 @@ pub fn plan<'v>(
     Ok(Plan::Forward(Forward { route, action, request_edits, response_edits, cluster }))
 }
 
+/// Where a request went last, for the line about its failure.
+#[derive(Default)]
+pub struct Trail {
+    cluster: Option<Rc<Cluster>>,
+    host: Option<Rc<Host>>,
+}
+
+impl Trail {
+    /// It goes to `attempt`'s host now.
+    pub fn follow(&mut self, attempt: &Attempt) {
+        self.cluster = Some(attempt.cluster.clone());
+        self.host = Some(attempt.host.clone());
+    }
+
+    /// It goes to `cluster` now.
+    pub fn enter(&mut self, cluster: &Rc<Cluster>) {
+        self.cluster = Some(cluster.clone());
+    }
+
+    /// One log line, unless there were too many like it.
+    pub fn note(
+        &self,
+        local: &Local,
+        failure: Failure,
+        protocol: &str,
+        listener: &str,
+        route: Option<&RouteSpec>,
+    ) {
+        let host = std::cell::OnceCell::new();
+        let cluster = self.cluster.as_ref();
+        let id = cluster.map(|cluster| cluster.state().spec.id);
+        let address = || self.host.as_ref().map(|host| host.address.to_string()).unwrap_or_default();
+        local.failures.log(failure, id, || FailureLine {
+            protocol,
+            listener,
+            route: route.map(RouteSpec::label).unwrap_or_default(),
+            cluster: cluster.map(|cluster| cluster.name.as_str()).unwrap_or_default(),
+            host: host.get_or_init(address),
+            detail: "",
+        });
+    }
+}
+
+/// One try under way: counted in the cluster's limits and numbers until dropped.
+pub struct Attempt {
+    /// Where it goes.
+    pub host: Rc<Host>,
+    /// The host's cluster.
+    pub cluster: Rc<Cluster>,
+    /// The cluster's settings this try works with.
+    pub state: Rc<State>,
+    _permit: Option<Permit>,
+    _active: ActiveGuard,
+}
+
+impl Attempt {
+    /// Picks a host and counts the try.
+    ///
+    /// # Errors
+    /// The limit of requests is reached, or the cluster has no host.
+    pub fn begin(cluster: &Rc<Cluster>, tries: &mut Tries<'_>) -> Result<Self, Failure> {
+        let stats = &cluster.stats;
+        let state = cluster.state();
+        let permit = state.spec.breakers.acquire(Level::Requests, &state.spec.model.breakers.default);
+        let permit = permit.map_err(|()| {
+            stats.upstream_rq_active_overflow.inc();
+            Failure::before(Reason::OverflowRequests)
+        })?;
+        let host = tries.pick(cluster)?;
+        let active = host.enter();
+        stats.upstream_rq_total.inc();
+        stats.upstream_rq_active.inc();
+        Ok(Attempt { host, cluster: cluster.clone(), state, _permit: permit, _active: active })
+    }
+
+    /// Counts how it ended.
+    pub fn count<T>(&self, result: &Result<T, Failure>) {
+        let stats = &self.cluster.stats;
+        match result {
+            Ok(_) => stats.upstream_rq_completed.inc(),
+            Err(failure) => {
+                stats.failure.inc(failure.reason);
+                match failure.reason {
+                    Reason::Timeout => stats.upstream_rq_timeout.inc(),
+                    Reason::PerTryTimeout => stats.upstream_rq_per_try_timeout.inc(),
+                    Reason::UpstreamReset | Reason::UpstreamRefused => stats.upstream_rq_rx_reset.inc(),
+                    Reason::DownstreamReset => stats.upstream_rq_cancelled.inc(),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        self.cluster.stats.upstream_rq_active.dec();
+    }
+}
+
+/// Bounds `work` by `deadline`; `late` is what passing it means.
+pub async fn within<T>(
+    local: &Local,
+    deadline: Option<Instant>,
+    late: Reason,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let Some(deadline) = deadline else { return work.await };
+    let mut work = pin!(work);
+    let mut limit = pin!(local.env.wheel.sleep_until(deadline));
+    poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(result) => Poll::Ready(result),
+        Poll::Pending => limit.as_mut().poll(cx).map(|()| Err(Failure::after(late))),
+    })
+    .await
+}
+
+/// Tries a request that provably reached nobody gets without a policy: a GOAWAY met it on its way.
+const UNSENT_TRIES: u32 = 3;
+
 /// The tries of one request.
 pub struct Tries<'v> {
     policy: Option<&'v RetryPolicy>,
@@ -141,6 +265,12 @@ impl<'v> Tries<'v> {
             self.tried.push(host.clone());
         }
         Ok(host)
+    }
+
+    /// Whether to try again at once, policy or not, as nobody has looked at the request.
+    pub fn again_unsent(&self, failure: Failure) -> bool {
+        let met_an_end = matches!(failure.reason, Reason::UpstreamRefused | Reason::UpstreamClosed);
+        !failure.sent && met_an_end && self.made < UNSENT_TRIES
     }
 
     /// Whether to try again after `outcome`, and how long to wait first.

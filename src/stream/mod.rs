@@ -1,17 +1,19 @@
 //! A request's life between a downstream connection and a cluster.
 //!
 //! Owns the connection drivers per protocol ([`rpc`], [`tcp`], [`http2`]) and what they share: the worker's
-//! [`Local`], a connection's [`Handle`], planning and retrying ([`exchange`]). Takes in accepted
-//! connections; gives them back to the listener when they end.
+//! [`Local`], a connection's [`Handle`], planning and retrying ([`exchange`]), and one RPC call whatever its
+//! client spoke ([`call`]). Takes in accepted connections; gives them back to the listener when they end.
 
+mod call;
 pub mod exchange;
 mod handle;
+pub mod http2;
 mod local;
 pub mod rpc;
 mod sniff;
 pub mod tcp;
-pub mod upstream_http2;
+mod upstream_http2;
 
 pub use handle::{Bound, Drain, Handle};
 pub use local::Local;
-pub use sniff::serve_sniffed;
+pub use sniff::{Served, serve_sniffed};

@@ -3,22 +3,20 @@
 //! The connection's task reads frames and starts one small task per request; answers gather in the write
 //! queue and leave together when the connection gets its turn.
 
-use super::exchange::{self, Forward, Outcome, Plan, Tries};
-use super::{Drain, Handle, Local, upstream_http2};
-use crate::cluster::pool::rpc::Pool;
-use crate::cluster::{Cluster, Host, Level};
+use super::call::Call;
+use super::exchange::{self, Plan};
+use super::{Drain, Handle, Local};
 use crate::message::{Failure, Reason};
 use crate::model::{Protocol, RouteId, RpcProxy};
-use crate::net::{Budget, Charge, Conn, Filled, ReadBuffer, Sleep, WriteQueue};
+use crate::net::{Budget, Conn, Filled, ReadBuffer, Sleep, WriteQueue};
 use crate::protocol::bolt::{self, Status};
-use crate::protocol::rpc::{DecodeError, Decoder, Frame, HeaderEdit, Kind};
-use crate::router::{Edit, EditPlan, RouteSpec};
+use crate::protocol::rpc::{DecodeError, Decoder, Frame, Kind};
+use crate::router::RouteSpec;
 use crate::snapshot::FilterSpec;
-use crate::telemetry::failure_log::FailureLine;
 use crate::telemetry::{Registration, RpcStats};
 use bytes::BytesMut;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -225,27 +223,14 @@ impl Downstream {
 /// One request of a bolt client.
 struct Request {
     down: Rc<Downstream>,
-    frame: Frame,
+    call: Call,
     id: u32,
-    oneway: bool,
-    charge: Option<Charge>,
-    /// Where it went last, for the log.
-    cluster: Option<Rc<Cluster>>,
-    host: Option<Rc<Host>>,
 }
 
 impl Request {
     fn new(down: Rc<Downstream>, frame: Frame) -> Self {
         let charge = Some(down.budget.charge(frame.len()));
-        Request {
-            id: frame.request_id(),
-            oneway: frame.kind() == Kind::Oneway,
-            down,
-            frame,
-            charge,
-            cluster: None,
-            host: None,
-        }
+        Request { id: frame.request_id(), down, call: Call::new(frame, charge) }
     }
 
     async fn run(mut self) {
@@ -254,7 +239,7 @@ impl Request {
         let begin = Instant::now();
         down.stats.request_total.inc();
         down.stats.request_active.inc();
-        if self.oneway {
+        if self.call.oneway {
             down.stats.oneway_total.inc();
         }
         let bound = down.handle.bound();
@@ -282,7 +267,7 @@ impl Request {
         begin: Instant,
     ) -> Result<Option<Frame>, Failure> {
         let local = self.down.local.clone();
-        let plan = exchange::plan(&local, view, routes, &self.frame).map_err(|unplanned| {
+        let plan = exchange::plan(&local, view, routes, &self.call.frame).map_err(|unplanned| {
             self.note(unplanned.failure, unplanned.route);
             unplanned.failure
         });
@@ -290,10 +275,10 @@ impl Request {
             Plan::Forward(forward) => {
                 let upstream = config.upstream.unwrap_or(Protocol::Bolt);
                 let route = forward.route;
-                let result = self.forward(&local, forward, upstream, begin).await;
+                let result = self.call.forward(&local, forward, upstream, begin).await;
                 result.inspect_err(|failure| self.note(*failure, Some(route)))
             }
-            Plan::Direct(_, direct) if !self.oneway => {
+            Plan::Direct(_, direct) if !self.call.oneway => {
                 let status =
                     if direct.status < 400 { Status::Success } else { status_of_http(direct.status) };
                 let reply = bolt::response(self.id, status, b"", [], direct.body.as_slice());
@@ -305,174 +290,18 @@ impl Request {
         }
     }
 
-    async fn forward(
-        &mut self,
-        local: &Rc<Local>,
-        forward: Forward<'_>,
-        upstream: Protocol,
-        begin: Instant,
-    ) -> Result<Option<Frame>, Failure> {
-        if !forward.request_edits.is_empty() {
-            self.frame = edited(&self.frame, forward.request_edits)?;
-        }
-        let timeout = match self.frame.timeout_ms() {
-            given if given > 0 => Some(Duration::from_millis(given as u64)),
-            _ => forward.action.timeout,
-        };
-        let deadline = timeout.map(|timeout| begin + timeout);
-        let mut tries = Tries::new(forward.action.retry.as_ref());
-        self.cluster = Some(forward.cluster.clone());
-        loop {
-            let result = self.attempt(local, &forward.cluster, &mut tries, upstream, deadline).await;
-            let outcome = match &result {
-                Ok(None) => return Ok(None),
-                Ok(Some(frame)) => {
-                    Outcome::Status(Status::from_code(frame.status()).map_or(500, Status::http_status))
-                }
-                Err(failure) => Outcome::Failed(*failure),
-            };
-            match tries.again(outcome, &forward.cluster, deadline) {
-                Some(pause) => local.env.wheel.sleep(pause).await,
-                None => {
-                    return match result {
-                        Ok(Some(frame)) if !forward.response_edits.is_empty() => {
-                            edited(&frame, forward.response_edits).map(Some)
-                        }
-                        result => result,
-                    };
-                }
-            }
-        }
-    }
-
-    /// One try at one host.
-    async fn attempt(
-        &mut self,
-        local: &Rc<Local>,
-        cluster: &Rc<Cluster>,
-        tries: &mut Tries<'_>,
-        upstream: Protocol,
-        deadline: Option<Instant>,
-    ) -> Result<Option<Frame>, Failure> {
-        let stats = &cluster.stats;
-        let state = cluster.state();
-        let permit = state.spec.breakers.acquire(Level::Requests, &state.spec.model.breakers.default);
-        let _permit = permit.map_err(|()| {
-            stats.upstream_rq_active_overflow.inc();
-            Failure::before(Reason::OverflowRequests)
-        })?;
-        let host = tries.pick(cluster)?;
-        self.host = Some(host.clone());
-        let _active = host.enter();
-        let (deadline, late) = match tries.per_try().map(|limit| Instant::now() + limit) {
-            Some(own) if deadline.is_none_or(|whole| own < whole) => (Some(own), Reason::PerTryTimeout),
-            _ => (deadline, Reason::Timeout),
-        };
-        stats.upstream_rq_total.inc();
-        stats.upstream_rq_active.inc();
-        let sending = async {
-            match upstream {
-                Protocol::Http2 => {
-                    upstream_http2::call(&self.frame, self.oneway, &host, cluster, &state, deadline).await
-                }
-                Protocol::Bolt | Protocol::Auto => {
-                    self.call(&host, cluster, &state, tries.may_resend()).await
-                }
-            }
-        };
-        let result = within(local, deadline, late, sending).await;
-        stats.upstream_rq_active.dec();
-        match &result {
-            Ok(_) => stats.upstream_rq_completed.inc(),
-            Err(failure) => stats.failure.inc(failure.reason),
-        }
-        result
-    }
-
-    /// Sends the frame over bolt.
-    async fn call(
-        &mut self,
-        host: &Rc<Host>,
-        cluster: &Rc<Cluster>,
-        state: &Rc<crate::cluster::State>,
-        keep: bool,
-    ) -> Result<Option<Frame>, Failure> {
-        let mux = match host.rpc.ready() {
-            Some(mux) => mux,
-            None => Pool::acquire(host, cluster, state).await?,
-        };
-        let copy = keep.then(|| self.frame.copy());
-        let frame = std::mem::replace(&mut self.frame, Frame::spent());
-        if let Some(copy) = copy {
-            self.frame = copy;
-        }
-        let charge = self.charge.take();
-        if self.oneway {
-            return mux.send_oneway(frame, charge).map(|()| None);
-        }
-        mux.call(frame, charge)?.await.map(Some)
-    }
-
-    /// One log line, unless there were too many like it.
     fn note(&self, failure: Failure, route: Option<&RouteSpec>) {
-        let handle = &self.down.handle;
-        let host = self.host.as_ref().map(|host| host.address.to_string()).unwrap_or_default();
-        let cluster = self.cluster.as_ref();
-        let id = cluster.map(|cluster| cluster.state().spec.id);
-        self.down.local.failures.log(failure, id, || FailureLine {
-            protocol: "bolt",
-            listener: &handle.listener,
-            route: route.map(RouteSpec::label).unwrap_or_default(),
-            cluster: cluster.map(|cluster| cluster.name.as_str()).unwrap_or_default(),
-            host: &host,
-            detail: "",
-        });
+        self.call.trail.note(&self.down.local, failure, "bolt", &self.down.handle.listener, route);
     }
 
     /// Answers a failure at once, in bolt and with the caller's id.
     fn fail(&self, failure: Failure) {
         let down = &self.down;
         down.stats.failure.inc(failure.reason);
-        if !self.oneway {
+        if !self.call.oneway {
             down.queue.push(bolt::reply(self.id, status_of(failure.reason)));
         }
     }
-}
-
-/// Bounds `work` by `deadline`; `late` is what passing it means.
-async fn within<T>(
-    local: &Local,
-    deadline: Option<Instant>,
-    late: Reason,
-    work: impl Future<Output = Result<T, Failure>>,
-) -> Result<T, Failure> {
-    let Some(deadline) = deadline else { return work.await };
-    let mut work = pin!(work);
-    let mut limit = pin!(local.env.wheel.sleep_until(deadline));
-    poll_fn(|cx| match work.as_mut().poll(cx) {
-        Poll::Ready(result) => Poll::Ready(result),
-        Poll::Pending => limit.as_mut().poll(cx).map(|()| Err(Failure::after(late))),
-    })
-    .await
-}
-
-fn edited(frame: &Frame, plan: &EditPlan) -> Result<Frame, Failure> {
-    let edits = plan.iter().map(|edit| match edit {
-        Edit::Remove(name) => HeaderEdit::Remove(name.as_bytes()),
-        Edit::Write(crate::model::HeaderEdit::Append { name, value }) => {
-            HeaderEdit::Append(name.as_bytes(), value.as_bytes())
-        }
-        Edit::Write(crate::model::HeaderEdit::AddIfAbsent { name, value }) => {
-            HeaderEdit::AddIfAbsent(name.as_bytes(), value.as_bytes())
-        }
-        Edit::Write(crate::model::HeaderEdit::Set { name, value }) => {
-            HeaderEdit::Set(name.as_bytes(), value.as_bytes())
-        }
-        Edit::Write(crate::model::HeaderEdit::ReplaceIfPresent { name, value }) => {
-            HeaderEdit::ReplaceIfPresent(name.as_bytes(), value.as_bytes())
-        }
-    });
-    frame.edit_headers(edits).map_err(|_| Failure::before(Reason::HeaderOverflow))
 }
 
 fn status_of(reason: Reason) -> Status {

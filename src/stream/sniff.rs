@@ -1,27 +1,140 @@
 //! Which protocol a connection speaks, told by configuration or its first bytes.
 
-use super::{Handle, Local, rpc};
-use crate::model::{Codec, Protocol};
+use super::{Drain, Handle, Local, http2, rpc};
+use crate::model::Protocol;
 use crate::net::Conn;
 use crate::snapshot::FilterSpec;
 use bytes::BytesMut;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::{Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::Instant;
+
+/// How HTTP/2 with prior knowledge begins; no other protocol does.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The first byte of a bolt v1 frame.
+const BOLT_V1: u8 = 1;
+/// Time for the bytes that decide once the first one has come.
+const DECIDE: Duration = Duration::from_secs(10);
+
+/// How serving a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// By the protocol's rules.
+    Yes,
+    /// Its first bytes are none of a protocol this listener speaks.
+    Unknown,
+}
+
+/// What the first bytes say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Bolt,
+    Http2,
+    Unknown,
+    /// They could still become the preface.
+    Unclear,
+}
 
 /// Serves a connection of an HTTP or RPC filter to its end.
-pub async fn serve_sniffed(io: Conn, handle: Rc<Handle>, local: Rc<Local>) {
+pub async fn serve_sniffed(mut io: Conn, handle: Rc<Handle>, local: Rc<Local>) -> Served {
     let bound = handle.bound();
-    let protocol = match &bound.chain.filter {
-        FilterSpec::Rpc { config, .. } => config.downstream,
-        FilterSpec::Http { config, .. } if config.codec == Codec::Http2 => Protocol::Http2,
-        _ => Protocol::Auto,
-    };
-    let stats = match &bound.chain.filter {
-        FilterSpec::Rpc { config, .. } => local.rpc_stats(&config.stat_prefix),
-        _ => return,
+    let (protocol, idle) = match &bound.chain.filter {
+        FilterSpec::Rpc { config, .. } => (config.downstream, config.idle_timeout),
+        FilterSpec::Http { config, .. } => (Protocol::Http2, config.idle_timeout),
+        FilterSpec::Tcp { .. } => return Served::Yes,
     };
     drop(bound);
-    match protocol {
-        Protocol::Bolt => rpc::serve(io, BytesMut::new(), handle, local, stats).await,
-        Protocol::Http2 | Protocol::Auto => {}
+    if protocol == Protocol::Bolt {
+        serve_bolt(io, BytesMut::new(), handle, local).await;
+        return Served::Yes;
+    }
+    let Some((verdict, early)) = first_bytes(&mut io, protocol, idle, &handle, &local).await else {
+        return Served::Yes;
+    };
+    match verdict {
+        Verdict::Bolt => serve_bolt(io, early, handle, local).await,
+        Verdict::Http2 => http2::serve(io, early.freeze(), handle, local).await,
+        Verdict::Unknown | Verdict::Unclear => return Served::Unknown,
+    }
+    Served::Yes
+}
+
+async fn serve_bolt(io: Conn, early: BytesMut, handle: Rc<Handle>, local: Rc<Local>) {
+    let bound = handle.bound();
+    let FilterSpec::Rpc { config, .. } = &bound.chain.filter else { return };
+    let stats = local.rpc_stats(&config.stat_prefix);
+    drop(bound);
+    rpc::serve(io, early, handle, local, stats).await;
+}
+
+/// Reads until the protocol is clear. `None`: the client said nothing and left, or has to leave.
+async fn first_bytes(
+    io: &mut Conn,
+    protocol: Protocol,
+    idle: Option<Duration>,
+    handle: &Handle,
+    local: &Local,
+) -> Option<(Verdict, BytesMut)> {
+    let mut early = BytesMut::new();
+    loop {
+        let limit = if early.is_empty() { idle } else { Some(DECIDE) };
+        let until = limit.map(|limit| Instant::now() + limit);
+        let mut timer = pin!(until.map(|at| local.env.wheel.sleep_until(at)));
+        let mut room = [0; PREFACE.len()];
+        let read = poll_fn(|cx| {
+            handle.register(cx.waker());
+            let late = timer.as_mut().as_pin_mut().is_some_and(|timer| timer.poll(cx).is_ready());
+            // Nothing is under way here, so a process that ends need not wait for it.
+            if late || handle.draining() >= Drain::Leaving {
+                return Poll::Ready(None);
+            }
+            let mut buffer = ReadBuf::new(&mut room);
+            match ready!(Pin::new(&mut *io).poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => Poll::Ready(Some(buffer.filled().len())),
+                _ => Poll::Ready(None),
+            }
+        })
+        .await?;
+        early.extend_from_slice(room.get(..read).unwrap_or_default());
+        match verdict(&early, protocol) {
+            Verdict::Unclear => {}
+            verdict => return Some((verdict, early)),
+        }
+    }
+}
+
+fn verdict(bytes: &[u8], allowed: Protocol) -> Verdict {
+    let known = bytes.len().min(PREFACE.len());
+    match bytes.first() {
+        None => Verdict::Unclear,
+        Some(&BOLT_V1) if allowed != Protocol::Http2 => Verdict::Bolt,
+        _ if bytes.get(..known) != PREFACE.get(..known) => Verdict::Unknown,
+        // Three bytes tell it from every HTTP/1 method; the rest is h2's to check.
+        _ if bytes.len() >= 3 => Verdict::Http2,
+        _ => Verdict::Unclear,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_bytes_decide() {
+        let auto = |bytes: &[u8]| verdict(bytes, Protocol::Auto);
+        assert_eq!(auto(b"P"), Verdict::Unclear);
+        assert_eq!(auto(b"PO"), Verdict::Unknown);
+        assert_eq!(auto(b"PR"), Verdict::Unclear);
+        assert_eq!(auto(b"PRI"), Verdict::Http2);
+        assert_eq!(auto(PREFACE), Verdict::Http2);
+        assert_eq!(auto(b"PRI * HTTP/1.1"), Verdict::Unknown);
+        assert_eq!(auto(b"GET / HTTP/1.1"), Verdict::Unknown);
+        assert_eq!(auto(&[1, 1, 0]), Verdict::Bolt);
+        assert_eq!(auto(&[2]), Verdict::Unknown);
+        assert_eq!(verdict(&[1, 1, 0], Protocol::Http2), Verdict::Unknown);
     }
 }

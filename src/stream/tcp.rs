@@ -6,17 +6,18 @@
 
 use super::exchange::Tries;
 use super::{Drain, Handle, Local};
-use crate::cluster::{Cluster, Host, Level};
+use crate::cluster::pool::connect;
+use crate::cluster::{Cluster, Level};
 use crate::message::{Failure, Reason};
 use crate::model::TcpProxy;
-use crate::net::{Conn, Sleep, options};
+use crate::net::{Conn, Sleep};
 use crate::snapshot::FilterSpec;
 use crate::telemetry::{Registration, TcpStats};
 use bytes::{Buf, BytesMut};
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -81,45 +82,13 @@ async fn dial(handle: &Handle, local: &Rc<Local>) -> Result<(Conn, TcpProxy, Gua
             Failure::before(Reason::OverflowConnections)
         })?;
         let host = tries.pick(&cluster)?;
-        match connect(&host, &cluster, &state, local).await {
+        match connect(&host, &cluster, &state).await.map_err(Failure::before) {
             Ok(io) => return Ok((io, config.clone(), (permit, host.enter(), ConnGauge::new(&cluster)))),
             Err(failure) if tries.made() >= config.max_connect_attempts => {
                 cluster.stats.failure.inc(failure.reason);
                 return Err(failure);
             }
             Err(_) => {}
-        }
-    }
-}
-
-async fn connect(
-    host: &Host,
-    cluster: &Cluster,
-    state: &crate::cluster::State,
-    local: &Local,
-) -> Result<Conn, Failure> {
-    let model = &state.spec.model;
-    let mut dialling = pin!(Conn::connect(&host.address));
-    let mut limit = pin!(local.env.wheel.sleep(model.connect_timeout));
-    let outcome = poll_fn(|cx| match dialling.as_mut().poll(cx) {
-        Poll::Ready(result) => Poll::Ready(Some(result)),
-        Poll::Pending => limit.as_mut().poll(cx).map(|()| None),
-    })
-    .await;
-    match outcome {
-        Some(Ok(io)) => {
-            if let Conn::Tcp(stream) = &io {
-                options::upstream(stream, model.tcp_keepalive.as_ref());
-            }
-            Ok(io)
-        }
-        Some(Err(_)) => {
-            cluster.stats.upstream_cx_connect_fail.inc();
-            Err(Failure::before(Reason::ConnectFailed))
-        }
-        None => {
-            cluster.stats.upstream_cx_connect_timeout.inc();
-            Err(Failure::before(Reason::ConnectTimeout))
         }
     }
 }

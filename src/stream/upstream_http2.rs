@@ -1,18 +1,106 @@
-//! bolt requests over an HTTP/2 upstream.
-use crate::cluster::{Cluster, Host, State};
-use crate::message::{Failure, Reason};
-use crate::protocol::rpc::Frame;
-use std::rc::Rc;
-use tokio::time::Instant;
+//! bolt calls over an HTTP/2 upstream.
 
-/// Sends one bolt request over HTTP/2 and gives the answer as a bolt frame.
+use crate::cluster::Host;
+use crate::cluster::pool::http2::{Lease, failure_of};
+use crate::message::{Failure, Reason};
+use crate::net::Charge;
+use crate::protocol::bridge;
+use crate::protocol::rpc::Frame;
+use bytes::{Bytes, BytesMut};
+use h2::{RecvStream, SendStream};
+use std::future::poll_fn;
+use std::task::{Poll, ready};
+
+/// Largest answer in bytes, that of the largest bolt frame by default.
+const MAX_ANSWER: usize = 16 * 1024 * 1024;
+/// A body up to this size is given to h2 at once, whatever the peer's window.
+const SMALL: usize = 16 * 1024;
+
+/// Sends `frame` as one request on the stream of `lease` and gives the answer as a frame. A one-way call is
+/// answered too, which tells that it arrived. Dropping the future resets the stream.
+///
+/// # Errors
+/// The frame or its answer cannot be carried over, the answer is too large, or the stream broke.
 pub async fn call(
-    _frame: &Frame,
-    _oneway: bool,
-    _host: &Rc<Host>,
-    _cluster: &Rc<Cluster>,
-    _state: &Rc<State>,
-    _deadline: Option<Instant>,
-) -> Result<Option<Frame>, Failure> {
-    Err(Failure::before(Reason::Conversion))
+    frame: Frame,
+    host: &Host,
+    lease: &Lease,
+    charge: Option<Charge>,
+) -> Result<Frame, Failure> {
+    let target = host.http2.target(host).ok_or(Failure::before(Reason::Conversion))?;
+    let (request, content) =
+        bridge::bolt_to_http2_request(frame, target).map_err(|_| Failure::before(Reason::Conversion))?;
+    let (answer, mut sink) = lease.send(request, content.is_empty())?;
+    if content.len() <= SMALL {
+        if !content.is_empty() {
+            // An error here is one of the stream; the answer tells it.
+            let _ = sink.send_data(content, true);
+        }
+    } else {
+        send_all(&mut sink, content).await;
+    }
+    drop(charge);
+    let (head, mut body) = answer.await.map_err(|error| failure_of(&error))?.into_parts();
+    let content = collect(&mut body, MAX_ANSWER).await.map_err(|error| match error {
+        Incomplete::TooLarge => Failure::after(Reason::TooLarge),
+        Incomplete::Broken(error) => failure_of(&error),
+    })?;
+    bridge::http2_response_to_bolt(head.status, &head.headers, content, true)
+        .map_err(|_| Failure::after(Reason::Conversion))
+}
+
+/// Sends a large body as the peer takes it. Ends early when the peer takes no more.
+async fn send_all(sink: &mut SendStream<Bytes>, mut content: Bytes) {
+    while !content.is_empty() {
+        sink.reserve_capacity(content.len());
+        let mut room = sink.capacity();
+        if room == 0 {
+            match poll_fn(|cx| sink.poll_capacity(cx)).await {
+                Some(Ok(n)) => room = n,
+                _ => return,
+            }
+        }
+        let part = content.split_to(room.min(content.len()));
+        if sink.send_data(part, content.is_empty()).is_err() {
+            return;
+        }
+    }
+}
+
+/// Why a body could not be collected.
+pub(super) enum Incomplete {
+    /// It is longer than allowed.
+    TooLarge,
+    /// The stream broke.
+    Broken(h2::Error),
+}
+
+/// The whole body, at most `limit` bytes; trailers are dropped. One that came in one piece is not copied.
+pub(super) async fn collect(body: &mut RecvStream, limit: usize) -> Result<Bytes, Incomplete> {
+    let mut first = Bytes::new();
+    let mut whole = BytesMut::new();
+    poll_fn(|cx| {
+        loop {
+            match ready!(body.poll_data(cx)) {
+                Some(Ok(part)) => {
+                    if first.len().max(whole.len()) + part.len() > limit {
+                        return Poll::Ready(Err(Incomplete::TooLarge));
+                    }
+                    let _ = body.flow_control().release_capacity(part.len());
+                    if first.is_empty() && whole.is_empty() {
+                        first = part;
+                    } else {
+                        if whole.is_empty() {
+                            whole.extend_from_slice(&first);
+                        }
+                        whole.extend_from_slice(&part);
+                    }
+                }
+                Some(Err(error)) => return Poll::Ready(Err(Incomplete::Broken(error))),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+    })
+    .await?;
+    Ok(if whole.is_empty() { first } else { whole.freeze() })
 }

@@ -146,7 +146,7 @@ impl Running {
                 .map(|host| HostReport {
                     address: host.address.clone(),
                     active: host.active.get(),
-                    connections: host.rpc.open().len(),
+                    connections: host.rpc.open().len() + host.http2.open(),
                 })
                 .collect(),
         };

@@ -1,4 +1,8 @@
 //! Connections to hosts, one pool per host and protocol.
 
+mod dial;
+pub mod http2;
 pub mod mux;
 pub mod rpc;
+
+pub(crate) use dial::connect;

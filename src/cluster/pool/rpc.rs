@@ -1,18 +1,13 @@
 //! The pool of multiplexed RPC connections to one host.
 //!
 //! A few connections (usually one) carry all requests of a worker: one write then carries many of them.
-//! Connections are dialled by a task of their own, so a request that gives up does not end the attempt for
-//! the others.
 
+use super::dial::{Dial, connect};
 use super::mux::Mux;
 use crate::cluster::{Cluster, Host, Level, Permit, State};
 use crate::message::{Failure, Reason};
-use crate::net::{Conn, options};
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
 use tokio::task::spawn_local;
 
 /// Requests that may wait for one connection where the cluster sets no limit.
@@ -27,17 +22,8 @@ pub struct Pool {
 
 #[derive(Clone)]
 enum Slot {
-    Dialling(Rc<Dial>),
+    Dialling(Rc<Dial<Mux>>),
     Open(Rc<Mux>),
-}
-
-/// A connection being made and those who wait for it.
-#[derive(Default)]
-struct Dial {
-    outcome: RefCell<Option<Result<Rc<Mux>, Reason>>>,
-    waiting: RefCell<Vec<Waker>>,
-    waiters: Cell<u32>,
-    retired: Cell<bool>,
 }
 
 impl Pool {
@@ -80,7 +66,7 @@ impl Pool {
             Failure::before(Reason::OverflowPending)
         })?;
         let dial = host.rpc.dial(host, cluster, state).map_err(Failure::before)?;
-        if dial.waiters.get() >= MAX_WAITING {
+        if dial.waiters() >= MAX_WAITING {
             cluster.stats.upstream_rq_pending_overflow.inc();
             return Err(Failure::before(Reason::OverflowPending));
         }
@@ -88,7 +74,12 @@ impl Pool {
     }
 
     /// The dial of the next slot, started if none is under way.
-    fn dial(&self, host: &Rc<Host>, cluster: &Rc<Cluster>, state: &Rc<State>) -> Result<Rc<Dial>, Reason> {
+    fn dial(
+        &self,
+        host: &Rc<Host>,
+        cluster: &Rc<Cluster>,
+        state: &Rc<State>,
+    ) -> Result<Rc<Dial<Mux>>, Reason> {
         let mut slots = self.slots.borrow_mut();
         let wanted = state.spec.model.connections_per_host.max(1) as usize;
         if slots.len() < wanted {
@@ -104,7 +95,7 @@ impl Pool {
             cluster.stats.upstream_cx_overflow.inc();
             Reason::OverflowConnections
         })?;
-        let dial = Rc::new(Dial::default());
+        let dial = Dial::new();
         *slot = Some(Slot::Dialling(dial.clone()));
         let attempt = Attempt { dial: dial.clone(), turn, host: host.clone(), cluster: cluster.clone() };
         spawn_local(attempt.run(state.clone(), permit));
@@ -132,7 +123,7 @@ impl Pool {
         for slot in slots.into_iter().flatten() {
             match slot {
                 Slot::Open(mux) => mux.drain(),
-                Slot::Dialling(dial) => dial.retired.set(true),
+                Slot::Dialling(dial) => dial.retire(),
             }
         }
     }
@@ -148,41 +139,9 @@ impl Pool {
     }
 }
 
-impl Dial {
-    async fn wait(self: Rc<Self>) -> Result<Rc<Mux>, Reason> {
-        self.waiters.set(self.waiters.get() + 1);
-        let _waiter = Waiter(self.clone());
-        poll_fn(|cx| match &*self.outcome.borrow() {
-            Some(Ok(mux)) => Poll::Ready(Ok(mux.clone())),
-            Some(Err(reason)) => Poll::Ready(Err(*reason)),
-            None => {
-                self.waiting.borrow_mut().push(cx.waker().clone());
-                Poll::Pending
-            }
-        })
-        .await
-    }
-
-    fn resolve(&self, outcome: Result<Rc<Mux>, Reason>) {
-        *self.outcome.borrow_mut() = Some(outcome);
-        for waker in self.waiting.take() {
-            waker.wake();
-        }
-    }
-}
-
-/// Counts those who will use the connection once it is there.
-struct Waiter(Rc<Dial>);
-
-impl Drop for Waiter {
-    fn drop(&mut self) {
-        self.0.waiters.set(self.0.waiters.get() - 1);
-    }
-}
-
 /// The task that dials and then drives the connection.
 struct Attempt {
-    dial: Rc<Dial>,
+    dial: Rc<Dial<Mux>>,
     turn: usize,
     host: Rc<Host>,
     cluster: Rc<Cluster>,
@@ -191,10 +150,10 @@ struct Attempt {
 impl Attempt {
     async fn run(self, state: Rc<State>, permit: Option<Permit>) {
         let stats = self.cluster.stats.clone();
-        let io = match self.connect(&state).await {
+        let io = match connect(&self.host, &self.cluster, &state).await {
             Ok(io) => io,
             Err(reason) => {
-                if !self.dial.retired.get() {
+                if !self.dial.is_retired() {
                     self.host.rpc.place(self.turn, None);
                 }
                 self.dial.resolve(Err(reason));
@@ -204,7 +163,7 @@ impl Attempt {
         stats.upstream_cx_total.inc();
         stats.upstream_cx_active.inc();
         let mux = Mux::new(&self.cluster, &state);
-        if self.dial.retired.get() {
+        if self.dial.is_retired() {
             mux.drain();
         } else {
             self.host.rpc.place(self.turn, Some(Slot::Open(mux.clone())));
@@ -212,37 +171,10 @@ impl Attempt {
         self.dial.resolve(Ok(mux.clone()));
         let dial = Rc::downgrade(&self.dial);
         drop(self.dial);
-        mux.run(io, || dial.upgrade().is_some_and(|dial| dial.waiters.get() > 0)).await;
+        mux.run(io, || dial.upgrade().is_some_and(|dial| dial.waiters() > 0)).await;
         self.host.rpc.forget(&mux);
         stats.upstream_cx_active.dec();
         stats.upstream_cx_destroy.inc();
         drop(permit);
-    }
-
-    async fn connect(&self, state: &State) -> Result<Conn, Reason> {
-        let model = &state.spec.model;
-        let mut dialling = pin!(Conn::connect(&self.host.address));
-        let mut limit = pin!(self.cluster.env().wheel.sleep(model.connect_timeout));
-        let outcome = poll_fn(|cx| match dialling.as_mut().poll(cx) {
-            Poll::Ready(result) => Poll::Ready(Some(result)),
-            Poll::Pending => limit.as_mut().poll(cx).map(|()| None),
-        })
-        .await;
-        match outcome {
-            Some(Ok(io)) => {
-                if let Conn::Tcp(stream) = &io {
-                    options::upstream(stream, model.tcp_keepalive.as_ref());
-                }
-                Ok(io)
-            }
-            Some(Err(_)) => {
-                self.cluster.stats.upstream_cx_connect_fail.inc();
-                Err(Reason::ConnectFailed)
-            }
-            None => {
-                self.cluster.stats.upstream_cx_connect_timeout.inc();
-                Err(Reason::ConnectTimeout)
-            }
-        }
     }
 }

@@ -1,0 +1,106 @@
+//! Connecting to a host, on behalf of all who wait for the connection.
+//!
+//! Connections are dialled by a task of their own, so a request that gives up does not end the attempt for
+//! the others.
+
+use crate::cluster::{Cluster, Host, State};
+use crate::message::Reason;
+use crate::net::{Conn, options};
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+/// A connection being made and those who wait for it.
+pub(super) struct Dial<C> {
+    outcome: RefCell<Option<Result<Rc<C>, Reason>>>,
+    waiting: RefCell<Vec<Waker>>,
+    waiters: Cell<u32>,
+    retired: Cell<bool>,
+}
+
+impl<C> Dial<C> {
+    /// Nobody waits yet.
+    pub(super) fn new() -> Rc<Self> {
+        Rc::new(Dial {
+            outcome: RefCell::new(None),
+            waiting: RefCell::default(),
+            waiters: Cell::new(0),
+            retired: Cell::new(false),
+        })
+    }
+
+    /// Those who will use the connection once it is there.
+    pub(super) fn waiters(&self) -> u32 {
+        self.waiters.get()
+    }
+
+    /// The host went out of service meanwhile: the connection is for those who wait only.
+    pub(super) fn retire(&self) {
+        self.retired.set(true);
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.get()
+    }
+
+    /// Waits for the connection.
+    pub(super) async fn wait(self: &Rc<Self>) -> Result<Rc<C>, Reason> {
+        self.waiters.set(self.waiters.get() + 1);
+        let _waiter = Waiter(self.clone());
+        poll_fn(|cx| match &*self.outcome.borrow() {
+            Some(Ok(connection)) => Poll::Ready(Ok(connection.clone())),
+            Some(Err(reason)) => Poll::Ready(Err(*reason)),
+            None => {
+                self.waiting.borrow_mut().push(cx.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    /// Tells all who wait.
+    pub(super) fn resolve(&self, outcome: Result<Rc<C>, Reason>) {
+        *self.outcome.borrow_mut() = Some(outcome);
+        for waker in self.waiting.take() {
+            waker.wake();
+        }
+    }
+}
+
+struct Waiter<C>(Rc<Dial<C>>);
+
+impl<C> Drop for Waiter<C> {
+    fn drop(&mut self) {
+        self.0.waiters.set(self.0.waiters.get() - 1);
+    }
+}
+
+/// Connects within the cluster's connect timeout and sets the options of upstream connections.
+pub(crate) async fn connect(host: &Host, cluster: &Cluster, state: &State) -> Result<Conn, Reason> {
+    let model = &state.spec.model;
+    let mut dialling = pin!(Conn::connect(&host.address));
+    let mut limit = pin!(cluster.env().wheel.sleep(model.connect_timeout));
+    let outcome = poll_fn(|cx| match dialling.as_mut().poll(cx) {
+        Poll::Ready(result) => Poll::Ready(Some(result)),
+        Poll::Pending => limit.as_mut().poll(cx).map(|()| None),
+    })
+    .await;
+    match outcome {
+        Some(Ok(io)) => {
+            if let Conn::Tcp(stream) = &io {
+                options::upstream(stream, model.tcp_keepalive.as_ref());
+            }
+            Ok(io)
+        }
+        Some(Err(_)) => {
+            cluster.stats.upstream_cx_connect_fail.inc();
+            Err(Reason::ConnectFailed)
+        }
+        None => {
+            cluster.stats.upstream_cx_connect_timeout.inc();
+            Err(Reason::ConnectTimeout)
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! One RPC call to a cluster, whatever protocol its client spoke: timeout, tries, and either upstream protocol.
+
+use super::exchange::{Attempt, Forward, Outcome, Trail, Tries, within};
+use super::{Local, upstream_http2};
+use crate::cluster::Cluster;
+use crate::cluster::pool::{http2, rpc};
+use crate::message::{Failure, Reason};
+use crate::model::{self, Protocol};
+use crate::net::Charge;
+use crate::protocol::bolt::Status;
+use crate::protocol::rpc::{Frame, HeaderEdit, Kind};
+use crate::router::{Edit, EditPlan};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Frames up to this many bytes are kept until they are answered.
+const SMALL: usize = 16 * 1024;
+
+/// A request frame on its way.
+pub struct Call {
+    /// The request; spent once it was sent for the last time.
+    pub frame: Frame,
+    kept: bool,
+    /// Nobody waits for an answer.
+    pub oneway: bool,
+    /// Counts the frame against its client until it has left.
+    charge: Option<Charge>,
+    /// Where it went.
+    pub trail: Trail,
+}
+
+impl Call {
+    /// A call with `frame`.
+    pub fn new(frame: Frame, charge: Option<Charge>) -> Self {
+        Call { oneway: frame.kind() == Kind::Oneway, frame, kept: true, charge, trail: Trail::default() }
+    }
+
+    /// Sends it as `forward` says; `begin` is when it had come. `None`: a one-way call was sent.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn forward(
+        &mut self,
+        local: &Rc<Local>,
+        forward: Forward<'_>,
+        upstream: Protocol,
+        begin: Instant,
+    ) -> Result<Option<Frame>, Failure> {
+        if !forward.request_edits.is_empty() {
+            self.frame = edited(&self.frame, forward.request_edits)?;
+        }
+        let timeout = match self.frame.timeout_ms() {
+            given if given > 0 => Some(Duration::from_millis(given as u64)),
+            _ => forward.action.timeout,
+        };
+        let deadline = timeout.map(|timeout| begin + timeout);
+        let mut tries = Tries::new(forward.action.retry.as_ref());
+        self.trail.enter(&forward.cluster);
+        loop {
+            let result = self.attempt(local, &forward.cluster, &mut tries, upstream, deadline).await;
+            let outcome = match &result {
+                Ok(None) => return Ok(None),
+                Ok(Some(frame)) => {
+                    Outcome::Status(Status::from_code(frame.status()).map_or(500, Status::http_status))
+                }
+                Err(failure) if self.kept && tries.again_unsent(*failure) => continue,
+                Err(failure) => Outcome::Failed(*failure),
+            };
+            match tries.again(outcome, &forward.cluster, deadline) {
+                Some(pause) => local.env.wheel.sleep(pause).await,
+                None => {
+                    return match result {
+                        Ok(Some(frame)) if !forward.response_edits.is_empty() => {
+                            edited(&frame, forward.response_edits).map(Some)
+                        }
+                        result => result,
+                    };
+                }
+            }
+        }
+    }
+
+    /// One try at one host.
+    async fn attempt(
+        &mut self,
+        local: &Rc<Local>,
+        cluster: &Rc<Cluster>,
+        tries: &mut Tries<'_>,
+        upstream: Protocol,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Frame>, Failure> {
+        let attempt = Attempt::begin(cluster, tries)?;
+        self.trail.follow(&attempt);
+        let (deadline, late) = match tries.per_try().map(|limit| Instant::now() + limit) {
+            Some(own) if deadline.is_none_or(|whole| own < whole) => (Some(own), Reason::PerTryTimeout),
+            _ => (deadline, Reason::Timeout),
+        };
+        let keep = tries.may_resend();
+        let sending = async {
+            match upstream {
+                Protocol::Http2 => self.send_http2(&attempt, keep).await,
+                Protocol::Bolt | Protocol::Auto => self.send(&attempt, keep).await,
+            }
+        };
+        let result = within(local, deadline, late, sending).await;
+        attempt.count(&result);
+        result
+    }
+
+    /// Sends the frame over bolt.
+    async fn send(&mut self, attempt: &Attempt, keep: bool) -> Result<Option<Frame>, Failure> {
+        let host = &attempt.host;
+        let mux = match host.rpc.ready() {
+            Some(mux) => mux,
+            None => rpc::Pool::acquire(host, &attempt.cluster, &attempt.state).await?,
+        };
+        let frame = self.take(keep);
+        let charge = self.charge.take();
+        if self.oneway {
+            return mux.send_oneway(frame, charge).map(|()| None);
+        }
+        mux.call(frame, charge)?.await.map(Some)
+    }
+
+    /// Sends the frame over HTTP/2.
+    async fn send_http2(&mut self, attempt: &Attempt, keep: bool) -> Result<Option<Frame>, Failure> {
+        let lease = http2::Pool::acquire(&attempt.host, &attempt.cluster, &attempt.state).await?;
+        // A GOAWAY may meet it on its way; a copy of a small frame is cheaper than its loss.
+        let frame = self.take(keep || self.frame.len() <= SMALL);
+        let answer = upstream_http2::call(frame, &attempt.host, &lease, self.charge.take()).await?;
+        Ok(if self.oneway { None } else { Some(answer) })
+    }
+
+    /// The frame to send now; `keep` leaves a copy for another try.
+    fn take(&mut self, keep: bool) -> Frame {
+        self.kept = keep;
+        let copy = if keep { self.frame.copy() } else { Frame::spent() };
+        std::mem::replace(&mut self.frame, copy)
+    }
+}
+
+fn edited(frame: &Frame, plan: &EditPlan) -> Result<Frame, Failure> {
+    let edits = plan.iter().map(|edit| match edit {
+        Edit::Remove(name) => HeaderEdit::Remove(name.as_bytes()),
+        Edit::Write(model::HeaderEdit::Append { name, value }) => {
+            HeaderEdit::Append(name.as_bytes(), value.as_bytes())
+        }
+        Edit::Write(model::HeaderEdit::AddIfAbsent { name, value }) => {
+            HeaderEdit::AddIfAbsent(name.as_bytes(), value.as_bytes())
+        }
+        Edit::Write(model::HeaderEdit::Set { name, value }) => {
+            HeaderEdit::Set(name.as_bytes(), value.as_bytes())
+        }
+        Edit::Write(model::HeaderEdit::ReplaceIfPresent { name, value }) => {
+            HeaderEdit::ReplaceIfPresent(name.as_bytes(), value.as_bytes())
+        }
+    });
+    frame.edit_headers(edits).map_err(|_| Failure::before(Reason::HeaderOverflow))
+}

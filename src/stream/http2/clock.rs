@@ -1,0 +1,116 @@
+//! The time limits of one stream, on one timer.
+
+use crate::message::Reason;
+use crate::net::{Sleep, Wheel};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// See the module. Costs nothing until polled, and a stream that moves does not touch the timer.
+pub struct Clock {
+    timer: Sleep,
+    armed: bool,
+    idle: Option<Duration>,
+    last: Instant,
+    seen: u64,
+    timeout: Option<Duration>,
+    deadline: Option<Instant>,
+    per_try: Option<Duration>,
+    try_deadline: Option<Instant>,
+    request_ended: bool,
+}
+
+impl Clock {
+    /// No limit yet.
+    pub fn new(wheel: &Rc<Wheel>, now: Instant) -> Self {
+        Clock {
+            timer: wheel.sleep_until(now),
+            armed: false,
+            idle: None,
+            last: now,
+            seen: 0,
+            timeout: None,
+            deadline: None,
+            per_try: None,
+            try_deadline: None,
+            request_ended: false,
+        }
+    }
+
+    /// `idle`: without progress; `timeout`: from the request's end to the response's; `end`: in all.
+    pub fn limit(&mut self, idle: Option<Duration>, timeout: Option<Duration>, end: Option<Instant>) {
+        self.idle = idle;
+        self.timeout = timeout;
+        self.deadline = end;
+    }
+
+    /// A try begins that has `limit` from the request's end to the response's head.
+    pub fn begin_try(&mut self, limit: Option<Duration>) {
+        self.per_try = limit;
+        self.try_deadline = None;
+        if self.request_ended {
+            self.try_deadline = limit.map(|limit| Instant::now() + limit);
+        }
+    }
+
+    /// The response's head has come.
+    pub fn end_try(&mut self) {
+        self.per_try = None;
+        self.try_deadline = None;
+    }
+
+    /// The client has sent the whole request.
+    pub fn request_ended(&mut self) {
+        if self.request_ended {
+            return;
+        }
+        self.request_ended = true;
+        if self.timeout.is_none() && self.per_try.is_none() {
+            return;
+        }
+        let now = Instant::now();
+        let own = self.timeout.map(|timeout| now + timeout);
+        self.deadline = own.into_iter().chain(self.deadline).min();
+        self.try_deadline = self.per_try.map(|limit| now + limit);
+    }
+
+    /// When the whole exchange must have ended.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Ready when a limit has passed. `moved`: any number that changes when the stream makes progress.
+    pub fn poll(&mut self, cx: &mut Context<'_>, moved: u64) -> Poll<Reason> {
+        if moved != self.seen {
+            self.seen = moved;
+            self.last = Instant::now();
+        }
+        loop {
+            let idle_at = self.idle.map(|idle| self.last + idle);
+            let Some(due) = [idle_at, self.deadline, self.try_deadline].into_iter().flatten().min() else {
+                return Poll::Pending;
+            };
+            if !self.armed || due < self.timer.deadline() {
+                self.armed = true;
+                self.timer.reset(due);
+            }
+            if Pin::new(&mut self.timer).poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            self.armed = false;
+            let now = Instant::now();
+            if self.deadline.is_some_and(|at| at <= now) {
+                return Poll::Ready(Reason::Timeout);
+            }
+            if self.try_deadline.is_some_and(|at| at <= now) {
+                return Poll::Ready(Reason::PerTryTimeout);
+            }
+            if idle_at.is_some_and(|at| at <= now) {
+                return Poll::Ready(Reason::StreamIdle);
+            }
+        }
+    }
+}

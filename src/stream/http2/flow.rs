@@ -1,0 +1,249 @@
+//! One direction of a stream: the body that comes from one side and goes to the other.
+//!
+//! The source's window opens only for bytes the sink has taken, so a slow reader slows its sender end to end.
+//! While the sink takes nothing, small frames are gathered into one buffer: a frame kept in h2 costs more than
+//! ten times the bytes of a small message.
+
+use crate::net::h2::STREAM_WINDOW;
+use bytes::{Bytes, BytesMut};
+use h2::{RecvStream, SendStream};
+use http::HeaderMap;
+use std::collections::VecDeque;
+use std::task::{Context, Poll, ready};
+
+/// Frames up to this size are gathered.
+const SMALL: usize = 1024;
+/// What a kept frame costs beside its bytes.
+const KEPT_COST: usize = 64;
+
+/// See the module.
+pub struct Flow {
+    from: RecvStream,
+    to: Option<SendStream<Bytes>>,
+    /// On its way now; then `queue`, `gathered`, `spare` in this order.
+    held: Bytes,
+    /// What is sent again in another try.
+    queue: VecDeque<Bytes>,
+    gathered: BytesMut,
+    spare: Bytes,
+    /// The source has given everything, trailers included.
+    ended: bool,
+    trailers: Option<HeaderMap>,
+    /// The sink has everything.
+    done: bool,
+    /// Taken from the source and not yet released to its window.
+    owed: usize,
+    keep: Option<Keep>,
+    moved: u64,
+}
+
+/// What was taken from the source, for another try.
+struct Keep {
+    chunks: Vec<Bytes>,
+    room: usize,
+}
+
+/// Which side of a flow broke.
+#[derive(Debug)]
+pub enum Broken {
+    /// The side that sends.
+    Source(h2::Error),
+    /// The side that receives; how, its own future tells.
+    Sink,
+}
+
+impl Flow {
+    /// From `from` to nowhere yet. Keeps up to `keep` bytes for another try.
+    pub fn new(from: RecvStream, keep: usize) -> Self {
+        Flow {
+            ended: from.is_end_stream(),
+            from,
+            to: None,
+            held: Bytes::new(),
+            queue: VecDeque::new(),
+            gathered: BytesMut::new(),
+            spare: Bytes::new(),
+            trailers: None,
+            done: false,
+            owed: 0,
+            keep: (keep > 0).then_some(Keep { chunks: Vec::new(), room: keep }),
+            moved: 0,
+        }
+    }
+
+    /// Whether there is no body and are no trailers.
+    pub fn is_empty(&self) -> bool {
+        self.ended && self.trailers.is_none() && self.moved == 0
+    }
+
+    /// Whether the sink has everything.
+    pub fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// Whether the source has given everything.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Bytes taken from the source so far, and one for each kind of end.
+    pub fn moved(&self) -> u64 {
+        self.moved + u64::from(self.ended) + u64::from(self.done)
+    }
+
+    /// Whether everything that came so far can be sent again.
+    pub fn can_restart(&self) -> bool {
+        self.keep.is_some()
+    }
+
+    /// From now on nothing is kept.
+    pub fn forget(&mut self) {
+        self.keep = None;
+    }
+
+    /// Sends to `to`, from the beginning. `sent_whole`: the head said already that nothing follows.
+    pub fn start(&mut self, to: SendStream<Bytes>, sent_whole: bool) {
+        self.to = Some(to);
+        self.done = sent_whole;
+        if self.moved > 0 {
+            self.held = Bytes::new();
+            self.gathered = BytesMut::new();
+            self.spare = Bytes::new();
+            self.queue.clear();
+            self.queue.extend(self.keep.iter().flat_map(|keep| keep.chunks.iter().cloned()));
+        }
+    }
+
+    /// The receiving side.
+    pub fn sink(&mut self) -> Option<&mut SendStream<Bytes>> {
+        self.to.as_mut()
+    }
+
+    /// Moves what can be moved; ready when the sink has everything.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        loop {
+            while self.next_held() {
+                match self.push(cx) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(broken)) => return Poll::Ready(Err(broken)),
+                    Poll::Pending => {
+                        self.gather(cx)?;
+                        return Poll::Pending;
+                    }
+                }
+            }
+            if self.done {
+                return Poll::Ready(Ok(()));
+            }
+            if self.ended {
+                return Poll::Ready(self.finish());
+            }
+            if let Some(bytes) = ready!(self.pull(cx))? {
+                self.held = bytes;
+            }
+        }
+    }
+
+    /// Fills `held` if there is something to send.
+    fn next_held(&mut self) -> bool {
+        if self.held.is_empty() {
+            if let Some(next) = self.queue.pop_front() {
+                self.held = next;
+            } else if !self.gathered.is_empty() {
+                self.held = std::mem::take(&mut self.gathered).freeze();
+            } else if !self.spare.is_empty() {
+                self.held = std::mem::take(&mut self.spare);
+            }
+        }
+        !self.held.is_empty()
+    }
+
+    /// Gives the sink what it takes of `held`.
+    fn push(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let Some(to) = &mut self.to else { return Poll::Ready(Err(Broken::Sink)) };
+        to.reserve_capacity(self.held.len());
+        let mut room = to.capacity();
+        if room == 0 {
+            match ready!(to.poll_capacity(cx)) {
+                Some(Ok(n)) => room = n,
+                _ => return Poll::Ready(Err(Broken::Sink)),
+            }
+        }
+        let part =
+            if room >= self.held.len() { std::mem::take(&mut self.held) } else { self.held.split_to(room) };
+        let last = self.ended
+            && self.trailers.is_none()
+            && self.held.is_empty()
+            && self.queue.is_empty()
+            && self.gathered.is_empty()
+            && self.spare.is_empty();
+        let released = part.len().min(self.owed);
+        if to.send_data(part, last).is_err() {
+            return Poll::Ready(Err(Broken::Sink));
+        }
+        self.done = last;
+        if released > 0 {
+            self.owed -= released;
+            // Fails only when the source is gone, which its next poll tells.
+            let _ = self.from.flow_control().release_capacity(released);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The next bytes of the source; `None`: it has ended.
+    fn pull(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
+        match ready!(self.from.poll_data(cx)) {
+            Some(Ok(bytes)) => {
+                self.account(&bytes);
+                // Known now, the end travels with the last bytes rather than in a frame of its own.
+                self.ended = self.from.is_end_stream();
+                Poll::Ready(Ok(Some(bytes)))
+            }
+            Some(Err(error)) => Poll::Ready(Err(Broken::Source(error))),
+            None => {
+                self.trailers = ready!(self.from.poll_trailers(cx)).map_err(Broken::Source)?;
+                self.ended = true;
+                Poll::Ready(Ok(None))
+            }
+        }
+    }
+
+    fn account(&mut self, bytes: &Bytes) {
+        self.moved += bytes.len() as u64;
+        match &mut self.keep {
+            Some(keep) if keep.room >= bytes.len() + KEPT_COST => {
+                keep.room -= bytes.len() + KEPT_COST;
+                keep.chunks.push(bytes.clone());
+                // Kept anyway, it need not wait for the sink.
+                let _ = self.from.flow_control().release_capacity(bytes.len());
+            }
+            _ => {
+                self.keep = None;
+                self.owed += bytes.len();
+            }
+        }
+    }
+
+    /// Takes small frames out of h2 while the sink takes nothing.
+    fn gather(&mut self, cx: &mut Context<'_>) -> Result<(), Broken> {
+        while !self.ended && self.spare.is_empty() && self.gathered.len() < STREAM_WINDOW as usize {
+            match self.pull(cx)? {
+                Poll::Ready(Some(bytes)) if bytes.len() <= SMALL => self.gathered.extend_from_slice(&bytes),
+                Poll::Ready(Some(bytes)) => self.spare = bytes,
+                Poll::Ready(None) | Poll::Pending => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), Broken> {
+        let Some(to) = &mut self.to else { return Err(Broken::Sink) };
+        let trailers = if self.keep.is_some() { self.trailers.clone() } else { self.trailers.take() };
+        let sent = match trailers {
+            Some(trailers) => to.send_trailers(trailers),
+            None => to.send_data(Bytes::new(), true),
+        };
+        self.done = true;
+        sent.map_err(|_| Broken::Sink)
+    }
+}

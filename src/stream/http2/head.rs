@@ -1,0 +1,145 @@
+//! Heads: what routers see of a request, and the changes made on its way.
+
+use crate::message::{Failure, Head, Reason};
+use crate::model::HeaderEdit;
+use crate::net::h2::MAX_HEADERS;
+use crate::router::{Edit, EditPlan, RouteSpec};
+use http::header::{EXPECT, HOST};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, request};
+use std::borrow::Cow;
+
+/// A request's head as routes see it.
+pub struct RequestHead<'a>(pub &'a request::Parts);
+
+impl Head for RequestHead<'_> {
+    fn authority(&self) -> Option<&[u8]> {
+        self.0.uri.authority().map(|authority| authority.as_str().as_bytes())
+    }
+
+    fn path_and_query(&self) -> Option<&[u8]> {
+        self.0.uri.path_and_query().map(|path| path.as_str().as_bytes())
+    }
+
+    fn method(&self) -> Option<&[u8]> {
+        Some(self.0.method.as_str().as_bytes())
+    }
+
+    fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        match name.as_bytes().first() {
+            Some(b':') => match name {
+                ":method" => self.method().map(Cow::Borrowed),
+                ":path" => self.path_and_query().map(Cow::Borrowed),
+                ":authority" => self.authority().map(Cow::Borrowed),
+                ":scheme" => self.0.uri.scheme().map(|scheme| Cow::Borrowed(scheme.as_str().as_bytes())),
+                _ => None,
+            },
+            _ if name.eq_ignore_ascii_case("host") => self.authority().map(Cow::Borrowed),
+            _ => joined(&self.0.headers, name),
+        }
+    }
+}
+
+fn joined<'a>(headers: &'a HeaderMap, name: &str) -> Option<Cow<'a, [u8]>> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next()?.as_bytes();
+    let Some(second) = values.next() else { return Some(Cow::Borrowed(first)) };
+    let mut all = first.to_vec();
+    for value in std::iter::once(second).chain(values) {
+        all.push(b',');
+        all.extend_from_slice(value.as_bytes());
+    }
+    Some(Cow::Owned(all))
+}
+
+/// Checks a request and gives it one form: an authority, and no `host` beside it that could say otherwise.
+/// Returns whether the client waits for a `100 Continue`.
+///
+/// # Errors
+/// Too many headers, no authority, or a method that is no request to a server behind.
+pub fn admit(head: &mut request::Parts) -> Result<bool, Failure> {
+    if head.headers.len() > MAX_HEADERS {
+        return Err(Failure::before(Reason::HeaderOverflow));
+    }
+    if head.method == Method::CONNECT || head.uri.path_and_query().is_none() {
+        return Err(Failure::before(Reason::BadRequest));
+    }
+    if let Some(host) = head.headers.remove(HOST)
+        && head.uri.authority().is_none()
+    {
+        let authority = Authority::try_from(host.as_bytes());
+        head.uri = with_authority(&head.uri, authority.map_err(|_| Failure::before(Reason::BadRequest))?)
+            .ok_or(Failure::before(Reason::BadRequest))?;
+    }
+    if head.uri.authority().is_none() {
+        return Err(Failure::before(Reason::BadRequest));
+    }
+    Ok(head
+        .headers
+        .remove(EXPECT)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")))
+}
+
+/// The head as the upstream gets it, but for what depends on the picked host.
+///
+/// # Errors
+/// A rewrite made something that is no path or authority.
+pub fn rewrite(
+    head: &mut request::Parts,
+    route: &RouteSpec,
+    edits: &EditPlan,
+    host_rewrite: Option<&str>,
+) -> Result<(), Failure> {
+    let invalid = || Failure::before(Reason::LocalReset);
+    edit(&mut head.headers, edits);
+    let path = head.uri.path_and_query().and_then(|path| route.rewrite_path(path.as_str().as_bytes()));
+    if let Some(path) = path {
+        let path = PathAndQuery::try_from(path).map_err(|_| invalid())?;
+        let mut parts = std::mem::take(&mut head.uri).into_parts();
+        parts.path_and_query = Some(path);
+        head.uri = Uri::from_parts(parts).map_err(|_| invalid())?;
+    }
+    if let Some(host) = host_rewrite {
+        let authority = Authority::try_from(host).map_err(|_| invalid())?;
+        head.uri = with_authority(&head.uri, authority).ok_or_else(invalid)?;
+    }
+    Ok(())
+}
+
+/// `uri` at another authority.
+pub fn with_authority(uri: &Uri, authority: Authority) -> Option<Uri> {
+    let mut parts = uri.clone().into_parts();
+    parts.scheme.get_or_insert(Scheme::HTTP);
+    parts.authority = Some(authority);
+    Uri::from_parts(parts).ok()
+}
+
+/// Applies `plan`. Names and values that HTTP cannot carry are passed over; so are pseudo headers.
+pub fn edit(headers: &mut HeaderMap, plan: &EditPlan) {
+    for step in plan.iter() {
+        match step {
+            Edit::Remove(name) => {
+                headers.remove(name.as_str());
+            }
+            Edit::Write(write) => {
+                let (HeaderEdit::Append { name, value }
+                | HeaderEdit::AddIfAbsent { name, value }
+                | HeaderEdit::Set { name, value }
+                | HeaderEdit::ReplaceIfPresent { name, value }) = write;
+                let (Ok(name), Ok(value)) =
+                    (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value.as_bytes()))
+                else {
+                    continue;
+                };
+                let there = headers.contains_key(&name);
+                // A map that is full keeps what it has.
+                let _ = match write {
+                    HeaderEdit::Append { .. } => headers.try_append(name, value).map(drop),
+                    HeaderEdit::AddIfAbsent { .. } if there => Ok(()),
+                    HeaderEdit::ReplaceIfPresent { .. } if !there => Ok(()),
+                    _ => headers.try_insert(name, value).map(drop),
+                };
+            }
+        }
+    }
+}

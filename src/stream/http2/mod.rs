@@ -1,0 +1,280 @@
+//! HTTP/2 downstream: one connection, many streams.
+//!
+//! The connection's task drives h2 over its [`Wire`] and starts one task per stream ([`exchange`]); what the
+//! streams send gathers and leaves with one write when the connection gets its turn.
+
+mod clock;
+mod convert;
+mod exchange;
+mod flow;
+mod head;
+mod reply;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+use super::{Drain, Handle, Local};
+use crate::model::{Http2Options, HttpManager, Protocol, RouteId};
+use crate::net::{Conn, Sleep, Wire, WireIo, h2 as settings};
+use crate::snapshot::FilterSpec;
+use bytes::Bytes;
+use h2::server::Connection;
+use stats::Stats;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::task::spawn_local;
+use tokio::time::Instant;
+
+/// How long a client may take to close its side after we closed ours.
+const LINGER: Duration = Duration::from_secs(1);
+/// How long a connection that was told to leave may be without streams: a client that has acknowledged the
+/// first GOAWAY is gone by then, and one that never does sends no more.
+const QUIET: Duration = Duration::from_secs(1);
+/// Time for the client's preface once its first bytes have come.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Default of `stream_idle_timeout`, also for a client that takes nothing.
+const STREAM_IDLE: Duration = Duration::from_secs(300);
+
+/// A downstream connection, shared by its task and its streams.
+struct Downstream {
+    wire: Rc<Wire>,
+    handle: Rc<Handle>,
+    local: Rc<Local>,
+    stats: Stats,
+}
+
+/// What a filter says about its streams.
+struct Settings<'a> {
+    routes: RouteId,
+    upstream: Protocol,
+    /// An RPC proxy: converted bolt calls come here, side channel and all.
+    rpc: bool,
+    stream_idle: Option<Duration>,
+    max_stream: Option<Duration>,
+    /// Largest bolt frame in bytes.
+    max_frame: usize,
+    server_name: &'a str,
+}
+
+impl<'a> Settings<'a> {
+    fn of(filter: &'a FilterSpec) -> Option<Self> {
+        match filter {
+            FilterSpec::Http { config, routes } => Some(Settings {
+                routes: *routes,
+                upstream: Protocol::Http2,
+                rpc: false,
+                stream_idle: config.stream_idle_timeout,
+                max_stream: config.max_stream_duration,
+                max_frame: 0,
+                server_name: &config.server_name,
+            }),
+            FilterSpec::Rpc { config, routes } => Some(Settings {
+                routes: *routes,
+                upstream: config.upstream.unwrap_or(Protocol::Http2),
+                rpc: true,
+                stream_idle: Some(STREAM_IDLE),
+                max_stream: None,
+                max_frame: config.max_frame,
+                server_name: "",
+            }),
+            FilterSpec::Tcp { .. } => None,
+        }
+    }
+}
+
+/// Serves an HTTP/2 connection to its end. `early`: bytes read before the protocol was known.
+pub async fn serve(io: Conn, early: Bytes, handle: Rc<Handle>, local: Rc<Local>) {
+    let bound = handle.bound();
+    let Some(stats) = Stats::of(&bound.chain.filter, &local) else { return };
+    let default = Http2Options::default();
+    let (options, max_streams) = match &bound.chain.filter {
+        FilterSpec::Http { config, .. } => (&config.http2, config.max_concurrent_streams),
+        _ => (&default, settings::MAX_STREAMS),
+    };
+    let builder = settings::server(options, max_streams);
+    drop(bound);
+    let wire = Wire::server(io, early);
+    let down = Rc::new(Downstream { wire, handle, local, stats });
+    let begin = Instant::now();
+    down.stats.opened();
+    match down.handshake(&builder).await {
+        Some(connection) => Driver::new(&down, connection).run().await,
+        None => down.stats.protocol_error(),
+    }
+    down.stats.closed(begin, down.wire.bytes());
+    let wire = down.wire.clone();
+    drop(down);
+    // Streams that have not seen the end yet still hold the wire; then it closes with the last of them.
+    if let Some(io) = wire.into_conn() {
+        io.close_gently(LINGER).await;
+    }
+}
+
+impl Downstream {
+    async fn handshake(&self, builder: &h2::server::Builder) -> Option<Connection<WireIo, Bytes>> {
+        let mut handshake = pin!(builder.handshake(self.wire.io()));
+        let mut limit = pin!(self.local.env.wheel.sleep(HANDSHAKE));
+        poll_fn(|cx| {
+            let opened = handshake.as_mut().poll(cx);
+            let flushed = self.wire.poll_flush(cx);
+            match opened {
+                Poll::Ready(result) => Poll::Ready(result.ok()),
+                Poll::Pending if matches!(flushed, Poll::Ready(Err(_))) => Poll::Ready(None),
+                Poll::Pending => limit.as_mut().poll(cx).map(|()| None),
+            }
+        })
+        .await
+    }
+}
+
+/// What the connection's task keeps between turns.
+struct Driver {
+    down: Rc<Downstream>,
+    connection: Connection<WireIo, Bytes>,
+    timer: Sleep,
+    since: Instant,
+    /// Since when there has been no stream.
+    idle_since: Option<Instant>,
+    /// The client was told that no new streams are wanted.
+    told: bool,
+    /// The connection ends as soon as the last frame is written.
+    closing: bool,
+}
+
+impl Driver {
+    fn new(down: &Rc<Downstream>, connection: Connection<WireIo, Bytes>) -> Self {
+        let now = Instant::now();
+        Driver {
+            connection,
+            timer: down.local.env.wheel.sleep_until(now),
+            down: down.clone(),
+            since: now,
+            idle_since: Some(now),
+            told: false,
+            closing: false,
+        }
+    }
+
+    async fn run(mut self) {
+        poll_fn(|cx| self.poll(cx)).await;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.poll_streams(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            if matches!(self.down.wire.poll_flush(cx), Poll::Ready(Err(_))) {
+                return Poll::Ready(());
+            }
+            self.down.handle.register(cx.waker());
+            if !self.advance(cx) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Reads, starts streams, and gives h2 its chance to write. Ready when the connection has ended.
+    fn poll_streams(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match self.connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    spawn_local(exchange::run(self.down.clone(), request, respond));
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    if error.is_library() {
+                        self.down.stats.protocol_error();
+                    }
+                    // The GOAWAY that tells the client why is still to be written.
+                    let _ = self.down.wire.poll_flush(cx);
+                    return Poll::Ready(());
+                }
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Decides how the connection goes on; `true`: h2 has something to do for it.
+    fn advance(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.closing {
+            return false;
+        }
+        let drain = self.down.handle.draining();
+        if self.down.wire.flooded() {
+            self.down.stats.protocol_error();
+            return self.close(h2::Reason::ENHANCE_YOUR_CALM);
+        }
+        if drain == Drain::Now {
+            return self.close(h2::Reason::NO_ERROR);
+        }
+        if !self.told && (drain > Drain::No || self.down.wire.is_worn()) {
+            self.down.stats.drain_close();
+            return self.tell();
+        }
+        if self.connection.has_streams() {
+            self.idle_since = None;
+        } else if self.idle_since.is_none() {
+            self.idle_since = Some(Instant::now());
+        }
+        loop {
+            let now = Instant::now();
+            let (idle_at, age_at, stall_at) = self.limits();
+            if stall_at.is_some_and(|at| at <= now) {
+                return self.close(h2::Reason::NO_ERROR);
+            }
+            if idle_at.is_some_and(|at| at <= now) {
+                if self.told {
+                    return self.close(h2::Reason::NO_ERROR);
+                }
+                self.down.stats.idle_timeout();
+                return self.tell();
+            }
+            if !self.told && age_at.is_some_and(|at| at <= now) {
+                return self.tell();
+            }
+            let due = [idle_at, age_at.filter(|_| !self.told), stall_at].into_iter().flatten().min();
+            let Some(due) = due else { return false };
+            // A later end than before is met when the timer fires: a busy connection does not move it.
+            if due < self.timer.deadline() || self.timer.deadline() <= now {
+                self.timer.reset(due);
+            }
+            if Pin::new(&mut self.timer).poll(cx).is_pending() {
+                return false;
+            }
+        }
+    }
+
+    /// When a connection that stays as it is has been idle, alive or without progress for too long.
+    fn limits(&self) -> (Option<Instant>, Option<Instant>, Option<Instant>) {
+        let bound = self.down.handle.bound();
+        let (idle, age, stall) = match &bound.chain.filter {
+            FilterSpec::Http { config, .. } => {
+                let HttpManager { idle_timeout, max_connection_duration, stream_idle_timeout, .. } = config;
+                (*idle_timeout, *max_connection_duration, *stream_idle_timeout)
+            }
+            FilterSpec::Rpc { config, .. } => (config.idle_timeout, None, Some(STREAM_IDLE)),
+            FilterSpec::Tcp { .. } => (None, None, None),
+        };
+        let idle = if self.told { Some(QUIET) } else { idle };
+        let add = |since: Option<Instant>, limit: Option<Duration>| Some(since? + limit?);
+        let stalled = self.down.wire.stalled_since();
+        (add(self.idle_since, idle), add(Some(self.since), age), add(stalled, stall))
+    }
+
+    /// Two-step GOAWAY: "no new streams, please", and once the client has answered, which one was the last.
+    fn tell(&mut self) -> bool {
+        self.told = true;
+        self.connection.graceful_shutdown();
+        true
+    }
+
+    fn close(&mut self, reason: h2::Reason) -> bool {
+        self.closing = true;
+        self.connection.abrupt_shutdown(reason);
+        true
+    }
+}

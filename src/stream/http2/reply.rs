@@ -1,0 +1,171 @@
+//! Answers the proxy makes itself, in the form the client understands.
+
+use crate::message::Reason;
+use crate::protocol::bolt::Status;
+use crate::protocol::bridge;
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, request};
+
+/// How a client wants to be told of a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// By the HTTP status.
+    Http,
+    /// By `grpc-status` in a response without body.
+    Grpc,
+    /// By `respstatus`: it is a bolt call another sidecar converted; with its request id.
+    Bolt(u32),
+}
+
+impl Style {
+    /// The style of the client that sent `head`. `converted`: bolt calls may come here.
+    pub fn of(head: &request::Parts, converted: bool) -> Self {
+        let number = |name: &str| head.headers.get(name)?.to_str().ok()?.parse::<u32>().ok();
+        if converted
+            && number("cmdtype").is_some()
+            && let Some(id) = number("requestid")
+        {
+            return Style::Bolt(id);
+        }
+        let grpc = head.headers.get(CONTENT_TYPE).is_some_and(|value| {
+            let rest = value.as_bytes().strip_prefix(b"application/grpc");
+            rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+        });
+        if grpc { Style::Grpc } else { Style::Http }
+    }
+
+    /// The answer to a request that failed, and its body.
+    pub fn failure(self, reason: Reason) -> (Response<()>, Bytes) {
+        let status = StatusCode::from_u16(reason.http_status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        match self {
+            Style::Http => {
+                let mut response = with_status(status);
+                let body = Bytes::from_static(reason.details().as_bytes());
+                let headers = response.headers_mut();
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+                (response, body)
+            }
+            Style::Grpc => (grpc(status, reason.details()), Bytes::new()),
+            Style::Bolt(id) => {
+                let bolt = Status::from_code(reason.bolt_status()).unwrap_or(Status::Unknown);
+                let mut response = bridge::failure_to_http2_response(id, bolt);
+                *response.status_mut() = status;
+                (response, Bytes::new())
+            }
+        }
+    }
+
+    /// A fixed answer with an HTTP status and a body.
+    pub fn fixed(self, status: u16, body: &[u8]) -> (Response<()>, Bytes) {
+        let code = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        match self {
+            Style::Grpc => {
+                let text = String::from_utf8_lossy(body);
+                (grpc(code, &text), Bytes::new())
+            }
+            Style::Http | Style::Bolt(_) => {
+                let mut response = match self {
+                    Style::Bolt(id) => bridge::failure_to_http2_response(id, Status::from_http(status)),
+                    _ => Response::new(()),
+                };
+                *response.status_mut() = code;
+                let headers = response.headers_mut();
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+                if !body.is_empty() {
+                    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+                }
+                (response, Bytes::copy_from_slice(body))
+            }
+        }
+    }
+}
+
+fn with_status(status: StatusCode) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    response
+}
+
+/// Trailers-only, as gRPC calls it: the status is in the head, which is all there is.
+fn grpc(status: StatusCode, message: &str) -> Response<()> {
+    const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+    const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+    let mut headers = HeaderMap::with_capacity(3);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(GRPC_STATUS, HeaderValue::from(grpc_status(status)));
+    if let Ok(message) = HeaderValue::from_str(&percent_encoded(message))
+        && !message.is_empty()
+    {
+        headers.insert(GRPC_MESSAGE, message);
+    }
+    let mut response = Response::new(());
+    *response.headers_mut() = headers;
+    response
+}
+
+/// gRPC's own table of what an HTTP status means (`doc/http-grpc-status-mapping.md`), and OK for success.
+fn grpc_status(status: StatusCode) -> u16 {
+    match status.as_u16() {
+        200 => 0,
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
+    }
+}
+
+/// `grpc-message` carries printable ASCII but `%`, everything else as `%XX`.
+fn percent_encoded(message: &str) -> String {
+    use std::fmt::Write;
+    let mut out = String::with_capacity(message.len());
+    for byte in message.bytes() {
+        match byte {
+            b'%' | 0..0x20 | 0x7f.. => drop(write!(out, "%{byte:02X}")),
+            _ => out.push(char::from(byte)),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(pairs: &[(&'static str, &'static str)]) -> request::Parts {
+        let mut request = http::Request::new(());
+        for (name, value) in pairs {
+            request.headers_mut().append(*name, HeaderValue::from_static(value));
+        }
+        request.into_parts().0
+    }
+
+    #[test]
+    fn the_client_is_told_in_its_own_way() {
+        let style = |pairs: &[(&'static str, &'static str)], converted| Style::of(&head(pairs), converted);
+        assert_eq!(style(&[("content-type", "application/grpc+proto")], true), Style::Grpc);
+        assert_eq!(style(&[("content-type", "application/grpc-web")], true), Style::Http);
+        let bolt = [("cmdtype", "1"), ("requestid", "77")];
+        assert_eq!(style(&bolt, true), Style::Bolt(77));
+        assert_eq!(style(&bolt, false), Style::Http, "an ordinary listener knows no bolt");
+
+        let (response, body) = Style::Http.failure(Reason::NoRoute);
+        assert_eq!((response.status().as_u16(), &body[..]), (404, &b"route_not_found"[..]));
+        let (response, body) = Style::Grpc.failure(Reason::NoEndpoints);
+        assert_eq!((response.status().as_u16(), body.len()), (200, 0));
+        assert_eq!(response.headers()["grpc-status"], "14");
+        let (response, _) = Style::Bolt(9).failure(Reason::Timeout);
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["respstatus"]),
+            (504, &"7".parse().unwrap())
+        );
+        let (response, _) = Style::Grpc.fixed(403, "nö%".as_bytes());
+        assert_eq!(
+            (&response.headers()["grpc-status"], &response.headers()["grpc-message"]),
+            (&"7".parse().unwrap(), &"n%C3%B6%25".parse().unwrap())
+        );
+    }
+}

@@ -1,0 +1,167 @@
+//! What an HTTP/2 connection counts, by the kind of filter that serves it.
+
+use crate::message::Reason;
+use crate::protocol::bolt::Status;
+use crate::snapshot::FilterSpec;
+use crate::stream::Local;
+use crate::telemetry::{HttpStats, Registration, RpcStats};
+use std::rc::Rc;
+use tokio::time::Instant;
+
+/// See the module.
+#[derive(Clone)]
+pub enum Stats {
+    /// A connection manager's.
+    Http(Rc<Registration<HttpStats>>),
+    /// An RPC proxy's.
+    Rpc(Rc<Registration<RpcStats>>),
+}
+
+impl Stats {
+    /// Those of `filter`; `None` for a filter that speaks no HTTP.
+    pub fn of(filter: &FilterSpec, local: &Local) -> Option<Self> {
+        match filter {
+            FilterSpec::Http { config, .. } => Some(Stats::Http(local.http_stats(&config.stat_prefix))),
+            FilterSpec::Rpc { config, .. } => Some(Stats::Rpc(local.rpc_stats(&config.stat_prefix))),
+            FilterSpec::Tcp { .. } => None,
+        }
+    }
+
+    pub fn opened(&self) {
+        match self {
+            Stats::Http(stats) => {
+                stats.downstream_cx_total.inc();
+                stats.downstream_cx_active.inc();
+                stats.downstream_cx_http2_total.inc();
+                stats.downstream_cx_http2_active.inc();
+            }
+            Stats::Rpc(stats) => {
+                stats.downstream_cx_total.inc();
+                stats.downstream_cx_active.inc();
+            }
+        }
+    }
+
+    pub fn closed(&self, since: Instant, (received, sent): (u64, u64)) {
+        let life = since.elapsed().as_millis() as u64;
+        match self {
+            Stats::Http(stats) => {
+                stats.downstream_cx_active.dec();
+                stats.downstream_cx_http2_active.dec();
+                stats.downstream_cx_destroy.inc();
+                stats.downstream_cx_length_ms.record(life);
+                stats.downstream_cx_rx_bytes_total.add(received);
+                stats.downstream_cx_tx_bytes_total.add(sent);
+            }
+            Stats::Rpc(stats) => {
+                stats.downstream_cx_active.dec();
+                stats.downstream_cx_destroy.inc();
+                stats.downstream_cx_length_ms.record(life);
+                stats.downstream_cx_rx_bytes_total.add(received);
+                stats.downstream_cx_tx_bytes_total.add(sent);
+            }
+        }
+    }
+
+    pub fn idle_timeout(&self) {
+        match self {
+            Stats::Http(stats) => stats.downstream_cx_idle_timeout.inc(),
+            Stats::Rpc(stats) => stats.downstream_cx_idle_timeout.inc(),
+        }
+    }
+
+    pub fn drain_close(&self) {
+        match self {
+            Stats::Http(stats) => stats.downstream_cx_drain_close.inc(),
+            Stats::Rpc(stats) => stats.downstream_cx_drain_close.inc(),
+        }
+    }
+
+    pub fn protocol_error(&self) {
+        match self {
+            Stats::Http(stats) => stats.downstream_cx_protocol_error.inc(),
+            Stats::Rpc(stats) => stats.decode_error.inc(),
+        }
+    }
+
+    pub fn begin(&self) {
+        match self {
+            Stats::Http(stats) => {
+                stats.rq_total.inc();
+                stats.downstream_rq_total.inc();
+                stats.downstream_rq_http2_total.inc();
+                stats.downstream_rq_active.inc();
+            }
+            Stats::Rpc(stats) => {
+                stats.request_total.inc();
+                stats.request_active.inc();
+            }
+        }
+    }
+
+    pub fn end(&self, begin: Instant) {
+        let took = begin.elapsed().as_millis() as u64;
+        match self {
+            Stats::Http(stats) => {
+                stats.downstream_rq_active.dec();
+                stats.downstream_rq_time.record(took);
+            }
+            Stats::Rpc(stats) => {
+                stats.request_active.dec();
+                stats.request_time.record(took);
+            }
+        }
+    }
+
+    /// A response's head was sent.
+    pub fn response(&self, status: u16) {
+        match self {
+            Stats::Http(stats) => {
+                stats.downstream_rq.record(status);
+                stats.downstream_rq_completed.inc();
+            }
+            Stats::Rpc(stats) => stats.response(Status::from_http(status).code()),
+        }
+    }
+
+    /// A fixed answer of the configuration.
+    pub fn direct(&self) {
+        if let Stats::Http(stats) = self {
+            stats.rq_direct_response.inc();
+        }
+    }
+
+    /// A redirect of the configuration.
+    pub fn redirect(&self) {
+        if let Stats::Http(stats) = self {
+            stats.rq_redirect.inc();
+        }
+    }
+
+    /// A failure made here.
+    pub fn failure(&self, reason: Reason) {
+        match self {
+            Stats::Http(stats) => {
+                stats.failure.inc(reason);
+                match reason {
+                    Reason::NoRoute => stats.no_route.inc(),
+                    Reason::UnknownCluster => stats.no_cluster.inc(),
+                    Reason::Timeout | Reason::PerTryTimeout => stats.downstream_rq_timeout.inc(),
+                    Reason::StreamIdle => stats.downstream_rq_idle_timeout.inc(),
+                    Reason::TooLarge => stats.downstream_rq_too_large.inc(),
+                    Reason::DownstreamReset => stats.downstream_rq_rx_reset.inc(),
+                    _ => {}
+                }
+            }
+            Stats::Rpc(stats) => stats.failure.inc(reason),
+        }
+    }
+
+    /// A stream was reset after its response had begun.
+    pub fn reset(&self) {
+        match self {
+            Stats::Http(stats) => stats.downstream_rq_tx_reset.inc(),
+            Stats::Rpc(stats) => stats.request_reset.inc(),
+        }
+    }
+}
