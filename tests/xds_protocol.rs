@@ -2,6 +2,7 @@
 //!
 //! The build thread is played by a thread that accepts every resource whose bytes do not contain `bad`, asks
 //! for the endpoints of every cluster and for a route table named like each listener.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -388,6 +389,38 @@ async fn restored_resources_are_asked_for_without_versions() {
     let news = proxy.news();
     assert_eq!(&news[..2], ["cds -gone", "cds c2"], "c1 is unchanged: {news:?}");
     assert!(!proxy.stats.of(Type::Cluster).stale.get());
+}
+
+/// What a real istiod sent: every name is read, and the same response again changes nothing.
+#[test]
+fn captured_responses_are_read_and_their_repetition_is_a_no_op() {
+    use mizzen::xds::{convert, driver, state::AdsState};
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/xds");
+    let mut count = 0;
+    for file in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if file.extension().is_none_or(|extension| extension != "pb") {
+            continue;
+        }
+        let bytes = std::fs::read(&file).unwrap();
+        let mut response = convert::decode(Variant::Delta, bytes.as_slice()).unwrap();
+        // The files hold every version of a resource; a response holds one.
+        let mut seen = std::collections::HashSet::new();
+        response.items.retain(|item| seen.insert(item.name.clone()));
+        let mut state = AdsState::new(StateConfig::new(Variant::Delta), Arc::default());
+        state.restore(Type::Cluster, vec![RawResource::new(Arc::from("x"), Bytes::new(), Arc::from(""))]);
+        let names: Vec<Arc<str>> = response.items.iter().map(|item| Arc::from(item.name.as_str())).collect();
+        for kind in [Type::Endpoint, Type::Route] {
+            state.set_interest(driver::now(), kind, names.clone());
+        }
+        state.on_connected(driver::now(), 1);
+        let update = state.on_response(driver::now(), response.clone()).unwrap();
+        let changed: Vec<Arc<str>> = update.changed.iter().map(|raw| raw.name.clone()).collect();
+        assert_eq!(changed, names, "{}", file.display());
+        count += changed.len();
+        state.on_verdicts(driver::now(), update, Vec::new());
+        assert!(state.on_response(driver::now(), response).unwrap().is_noop(), "{}", file.display());
+    }
+    assert!(count > 50, "{count}");
 }
 
 #[tokio::test]

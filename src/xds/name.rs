@@ -45,8 +45,10 @@ pub fn read_name(body: &[u8]) -> Result<&str, NameError> {
     }
 }
 
-/// One field: its number, its bytes when it is length-delimited, and what follows.
-fn field(data: &[u8]) -> Option<(u64, Option<&[u8]>, &[u8])> {
+/// A field's number, its bytes when it is length-delimited, and what follows it.
+type Field<'a> = (u64, Option<&'a [u8]>, &'a [u8]);
+
+fn field(data: &[u8]) -> Option<Field<'_>> {
     let (key, rest) = varint(data)?;
     let number = key >> 3;
     if number == 0 {
