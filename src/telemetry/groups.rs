@@ -104,8 +104,6 @@ stat_group! {
         memory_physical_size: Gauge,
         /// Panics that ended a connection.
         panics: SharedCounter,
-        /// Admin requests refused for their Host, Origin, method or size, or because of a limit.
-        admin_refused: SharedCounter,
     }
 
     /// `listener.<address>.`
@@ -312,25 +310,11 @@ stat_group! {
         failure: ByReason,
     }
 
-    /// `cluster.<name>.`: membership and breakers, written by one thread per cluster.
+    /// `cluster.<name>.`: changes of its hosts. How many there are, and the breakers' gauges, are read off the
+    /// snapshot when asked for.
     pub struct MembershipStats {
         membership_change: Counter,
-        membership_total: Gauge,
-        membership_healthy: Gauge,
-        membership_degraded: Gauge,
-        membership_excluded: Gauge,
-        max_host_weight: Gauge,
         version: Gauge,
-        /// 1 while a breaker's limit is reached.
-        cx_open: Gauge = "circuit_breakers.default.cx_open",
-        cx_pool_open: Gauge = "circuit_breakers.default.cx_pool_open",
-        rq_open: Gauge = "circuit_breakers.default.rq_open",
-        rq_pending_open: Gauge = "circuit_breakers.default.rq_pending_open",
-        rq_retry_open: Gauge = "circuit_breakers.default.rq_retry_open",
-        remaining_cx: Gauge = "circuit_breakers.default.remaining_cx",
-        remaining_pending: Gauge = "circuit_breakers.default.remaining_pending",
-        remaining_rq: Gauge = "circuit_breakers.default.remaining_rq",
-        remaining_retries: Gauge = "circuit_breakers.default.remaining_retries",
     }
 
     /// One host, per worker; under [`super::Scope::host`].

@@ -28,5 +28,5 @@ pub use groups::{
 };
 pub use histogram::{Histogram, HistogramData};
 pub use metric::{Counter, Gauge, Metric, Sample, SecondsSince, SharedCounter, StatGroup, Text, Value};
-pub use registry::{Readings, Registration, Registry, collect};
+pub use registry::{Provider, Readings, Registration, Registry, collect};
 pub use scope::Scope;

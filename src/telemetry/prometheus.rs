@@ -212,7 +212,7 @@ mod tests {
             "envoy_cluster_upstream_rq_xx{envoy_response_code_class=\"2\",envoy_cluster_name=\"b\"} 1\n"
         ));
         assert!(all.contains("envoy_cluster_failure{reason=\"timeout\",envoy_cluster_name=\"b\"} 1\n"));
-        assert!(all.contains("envoy_cluster_circuit_breakers_default_rq_open{envoy_cluster_name=\"b\"} 0\n"));
+        assert!(all.contains("envoy_cluster_http2_keepalive_timeout{envoy_cluster_name=\"b\"} 0\n"));
         let mut types: Vec<_> =
             all.lines().filter_map(|l| l.strip_prefix("# TYPE ")?.split(' ').next()).collect();
         let total = types.len();

@@ -22,9 +22,13 @@ const BATCH: usize = 64;
 #[derive(Clone, Default)]
 pub struct Registry(Arc<Shared>);
 
+/// Gives groups that are made when asked for, with their scopes.
+pub type Provider = Box<dyn Fn() -> Vec<(Scope, Box<dyn StatGroup>)> + Send + Sync>;
+
 #[derive(Default)]
 struct Shared {
     scopes: Mutex<BTreeMap<Arc<Scope>, Entry>>,
+    providers: Mutex<Vec<Arc<Provider>>>,
     next_id: AtomicU64,
 }
 
@@ -65,8 +69,43 @@ impl Registry {
         Registration { group, registry: self.clone(), scope, id }
     }
 
+    /// Adds groups that are cheaper to make when asked for than to keep, such as a few gauges of each of ten
+    /// thousand clusters. Their counters are not reset.
+    pub fn provide(&self, provider: Provider) {
+        self.0.providers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(provider));
+    }
+
     /// Calls `each` with every scope in order and its summed readings, until it returns false.
     pub fn for_each(&self, each: &mut dyn FnMut(&Scope, Readings) -> bool) {
+        let mut provided = self.provided().into_iter().peekable();
+        let mut going = true;
+        self.for_each_registered(&mut |scope, mut readings| {
+            while let Some((earlier, group)) = provided.next_if(|(p, _)| p <= scope) {
+                if earlier == *scope {
+                    add(&mut readings, group.as_ref());
+                    continue;
+                }
+                going = each(&earlier, readings_of(group.as_ref()));
+                if !going {
+                    return false;
+                }
+            }
+            going = each(scope, readings);
+            going
+        });
+        while going && let Some((scope, group)) = provided.next() {
+            going = each(&scope, readings_of(group.as_ref()));
+        }
+    }
+
+    fn provided(&self) -> Vec<(Scope, Box<dyn StatGroup>)> {
+        let providers = self.0.providers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut all: Vec<_> = providers.iter().flat_map(|provider| provider()).collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
+
+    fn for_each_registered(&self, each: &mut dyn FnMut(&Scope, Readings) -> bool) {
         let mut after: Option<Arc<Scope>> = None;
         loop {
             let batch: Vec<(Arc<Scope>, Entry)> = {
@@ -150,6 +189,12 @@ impl Entry {
         }
         sum
     }
+}
+
+fn readings_of(group: &dyn StatGroup) -> Readings {
+    let mut readings = Readings::new();
+    add(&mut readings, group);
+    readings
 }
 
 fn add(sum: &mut Readings, group: &dyn StatGroup) {
@@ -242,6 +287,29 @@ mod tests {
         stats.upstream_rq_total.inc();
         assert_eq!(registry.number("cluster.a.upstream_rq_total"), 1);
         assert_eq!(registry.number("cluster.a.upstream_rq_active"), 2);
+    }
+
+    #[test]
+    fn provided_groups_join_their_scopes_in_order() {
+        let registry = Registry::new();
+        let _b = registry.register(Scope::cluster("b"), ClusterStats::default());
+        registry.provide(Box::new(|| {
+            let group = |n| -> Box<dyn StatGroup> {
+                Box::new(crate::telemetry::Computed(move |out: &mut dyn FnMut(&str, Value)| {
+                    out("membership_total", Value::Gauge(Some(n)));
+                }))
+            };
+            ["c", "a", "b"]
+                .into_iter()
+                .zip([3, 1, 2])
+                .map(|(name, n)| (Scope::cluster(name), group(n)))
+                .collect()
+        }));
+        for (name, total) in [("a", 1), ("b", 2), ("c", 3)] {
+            assert_eq!(registry.number(&format!("cluster.{name}.membership_total")), total);
+        }
+        assert!(registry.value("cluster.b.upstream_rq_total").is_some());
+        assert!(collect(&registry).is_sorted_by(|a, b| a.0 < b.0));
     }
 
     #[test]

@@ -1,0 +1,173 @@
+//! MOSN's paths.
+
+use super::config_dump::any_json;
+use super::query::Params;
+use super::redact::redact;
+use super::reply::{self, Reply};
+use super::server::Context;
+use super::source::{DumpState, Kind, ServerState};
+use crate::telemetry::logging::{self, Level};
+use crate::telemetry::mosn;
+use http::{Method, StatusCode};
+use serde_json::{Map, Value as Json, json};
+use std::sync::Arc;
+
+/// Answers `path`, or `None` if it is not one of MOSN's. `body` is the request's, for the calls that read it.
+pub async fn answer(
+    context: &Context,
+    method: &Method,
+    path: &str,
+    params: &Params,
+    body: impl AsyncFnOnce() -> Option<Vec<u8>>,
+) -> Option<Reply> {
+    let allowed: &[Method] = match path {
+        "/api/v1/version" => &[Method::GET, Method::HEAD, Method::POST],
+        "/api/v1/update_loglevel" => &[Method::POST],
+        "/api/v1/config_dump" | "/api/v1/stats" | "/api/v1/get_loglevel" | "/api/v1/states" => {
+            &[Method::GET, Method::HEAD]
+        }
+        _ => return None,
+    };
+    if !allowed.contains(method) {
+        return Some(reply::text(StatusCode::METHOD_NOT_ALLOWED, ""));
+    }
+    Some(match path {
+        "/api/v1/version" => {
+            reply::text(StatusCode::OK, format!("mosn version: {}", context.source.process.version))
+        }
+        "/api/v1/config_dump" => config_dump(context, params).await,
+        "/api/v1/stats" => stats(context, params),
+        "/api/v1/get_loglevel" => get_loglevel(context),
+        "/api/v1/states" => states(context),
+        _ => update_loglevel(context, body().await),
+    })
+}
+
+fn states(context: &Context) -> Reply {
+    // MOSN's codes: 4 starting, 6 running, 8 stopping gracefully.
+    let code = match context.source.lifecycle.state() {
+        ServerState::Live => 6,
+        ServerState::Draining => 8,
+        ServerState::PreInitializing | ServerState::Initializing => 4,
+    };
+    reply::text(StatusCode::OK, format!("pid={}&state={code}\n", std::process::id()))
+}
+
+fn get_loglevel(context: &Context) -> Reply {
+    let level = main_level().mosn_word();
+    let path = context.source.process.log_path.clone();
+    reply::json_text(StatusCode::OK, json!({ path: level }).to_string())
+}
+
+fn main_level() -> Level {
+    logging::levels().into_iter().find(|(name, _)| *name == "main").map_or(Level::Info, |(_, level)| level)
+}
+
+fn update_loglevel(context: &Context, body: Option<Vec<u8>>) -> Reply {
+    let request: Option<Json> = body.and_then(|b| serde_json::from_slice(&b).ok());
+    let field = |name: &str| request.as_ref().and_then(|r| r.get(name)).and_then(Json::as_str);
+    let ours = field("log_path").is_some_and(|path| path == context.source.process.log_path);
+    let level = field("log_level").and_then(|level| level.parse::<Level>().ok());
+    match (ours, level) {
+        (true, Some(level)) => {
+            logging::set_all(level);
+            reply::text(StatusCode::OK, "update logger success\n")
+        }
+        _ => {
+            reply::json_text(StatusCode::BAD_REQUEST, json!({ "error": "update logger failed" }).to_string())
+        }
+    }
+}
+
+fn stats(context: &Context, params: &Params) -> Reply {
+    let registry = context.source.registry.clone();
+    let key = params.get("key").map(str::to_owned);
+    reply::stream_json(move |out| {
+        let mut tree = mosn::tree(&registry);
+        if let Some(key) = key {
+            let (kind, labels) = key.split_once('.').unwrap_or((&key, ""));
+            tree.retain(|k, _| *k == kind);
+            tree.values_mut().for_each(|of_kind| of_kind.retain(|l, _| l == labels));
+            tree.retain(|_, of_kind| !of_kind.is_empty());
+            if tree.is_empty() {
+                out.send(format!("no metrics key: {key}"));
+                return;
+            }
+        }
+        // Maps of texts serialise without fail.
+        out.send(serde_json::to_string(&tree).unwrap_or_default());
+    })
+}
+
+/// Names of one kind with what serves under them.
+fn named(state: &DumpState, kind: Kind) -> Map<String, Json> {
+    let resources = state.types.iter().filter(|t| t.kind == kind).flat_map(|t| &t.resources);
+    resources.filter_map(|r| Some((r.name.to_string(), any_json(kind, &r.active.as_ref()?.body)))).collect()
+}
+
+/// The file as it was read.
+fn file(config: Option<&Arc<Json>>) -> Json {
+    let mut json = config.map_or(Json::Null, |c| (**c).clone());
+    redact(&mut json);
+    json
+}
+
+/// What one dump shows.
+enum Part {
+    Whole,
+    File,
+    All(Kind),
+    One(Kind, String),
+}
+
+fn part(params: &Params) -> Result<Part, Reply> {
+    if params.len() > 1 {
+        return Err(reply::text(StatusCode::BAD_REQUEST, "only support one parameter"));
+    }
+    let Some((key, name)) = params.iter().next() else { return Ok(Part::Whole) };
+    Ok(match key {
+        "mosnconfig" => Part::File,
+        "allrouters" => Part::All(Kind::Route),
+        "allclusters" => Part::All(Kind::Cluster),
+        "alllisteners" => Part::All(Kind::Listener),
+        "router" => Part::One(Kind::Route, name.to_owned()),
+        "cluster" => Part::One(Kind::Cluster, name.to_owned()),
+        "listener" => Part::One(Kind::Listener, name.to_owned()),
+        _ => {
+            let error = json!({ "error": "internal error" });
+            return Err(reply::json_text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()));
+        }
+    })
+}
+
+async fn config_dump(context: &Context, params: &Params) -> Reply {
+    let part = match part(params) {
+        Ok(part) => part,
+        Err(refusal) => return refusal,
+    };
+    let permit = match context.dump_permit().await {
+        Ok(permit) => permit,
+        Err(busy) => return busy,
+    };
+    let state = match context.ask(&context.source.dump).await {
+        Ok(state) => state,
+        Err(unavailable) => return unavailable,
+    };
+    let config = context.source.process.mosn_config.clone();
+    reply::stream_json(move |out| {
+        let json = match &part {
+            Part::Whole => json!({
+                "mosn_config": file(config.as_ref()),
+                "listener": named(&state, Kind::Listener),
+                "routers": named(&state, Kind::Route),
+                "cluster": named(&state, Kind::Cluster),
+            }),
+            Part::File => file(config.as_ref()),
+            Part::All(kind) => Json::Object(named(&state, *kind)),
+            Part::One(kind, name) => named(&state, *kind).remove(name).unwrap_or_else(|| json!({})),
+        };
+        // MOSN prints the whole compactly and parts with one space of indentation.
+        out.send(if matches!(part, Part::Whole) { json.to_string() } else { super::json::pretty(&json, 0) });
+        drop(permit);
+    })
+}
