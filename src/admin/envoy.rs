@@ -101,7 +101,7 @@ fn mutate(context: &Context, path: &str, params: &Params) -> Reply {
     match path {
         "/logging" => change_logging(params),
         "/healthcheck/fail" | "/healthcheck/ok" => {
-            source.lifecycle.set_healthy(path.ends_with("ok"));
+            source.lifecycle.set_failed(path.ends_with("fail"));
             reply::ok()
         }
         "/reset_counters" => {

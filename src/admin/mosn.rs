@@ -45,7 +45,7 @@ pub async fn answer(
 
 fn states(context: &Context) -> Reply {
     // MOSN's codes: 4 starting, 6 running, 8 stopping gracefully.
-    let code = match context.source.lifecycle.state() {
+    let code = match context.source.lifecycle.discovery() {
         ServerState::Live => 6,
         ServerState::Draining => 8,
         ServerState::PreInitializing | ServerState::Initializing => 4,
@@ -120,9 +120,9 @@ enum Part {
     One(Kind, String),
 }
 
-fn part(params: &Params) -> Result<Part, Reply> {
+fn part(params: &Params) -> Result<Part, (StatusCode, String)> {
     if params.len() > 1 {
-        return Err(reply::text(StatusCode::BAD_REQUEST, "only support one parameter"));
+        return Err((StatusCode::BAD_REQUEST, "only support one parameter".to_owned()));
     }
     let Some((key, name)) = params.iter().next() else { return Ok(Part::Whole) };
     Ok(match key {
@@ -135,7 +135,7 @@ fn part(params: &Params) -> Result<Part, Reply> {
         "listener" => Part::One(Kind::Listener, name.to_owned()),
         _ => {
             let error = json!({ "error": "internal error" });
-            return Err(reply::json_text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()));
+            return Err((StatusCode::INTERNAL_SERVER_ERROR, error.to_string()));
         }
     })
 }
@@ -143,7 +143,7 @@ fn part(params: &Params) -> Result<Part, Reply> {
 async fn config_dump(context: &Context, params: &Params) -> Reply {
     let part = match part(params) {
         Ok(part) => part,
-        Err(refusal) => return refusal,
+        Err((status, why)) => return reply::text(status, why),
     };
     let permit = match context.dump_permit().await {
         Ok(permit) => permit,

@@ -4,9 +4,9 @@ use super::access::{self, Refusal};
 use super::io::Stalling;
 use super::query::Params;
 use super::reply::{self, Reply};
-use super::source::{Ask, Source};
+use super::source::{Ask, ServerState, Source};
 use super::{envoy, mosn};
-use crate::telemetry::SharedCounter;
+use crate::telemetry::{Computed, Scope, SharedCounter, Value};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
@@ -81,14 +81,7 @@ impl Server {
             tracing::warn!(%address, "the admin has no password and is not bound to loopback");
         }
         let refused = Arc::<SharedCounter>::default();
-        let shown = refused.clone();
-        source.registry.provide(Box::new(move || {
-            let shown = shown.clone();
-            let group = crate::telemetry::Computed(move |out: &mut dyn FnMut(&str, _)| {
-                out("admin_refused", crate::telemetry::Value::Counter(shown.get()));
-            });
-            vec![(crate::telemetry::Scope::server(), Box::new(group))]
-        }));
+        provide_server_gauges(&source, refused.clone());
         let dumps = Arc::new(Semaphore::new(DUMPS));
         let context = Arc::new(Context { source, bound_name, dumps, refused });
         Ok(Server { listener, address, context })
@@ -123,6 +116,22 @@ impl Server {
             }
         }
     }
+}
+
+/// `server.state`, `server.live` and what was refused, read off when asked for.
+fn provide_server_gauges(source: &Source, refused: Arc<SharedCounter>) {
+    let lifecycle = source.lifecycle.clone();
+    source.registry.provide(Box::new(move || {
+        let state = lifecycle.discovery();
+        let live = lifecycle.shown() == ServerState::Live;
+        let refused = refused.get();
+        let group = Computed(move |out: &mut dyn FnMut(&str, Value)| {
+            out("state", Value::Gauge(Some(state as i64)));
+            out("live", Value::Gauge(Some(i64::from(live))));
+            out("admin_refused", Value::Counter(refused));
+        });
+        vec![(Scope::server(), Box::new(group))]
+    }));
 }
 
 async fn serve_connection(stream: TcpStream, context: Arc<Context>, slot: OwnedSemaphorePermit) {

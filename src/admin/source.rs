@@ -6,7 +6,6 @@ use bytes::Bytes;
 use serde_json::Value as Json;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot};
 
@@ -21,7 +20,7 @@ pub struct Source {
     /// All metrics.
     pub registry: Registry,
     /// Whether the process is ready, and for what.
-    pub lifecycle: Arc<Lifecycle>,
+    pub lifecycle: Arc<dyn Lifecycle>,
     /// What does not change while the process runs.
     pub process: ProcessInfo,
     /// Asks the build thread for the state of every resource.
@@ -64,49 +63,19 @@ impl ServerState {
     }
 }
 
-/// The state `/ready` shows. Set by `app`, read by anyone.
-#[derive(Debug)]
-pub struct Lifecycle {
-    state: AtomicU8,
-    healthy: AtomicBool,
-}
-
-impl Default for Lifecycle {
-    fn default() -> Self {
-        Lifecycle { state: AtomicU8::new(ServerState::PreInitializing as u8), healthy: AtomicBool::new(true) }
-    }
-}
-
-impl Lifecycle {
-    /// Moves on.
-    pub fn set(&self, state: ServerState) {
-        self.state.store(state as u8, Relaxed);
-    }
-
+/// Where the process stands, as `app` knows it.
+pub trait Lifecycle: Send + Sync {
+    /// Without regard to health checks: the gauge `server.state`.
+    fn discovery(&self) -> ServerState;
+    /// Whether `/healthcheck/fail` was asked for last.
+    fn failed(&self) -> bool;
     /// Makes health checks fail, or pass again.
-    pub fn set_healthy(&self, healthy: bool) {
-        self.healthy.store(healthy, Relaxed);
-    }
-
-    /// False after `/healthcheck/fail`.
-    pub fn healthy(&self) -> bool {
-        self.healthy.load(Relaxed)
-    }
-
-    /// Where the process itself stands, whatever health checks say.
-    pub fn state(&self) -> ServerState {
-        match self.state.load(Relaxed) {
-            0 => ServerState::Live,
-            1 => ServerState::Draining,
-            2 => ServerState::PreInitializing,
-            _ => ServerState::Initializing,
-        }
-    }
+    fn set_failed(&self, failed: bool);
 
     /// What `/ready` says: a live server whose health checks are made to fail counts as draining.
-    pub fn shown(&self) -> ServerState {
-        match self.state() {
-            ServerState::Live if !self.healthy() => ServerState::Draining,
+    fn shown(&self) -> ServerState {
+        match self.discovery() {
+            ServerState::Live if self.failed() => ServerState::Draining,
             state => state,
         }
     }

@@ -2,20 +2,42 @@ use super::*;
 use crate::cluster::{BreakerState, ClusterEntry, ClusterSlot, ClusterSpec};
 use crate::model::{self, Address, ClusterId, Discovery, Endpoints, Thresholds};
 use crate::snapshot::{Snapshot, Store};
-use crate::telemetry::{HostStats, Registration, Registry, Scope, ServerStats, XdsTypeStats};
+use crate::telemetry::{HostStats, Registration, Registry, Scope, XdsTypeStats, logging};
 use serde_json::{Value as Json, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
+/// A life-cycle that tests move by hand.
+struct Life(AtomicU8, AtomicBool);
+
+impl Life {
+    fn set(&self, state: ServerState) {
+        self.0.store(state as u8, Relaxed);
+    }
+}
+
+impl Lifecycle for Life {
+    fn discovery(&self) -> ServerState {
+        if self.0.load(Relaxed) == 0 { ServerState::Live } else { ServerState::PreInitializing }
+    }
+    fn failed(&self) -> bool {
+        self.1.load(Relaxed)
+    }
+    fn set_failed(&self, failed: bool) {
+        self.1.store(failed, Relaxed);
+    }
+}
+
 /// A running admin and the ends a test holds.
 struct Admin {
     address: SocketAddr,
     registry: Registry,
-    lifecycle: Arc<Lifecycle>,
+    lifecycle: Arc<Life>,
     commands: mpsc::Receiver<Command>,
 }
 
@@ -100,7 +122,7 @@ async fn start(count: usize) -> Admin {
     store.publish(Arc::new(snapshot));
     let registry = Registry::new();
     provide_cluster_gauges(&registry, store.clone());
-    let lifecycle = Arc::new(Lifecycle::default());
+    let lifecycle = Arc::new(Life(AtomicU8::new(2), AtomicBool::new(false)));
     let (sender, commands) = mpsc::channel(4);
     let source = Source {
         store,
@@ -183,6 +205,7 @@ async fn ready_follows_the_life_cycle() {
     assert_eq!(admin.ask("GET", "/healthcheck/fail").await.0, 405);
     assert_eq!(admin.ask("POST", "/healthcheck/fail").await, (200, "OK\n".into()));
     assert_eq!(admin.ask("GET", "/ready").await, (503, "DRAINING\n".into()));
+    assert_eq!(admin.get("/stats?filter=^server.(state|live)$").await, "server.live: 0\nserver.state: 0\n");
     assert_eq!(admin.ask("POST", "/healthcheck/ok").await.0, 200);
     assert_eq!(admin.ask("GET", "/ready").await.0, 200);
     assert_eq!(admin.get("/api/v1/states").await, format!("pid={}&state=6\n", std::process::id()));
@@ -246,7 +269,6 @@ async fn stats_as_a_pilot_agent_asks() {
     let admin = start(0).await;
     let cds = admin.registry.register(Scope::cds(), XdsTypeStats::default());
     let lds = admin.registry.register(Scope::lds(), XdsTypeStats::default());
-    let server = admin.registry.register(Scope::server(), ServerStats::default());
     let query = r"/stats?usedonly&filter=^(cluster_manager\.cds|listener_manager\.lds)\.(update_success|update_rejected)$";
     assert_eq!(admin.get(query).await, "");
     cds.update_success.inc();
@@ -255,7 +277,7 @@ async fn stats_as_a_pilot_agent_asks() {
     assert_eq!(admin.get(query).await, both);
     let encoded = query.replace('^', "%5E").replace('\\', "%5C").replace('|', "%7C").replace('$', "%24");
     assert_eq!(admin.get(&encoded).await, both);
-    server.state.set(0);
+    admin.lifecycle.set(ServerState::Live);
     let query = r"/stats?usedonly&filter=^(server\.state|listener_manager\.workers_started)";
     assert_eq!(admin.get(query).await, "server.state: 0\n");
     assert_eq!(admin.ask("GET", "/stats?filter=(").await.0, 400);
@@ -398,6 +420,7 @@ async fn a_slow_reader_of_a_dump_holds_up_nobody() {
 #[tokio::test]
 async fn mosns_paths() {
     let admin = start(1).await;
+    let _levels = logging::TESTING.lock().await;
     assert_eq!(admin.get("/api/v1/version").await, "mosn version: 0.1.0");
     assert!(admin.json("/api/v1/get_loglevel").await.get("stdout").is_some());
     let post = |body: &str| {
@@ -417,14 +440,16 @@ async fn mosns_paths() {
     let two = admin.ask("GET", "/api/v1/config_dump?cluster=a&router=b").await;
     assert_eq!(two, (400, "only support one parameter".into()));
     assert_eq!(admin.ask("GET", "/api/v1/config_dump?x").await.0, 500);
-    let _server = admin.registry.register(Scope::server(), ServerStats::default());
-    assert_eq!(admin.json("/api/v1/stats").await["meta"]["mosn.info"]["mosn_state_code"], "0");
+    assert_eq!(admin.json("/api/v1/stats").await["meta"]["mosn.info"]["mosn_state_code"], "4");
+    admin.lifecycle.set(ServerState::Live);
+    assert_eq!(admin.json("/api/v1/stats").await["meta"]["mosn.info"]["mosn_state_code"], "6");
     assert_eq!(admin.get("/api/v1/stats?key=no.such").await, "no metrics key: no.such");
 }
 
 #[tokio::test]
 async fn logging_lists_and_changes_loggers() {
     let admin = start(0).await;
+    let _levels = logging::TESTING.lock().await;
     let (status, body) = admin.ask("POST", "/logging?lua=debug").await;
     assert_eq!(status, 200);
     assert!(body.starts_with("active loggers:\n"), "{body}");

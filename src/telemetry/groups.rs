@@ -3,93 +3,22 @@
 //! Each worker has its own instance per thing (listener, stat prefix, cluster); control-plane groups are
 //! written by the build thread alone.
 
+mod control;
+mod tally;
+
+pub use control::{
+    ClusterManagerStats, Computed, ControlPlaneStats, EdsStats, ListenerManagerStats, SnapshotStats,
+    XdsContactStats, XdsTypeStats,
+};
+pub use tally::{ByReason, StatusCodes};
+
 use super::histogram::Histogram;
-use super::metric::{Counter, Gauge, Metric, Sample, SecondsSince, SharedCounter, StatGroup, Text, Value};
-use crate::message::Reason;
+use super::metric::{Counter, Gauge, SecondsSince, SharedCounter};
 use crate::stat_group;
-use std::sync::OnceLock;
-
-/// One counter per cause of failure, as `failure.<word>`.
-#[derive(Debug)]
-pub struct ByReason([Counter; Reason::ALL.len()]);
-
-impl Default for ByReason {
-    fn default() -> Self {
-        ByReason(std::array::from_fn(|_| Counter::default()))
-    }
-}
-
-impl ByReason {
-    /// Counts one failure.
-    #[inline]
-    pub fn inc(&self, reason: Reason) {
-        if let Some(counter) = self.0.get(reason as usize) {
-            counter.inc();
-        }
-    }
-
-    /// Failures with this cause so far.
-    pub fn get(&self, reason: Reason) -> u64 {
-        self.0.get(reason as usize).map_or(0, Counter::get)
-    }
-}
-
-impl Metric for ByReason {
-    fn sample(&self, name: &str, out: &mut dyn FnMut(&str, Sample)) {
-        for (reason, counter) in Reason::ALL.iter().zip(&self.0) {
-            out(&format!("{name}.{}", reason.word()), Value::Counter(counter.get()));
-        }
-    }
-}
-
-/// Codes 100–599 in blocks of 50.
-const BLOCK: usize = 50;
-
-/// Counters by HTTP status: `<name>_2xx` always, `<name>_200` for each code that was seen.
-#[derive(Debug, Default)]
-pub struct StatusCodes {
-    classes: [Counter; 5],
-    codes: [OnceLock<Box<[Counter; BLOCK]>>; 10],
-}
-
-impl StatusCodes {
-    /// Counts one response; codes outside 100–599 are not counted.
-    #[inline]
-    pub fn record(&self, status: u16) {
-        let Some(at) = usize::from(status).checked_sub(100) else { return };
-        let (Some(class), Some(block)) = (self.classes.get(at / 100), self.codes.get(at / BLOCK)) else {
-            return;
-        };
-        class.inc();
-        let block = block.get_or_init(|| Box::new(std::array::from_fn(|_| Counter::default())));
-        if let Some(counter) = block.get(at % BLOCK) {
-            counter.inc();
-        }
-    }
-}
-
-impl Metric for StatusCodes {
-    fn sample(&self, name: &str, out: &mut dyn FnMut(&str, Sample)) {
-        for (class, counter) in self.classes.iter().enumerate() {
-            out(&format!("{name}_{}xx", class + 1), Value::Counter(counter.get()));
-        }
-        for (block, counters) in self.codes.iter().enumerate() {
-            for (index, counter) in counters.get().into_iter().flat_map(|c| c.iter()).enumerate() {
-                if counter.get() != 0 {
-                    out(&format!("{name}_{}", 100 + block * BLOCK + index), Value::Counter(counter.get()));
-                }
-            }
-        }
-    }
-}
 
 stat_group! {
     /// `server.`; written by the main thread, except the shared ones.
     pub struct ServerStats {
-        /// 0 live, 1 draining, 2 pre-initializing, 3 initializing.
-        state: Gauge,
-        /// 1 unless health checks are made to fail.
-        live: Gauge,
         uptime: SecondsSince,
         concurrency: Gauge,
         initialization_time_ms: Histogram,
@@ -329,109 +258,6 @@ stat_group! {
         rq_timeout: Counter,
         rq_total: Counter,
     }
-
-    /// Subscription counters of one xDS type: `cluster_manager.cds.`, `listener_manager.lds.`,
-    /// `http.<prefix>.rds.<route>.`.
-    pub struct XdsTypeStats {
-        init_fetch_timeout: Counter,
-        update_attempt: Counter,
-        update_success: Counter,
-        update_failure: Counter,
-        update_rejected: Counter,
-        update_empty: Counter,
-        /// Milliseconds since the Unix epoch of the last update that changed something.
-        update_time: Gauge,
-        update_duration: Histogram,
-        /// Hash of `version_text`.
-        version: Gauge,
-        version_text: Text,
-        config_reload: Counter,
-        config_reload_time_ms: Gauge,
-        /// Resources not applied because a static one has the name.
-        shadowed_by_static: Counter,
-    }
-
-    /// Endpoint subscription of one cluster, in `cluster.<name>.`.
-    pub struct EdsStats {
-        init_fetch_timeout: Counter,
-        update_attempt: Counter,
-        update_success: Counter,
-        update_failure: Counter,
-        update_rejected: Counter,
-        update_empty: Counter,
-        update_no_rebuild: Counter,
-        update_time: Gauge,
-        version: Gauge,
-        version_text: Text,
-        assignment_stale: Counter,
-        assignment_timeout_received: Counter,
-        assignment_use_cached: Counter,
-        /// 1 while the cluster waits for its endpoints.
-        warming_state: Gauge,
-    }
-
-    /// `cluster_manager.`
-    pub struct ClusterManagerStats {
-        active_clusters: Gauge,
-        warming_clusters: Gauge,
-        cluster_added: Counter,
-        cluster_modified: Counter,
-        cluster_removed: Counter,
-        cluster_updated: Counter,
-        cluster_updated_via_merge: Counter,
-        update_merge_cancelled: Counter,
-        update_out_of_merge_window: Counter,
-    }
-
-    /// `listener_manager.`
-    pub struct ListenerManagerStats {
-        listener_added: Counter,
-        listener_modified: Counter,
-        listener_removed: Counter,
-        listener_stopped: Counter,
-        listener_in_place_updated: Counter,
-        /// Counted once per worker.
-        listener_create_success: Counter,
-        listener_create_failure: Counter,
-        total_listeners_active: Gauge,
-        total_listeners_warming: Gauge,
-        total_listeners_draining: Gauge,
-        total_filter_chains_draining: Gauge,
-        workers_started: Gauge,
-    }
-
-    /// `control_plane.`
-    pub struct ControlPlaneStats {
-        /// 1 while the stream is up.
-        connected_state: Gauge,
-        identifier: Text,
-        pending_requests: Gauge,
-        rate_limit_enforced: Counter,
-        /// Responses with a type URL nobody subscribed to.
-        unknown_type_url: Counter,
-        /// Connection attempts that failed.
-        connect_fail: Counter,
-    }
-
-    /// `mizzen.`: how old what is served is.
-    pub struct SnapshotStats {
-        /// 1 while a snapshot restored from disk is served and the control plane has not answered.
-        snapshot_stale: Gauge,
-        /// Seconds since the served configuration last changed.
-        snapshot_age_seconds: SecondsSince,
-        /// Generation published.
-        snapshot_generation: Gauge,
-        /// Snapshots not yet freed because a worker still serves from them.
-        snapshots_held: Gauge,
-        /// Virtual hosts applied though a cluster they name was still warming.
-        route_hold_expired: Counter,
-    }
-
-    /// `mizzen.xds.<kind>.`
-    pub struct XdsContactStats {
-        /// Seconds since the control plane last answered for the type.
-        seconds_since_contact: SecondsSince,
-    }
 }
 
 impl RpcStats {
@@ -453,18 +279,11 @@ impl RpcStats {
     }
 }
 
-/// A group whose readings are computed when asked for.
-pub struct Computed<F>(pub F);
-
-impl<F: Fn(&mut dyn FnMut(&str, Sample)) + Send + Sync> StatGroup for Computed<F> {
-    fn visit(&self, out: &mut dyn FnMut(&str, Sample)) {
-        (self.0)(out);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Reason;
+    use crate::telemetry::StatGroup;
 
     #[test]
     fn failures_and_codes_are_counted_under_their_names() {

@@ -141,5 +141,9 @@ impl StatGroup for LogStats {
     }
 }
 
+/// Held by tests that change levels, which all tests share.
+#[cfg(test)]
+pub(crate) static TESTING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 #[cfg(test)]
 mod tests;

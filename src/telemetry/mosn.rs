@@ -67,7 +67,12 @@ pub fn tree(registry: &Registry) -> Tree {
                 add(&mut tree, "upstream", &labels, UPSTREAM, &readings);
             }
             "envoy_server" => {
-                let state = readings.get("state").map_or(0, number);
+                // MOSN's codes: 4 starting, 6 running, 8 stopping gracefully.
+                let state = match readings.get("state").map(number) {
+                    Some(0) => 6,
+                    Some(1) => 8,
+                    _ => 4,
+                };
                 tree.entry("meta").or_default().entry("mosn.info".to_owned()).or_default().extend([
                     ("mosn_state_code".to_owned(), state.to_string()),
                     (format!("version:{}", env!("CARGO_PKG_VERSION")), "1".to_owned()),

@@ -59,10 +59,13 @@ pub fn write(registry: &Registry, query: &Query, out: Out<'_>) {
     }
 }
 
+/// By family and metric: its Prometheus name and its own label.
+type Names = HashMap<(&'static str, String), (Arc<str>, Arc<str>)>;
+
 fn gather(registry: &Registry, query: &Query) -> Families {
     let mut families = Families::new();
     let mut kinds: HashMap<Arc<str>, u8> = HashMap::new();
-    let mut names: HashMap<(&'static str, String), (Arc<str>, Arc<str>)> = HashMap::new();
+    let mut names: Names = HashMap::new();
     let mut full = String::new();
     registry.for_each(&mut |scope, readings| {
         if scope.hidden() {

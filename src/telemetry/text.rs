@@ -40,14 +40,14 @@ pub struct Query {
 impl Query {
     /// Whether a metric of this kind and state is wanted; the name is checked by [`Query::wants_name`].
     pub(super) fn wants(&self, value: &Value) -> bool {
-        let kind = match (self.kinds, value) {
+        let kind = matches!(
+            (self.kinds, value),
             (Kinds::All, _)
-            | (Kinds::Counters, Value::Counter(_))
-            | (Kinds::Gauges, Value::Gauge(_))
-            | (Kinds::Histograms, Value::Histogram(_))
-            | (Kinds::TextReadouts, Value::Text(_)) => true,
-            _ => false,
-        };
+                | (Kinds::Counters, Value::Counter(_))
+                | (Kinds::Gauges, Value::Gauge(_))
+                | (Kinds::Histograms, Value::Histogram(_))
+                | (Kinds::TextReadouts, Value::Text(_))
+        );
         kind && (!self.used_only || value.used())
     }
 
@@ -273,8 +273,8 @@ mod tests {
             "cluster_manager.cds.update_success: 1\nlistener_manager.lds.update_rejected: 1\n\
              listener_manager.lds.update_success: 2\n"
         );
-        server.state.set(0);
-        assert_eq!(text(&registry, &filter("^server\\.state")), "server.state: 0\n");
+        server.concurrency.set(0);
+        assert_eq!(text(&registry, &filter("^server\\.concurrency")), "server.concurrency: 0\n");
     }
 
     #[test]

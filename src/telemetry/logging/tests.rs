@@ -26,6 +26,7 @@ fn lines(form: Form, log: impl FnOnce()) -> Vec<String> {
 
 #[test]
 fn a_line_in_each_form() {
+    let _levels = TESTING.blocking_lock();
     let log = || tracing::warn!(target: "mizzen::xds::client", version = "7", "stream\nclosed");
     let [line] = lines(Form::Mosn, log).try_into().unwrap();
     assert_eq!(line, "2026-11-20 16:22:37,901 [WARN] stream\\nclosed version=7\n");
@@ -42,6 +43,7 @@ fn a_line_in_each_form() {
 
 #[test]
 fn levels_change_by_component() {
+    let _levels = TESTING.blocking_lock();
     let log = || {
         tracing::debug!(target: "mizzen::filter::rbac", "seen");
         tracing::debug!(target: "mizzen::filter", "not seen");
