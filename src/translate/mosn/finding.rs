@@ -43,7 +43,9 @@ impl Finding {
     }
 
     fn new(severity: Severity, path: String, value: impl fmt::Display, message: String) -> Self {
-        Finding { severity, file: String::new(), path, value: shorten(value.to_string()), message }
+        // Keys and names of the file end up in all three: none may break the line.
+        let value = shorten(one_line(value.to_string()));
+        Finding { severity, file: String::new(), path: one_line(path), value, message: one_line(message) }
     }
 
     /// The same finding inside `outer`: `outer.path`, or `outer[3].path` as `outer` is given.
@@ -81,9 +83,15 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Cuts at a character and keeps it on one line.
-fn shorten(text: String) -> String {
-    let mut text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+fn one_line(text: String) -> String {
+    match text.contains(char::is_control) {
+        true => text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
+        false => text,
+    }
+}
+
+/// Cuts at a character.
+fn shorten(mut text: String) -> String {
     if text.len() > VALUE_LIMIT {
         let end = (0..=VALUE_LIMIT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
         text.truncate(end);
@@ -102,6 +110,7 @@ mod tests {
         let text = finding.to_string();
         assert!(text.starts_with("a[0].b: x é") && text.ends_with("…: why"), "{text}");
         assert!(text.lines().count() == 1 && text.len() < 160);
+        assert_eq!(Finding::error("k\ney", "", "no\nline").to_string(), "k ey: no line");
         assert_eq!(join("a", "[1]"), "a[1]");
         assert_eq!(Finding::warning("", "", "alone").to_string(), "alone");
     }
