@@ -1,5 +1,7 @@
 //! Pushes against live traffic: what is in flight finishes, what is new follows the newest configuration.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use bytes::BytesMut;
 use mizzen::protocol::rpc::Frame;
 use mizzen::sample::{self, Client, DELAY_KEY, Settings};

@@ -111,6 +111,8 @@ impl Ads {
         for rejection in &rejections {
             tracing::warn!("rejected {}", rejection.text);
         }
+        // Before the verdict: Envoy's order on the wire, and one round trip less until everything is warm.
+        self.subscribe(builder);
         let (kind, changed) = (update.kind, update.changed.len());
         self.driver.on_verdicts(update, rejections);
         if !noop {
@@ -209,14 +211,7 @@ impl Ads {
         if self.driver.next_timeout().is_some_and(|due| due <= at) {
             self.driver.on_timeout();
         }
-        if self.interest != Some(builder.interest_version()) {
-            self.interest = Some(builder.interest_version());
-            let interest = builder.interest();
-            let now = crate::xds::driver::now();
-            self.driver.state.set_interest(now, ResourceType::Endpoint, interest.endpoints);
-            self.driver.state.set_interest(now, ResourceType::Route, interest.routes);
-            self.driver.flush();
-        }
+        self.subscribe(builder);
         if let Some(disk) = &mut self.disk
             && disk.writer.due(at)
         {
@@ -226,6 +221,19 @@ impl Ads {
                 let _ = inputs.blocking_send(Input::Saved(outcome));
             });
         }
+    }
+
+    /// Asks for the endpoints and routes that are needed now.
+    fn subscribe(&mut self, builder: &Builder) {
+        if self.interest == Some(builder.interest_version()) {
+            return;
+        }
+        self.interest = Some(builder.interest_version());
+        let interest = builder.interest();
+        let now = crate::xds::driver::now();
+        self.driver.state.set_interest(now, ResourceType::Endpoint, interest.endpoints);
+        self.driver.state.set_interest(now, ResourceType::Route, interest.routes);
+        self.driver.flush();
     }
 
     /// When [`pump`](Self::pump) has something to do.

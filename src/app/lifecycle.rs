@@ -1,36 +1,11 @@
 //! Where the process stands, in Envoy's words.
 
 use super::build::SharedCounts;
+use crate::admin::{self, ServerState};
 use crate::xds::stats::XdsStats;
 use crate::xds::types::ResourceType;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError};
-
-/// `server.state`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum ServerState {
-    /// Serves.
-    Live = 0,
-    /// Told to leave, or to look unhealthy.
-    Draining = 1,
-    /// Waits for the first clusters.
-    PreInitializing = 2,
-    /// Waits for the first listeners and what they need.
-    Initializing = 3,
-}
-
-impl ServerState {
-    /// Envoy's word.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            ServerState::Live => "LIVE",
-            ServerState::Draining => "DRAINING",
-            ServerState::PreInitializing => "PRE_INITIALIZING",
-            ServerState::Initializing => "INITIALIZING",
-        }
-    }
-}
 
 /// Follows discovery and draining. Once live it does not go back to initialising.
 pub struct Lifecycle {
@@ -55,16 +30,8 @@ impl Lifecycle {
         }
     }
 
-    /// The state now.
-    pub fn state(&self) -> ServerState {
-        if self.draining.load(Relaxed) || self.failed.load(Relaxed) {
-            return ServerState::Draining;
-        }
-        self.discovery()
-    }
-
     /// The state as `server.state` tells it: a failed health check does not show.
-    pub fn discovery(&self) -> ServerState {
+    pub fn state(&self) -> ServerState {
         if self.draining.load(Relaxed) {
             return ServerState::Draining;
         }
@@ -93,9 +60,18 @@ impl Lifecycle {
     pub fn drain(&self) {
         self.draining.store(true, Relaxed);
     }
+}
 
-    /// `/healthcheck/fail` and `/healthcheck/ok`.
-    pub fn set_failed(&self, failed: bool) {
+impl admin::Lifecycle for Lifecycle {
+    fn discovery(&self) -> ServerState {
+        self.state()
+    }
+
+    fn failed(&self) -> bool {
+        self.failed.load(Relaxed)
+    }
+
+    fn set_failed(&self, failed: bool) {
         self.failed.store(failed, Relaxed);
     }
 }

@@ -1,6 +1,8 @@
 //! Control-side metrics: configuration, the control plane, the server itself.
 
 use super::build::SharedCounts;
+use super::lifecycle::Lifecycle;
+use crate::admin::ServerState;
 use crate::telemetry::groups::Computed;
 use crate::telemetry::{Registration, Registry, Sample, Scope, Value};
 use crate::xds::stats::XdsStats;
@@ -12,8 +14,13 @@ type Out<'a> = &'a mut dyn FnMut(&str, Sample);
 
 /// Registers everything that is computed when it is asked for. Keep the result for as long as it should be
 /// visible.
-pub fn register(registry: &Registry, xds: &Arc<XdsStats>, counts: &SharedCounts) -> Vec<Box<dyn Any + Send>> {
-    let mut kept: Vec<Box<dyn Any + Send>> = Vec::new();
+pub fn register(
+    registry: &Registry,
+    xds: &Arc<XdsStats>,
+    counts: &SharedCounts,
+    lifecycle: &Arc<Lifecycle>,
+) -> Vec<Box<dyn Any + Send + Sync>> {
+    let mut kept: Vec<Box<dyn Any + Send + Sync>> = Vec::new();
     for kind in ResourceType::ALL {
         let envoys = match kind {
             ResourceType::Cluster => Some(Scope::cds()),
@@ -52,10 +59,16 @@ pub fn register(registry: &Registry, xds: &Arc<XdsStats>, counts: &SharedCounts)
         out("cluster_modified", Value::Counter(counts.cluster_modified));
         out("cluster_removed", Value::Counter(counts.cluster_removed));
     }));
-    let shared = counts.clone();
+    let (shared, lifecycle) = (counts.clone(), lifecycle.clone());
     kept.push(keep(registry, Scope::listener_manager(), move |out: Out<'_>| {
         let counts = shared.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let started = lifecycle.state() == ServerState::Live;
+        out("workers_started", Value::Gauge(started.then_some(1)));
         out("listener_added", Value::Counter(counts.listener_added));
+        // Envoy counts per worker.
+        let created = counts.listener_added + counts.listener_modified;
+        out("listener_create_success", Value::Counter(created));
+        out("listener_create_failure", Value::Counter(0));
         out("listener_modified", Value::Counter(counts.listener_modified));
         out("listener_removed", Value::Counter(counts.listener_removed));
         out("total_listeners_active", gauge(counts.total_listeners_active));
@@ -65,7 +78,7 @@ pub fn register(registry: &Registry, xds: &Arc<XdsStats>, counts: &SharedCounts)
     kept
 }
 
-fn keep<F>(registry: &Registry, scope: Scope, read: F) -> Box<dyn Any + Send>
+fn keep<F>(registry: &Registry, scope: Scope, read: F) -> Box<dyn Any + Send + Sync>
 where
     F: Fn(Out<'_>) + Send + Sync + 'static,
 {
@@ -94,8 +107,8 @@ fn type_stats(stats: &XdsStats, kind: ResourceType, out: Out<'_>) {
 fn contact(stats: &XdsStats, kind: ResourceType, out: Out<'_>) {
     let last = stats.of(kind).last_contact_ms.get();
     let now = crate::telemetry::clock::unix_millis();
-    let seconds = if last == 0 { -1 } else { (now.saturating_sub(last) / 1000) as i64 };
-    out("seconds_since_contact", Value::Gauge(Some(seconds)));
+    let seconds = (last != 0).then(|| (now.saturating_sub(last) / 1000) as i64);
+    out("seconds_since_contact", Value::Gauge(seconds));
 }
 
 fn snapshot(counts: &SharedCounts, stats: &XdsStats, out: Out<'_>) {

@@ -1,5 +1,6 @@
 //! The process: the only module that knows every subsystem. Builds, wires, waits, drains.
 
+mod admin;
 mod ads;
 mod build;
 mod lifecycle;
@@ -12,7 +13,6 @@ mod signals;
 mod sockets;
 
 pub use build::{Dump, SharedCounts};
-pub use lifecycle::{Lifecycle, ServerState};
 pub use proxy::{AdsPlan, Plan, Proxy};
 
 use crate::cli::{self, Command, SampleArgs};

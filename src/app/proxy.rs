@@ -9,7 +9,7 @@ use crate::snapshot::Store;
 use crate::snapshot::builder::{Builder, Change, Options};
 use crate::stream::Drain;
 use crate::telemetry::{Registration, Registry, Scope, ServerStats};
-use crate::worker::{Command, Loads, Worker, WorkerReport};
+use crate::worker::{Command, Loads, Sender, Worker, WorkerReport};
 use crate::xds::client::{self, AdsConfig};
 use crate::xds::disk::Header;
 use crate::xds::driver::{Driver, request_channel};
@@ -69,7 +69,7 @@ pub struct Proxy {
     loads: Arc<Loads>,
     to_build: mpsc::Sender<Input>,
     build: Option<JoinHandle<()>>,
-    _metrics: Vec<Box<dyn Any + Send>>,
+    _metrics: Vec<Box<dyn Any + Send + Sync>>,
     _end_ads: Option<oneshot::Sender<()>>,
 }
 
@@ -109,7 +109,7 @@ impl Proxy {
         let senders = workers.iter().map(Worker::sender).collect();
         let build = Build::new(Builder::new(plan.options), senders, ads, store.clone(), counts.clone());
         let build = start_build(build, plan.fixed, inputs)?;
-        let metrics = metrics::register(&registry, &xds, &counts);
+        let metrics = metrics::register(&registry, &xds, &counts, &lifecycle);
         Ok(Proxy {
             store,
             registry,
@@ -139,6 +139,16 @@ impl Proxy {
             reports.extend(worker.report().await);
         }
         reports
+    }
+
+    /// The way to the build thread.
+    pub fn inputs(&self) -> mpsc::Sender<Input> {
+        self.to_build.clone()
+    }
+
+    /// The ways to the workers.
+    pub fn senders(&self) -> Vec<Sender> {
+        self.workers.iter().map(Worker::sender).collect()
     }
 
     /// Open downstream connections.

@@ -1,18 +1,23 @@
 //! `mizzen start`: from files to a serving process and out again.
 
 use super::EXIT_BROKEN;
+use super::admin;
 use super::pid::PidFile;
 use super::plan;
 use super::proxy::Proxy;
 use super::signals::{Signals, Wish};
+use crate::admin::{Command, Server};
 use crate::bootstrap::{self, Bootstrap, NodeOverride};
 use crate::cli::{LogLevel, Mode, RunArgs};
+use crate::model::Address;
 use crate::net::options;
+use crate::stream::Drain;
 use crate::telemetry::logging;
 use anyhow::{Context, anyhow};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 /// How often the control task looks whether a thread has died.
 const WATCH: Duration = Duration::from_secs(1);
@@ -89,17 +94,55 @@ async fn serve(args: &RunArgs, bootstrap: &mut Bootstrap) -> anyhow::Result<Exit
     let plan = plan::plan(bootstrap, args);
     let workers = plan.workers;
     let proxy = Arc::new(Proxy::start(plan).context("threads")?);
+    let (wishes, mut commands) = mpsc::channel(8);
+    start_admin(args, bootstrap, &proxy, wishes).await?;
     let _pid = PidFile::write(&bootstrap.pid_file);
     tracing::info!("mizzen {} serves with {workers} workers", env!("CARGO_PKG_VERSION"));
-    let code = wait(args, &proxy, &mut signals).await;
+    let code = wait(args, &proxy, &mut signals, &mut commands).await;
     if let Ok(proxy) = Arc::try_unwrap(proxy) {
         proxy.finish().await;
     }
     Ok(code)
 }
 
+/// Binds the admin address, if there is one, and serves it for as long as the process lives.
+async fn start_admin(
+    args: &RunArgs,
+    bootstrap: &Bootstrap,
+    proxy: &Arc<Proxy>,
+    wishes: mpsc::Sender<Command>,
+) -> anyhow::Result<()> {
+    let address = match &bootstrap.admin {
+        None => return Ok(()),
+        Some(Address::Ip(address)) => *address,
+        Some(other) => return Err(anyhow!("admin address {other}: expected an IP address and port")),
+    };
+    let source = admin::source(proxy, bootstrap, args, wishes);
+    let server = Server::bind(address, None, source).await?;
+    if let Some(path) = &args.admin_address_path {
+        let written = std::fs::write(path, server.local_addr().to_string());
+        written.with_context(|| format!("--admin-address-path {}", path.display()))?;
+    }
+    tokio::spawn(server.serve());
+    Ok(())
+}
+
+/// What `/drain_listeners` does.
+async fn drain_listeners(proxy: Arc<Proxy>, inbound_only: bool, close_after: Option<Duration>) {
+    proxy.ask_to_leave(Drain::Told, inbound_only);
+    if let Some(after) = close_after {
+        tokio::time::sleep(after).await;
+        proxy.stop_accepting(inbound_only).await;
+    }
+}
+
 /// Waits for the end and leads there.
-async fn wait(args: &RunArgs, proxy: &Arc<Proxy>, signals: &mut Signals) -> ExitCode {
+async fn wait(
+    args: &RunArgs,
+    proxy: &Arc<Proxy>,
+    signals: &mut Signals,
+    commands: &mut mpsc::Receiver<Command>,
+) -> ExitCode {
     let mut watch = tokio::time::interval(WATCH);
     loop {
         tokio::select! {
@@ -107,6 +150,17 @@ async fn wait(args: &RunArgs, proxy: &Arc<Proxy>, signals: &mut Signals) -> Exit
                 Wish::Leave => break,
                 Wish::End => return ExitCode::SUCCESS,
                 Wish::Reopen => logging::reopen(),
+            },
+            Some(command) = commands.recv() => match command {
+                Command::Quit => return ExitCode::SUCCESS,
+                Command::DrainListeners { inbound_only, graceful, skip_exit } => {
+                    let close_after = match (graceful, skip_exit) {
+                        (true, true) => None,
+                        (true, false) => Some(args.drain_time),
+                        (false, _) => Some(Duration::ZERO),
+                    };
+                    tokio::spawn(drain_listeners(proxy.clone(), inbound_only, close_after));
+                }
             },
             _ = watch.tick() => if proxy.is_broken() {
                 tracing::error!("a thread has died: exiting");

@@ -2,6 +2,7 @@
 
 use super::pool;
 use crate::model::Address;
+use crate::telemetry::{HostStats, Registration, Registry, Scope};
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -14,6 +15,8 @@ pub struct Host {
     pub hostname: String,
     /// Requests of this worker in flight to it.
     pub active: Cell<u32>,
+    /// Its counters on this worker.
+    pub stats: Registration<HostStats>,
     /// bolt connections.
     pub rpc: pool::rpc::Pool,
     /// HTTP/2 connections.
@@ -22,8 +25,13 @@ pub struct Host {
 
 impl Host {
     /// A host without connections.
-    pub fn new(address: Address, hostname: String) -> Rc<Self> {
+    pub fn new(cluster: &str, address: Address, hostname: String, registry: &Registry) -> Rc<Self> {
+        let named = match &address {
+            Address::Unix(path) => path.display().to_string(),
+            address => address.to_string(),
+        };
         Rc::new(Host {
+            stats: registry.register(Scope::host(cluster, &named), HostStats::default()),
             address,
             hostname,
             active: Cell::new(0),
@@ -41,6 +49,8 @@ impl Host {
     /// Counts a request in flight until the guard is dropped.
     pub fn enter(self: &Rc<Self>) -> ActiveGuard {
         self.active.set(self.active.get() + 1);
+        self.stats.rq_active.inc();
+        self.stats.rq_total.inc();
         ActiveGuard(self.clone())
     }
 }
@@ -51,5 +61,6 @@ pub struct ActiveGuard(Rc<Host>);
 impl Drop for ActiveGuard {
     fn drop(&mut self) {
         self.0.active.set(self.0.active.get().saturating_sub(1));
+        self.0.stats.rq_active.dec();
     }
 }

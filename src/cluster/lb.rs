@@ -108,7 +108,9 @@ mod tests {
 
     fn hosts(weights: &[u32]) -> Vec<(Rc<Host>, u32)> {
         let address = |port| Address::Ip(([127, 0, 0, 1], port).into());
-        (1..).zip(weights).map(|(port, weight)| (Host::new(address(port), String::new()), *weight)).collect()
+        let registry = crate::telemetry::Registry::new();
+        let host = |port| Host::new("c", address(port), String::new(), &registry);
+        (1..).zip(weights).map(|(port, weight)| (host(port), *weight)).collect()
     }
 
     fn counts(policy: LbPolicy, weights: &[u32], picks: usize) -> Vec<usize> {

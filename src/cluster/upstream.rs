@@ -95,9 +95,10 @@ impl State {
     ) -> State {
         let mut hosts = HashMap::default();
         for endpoint in entry.endpoints.iter() {
-            let host = kept
-                .remove(&endpoint.address)
-                .unwrap_or_else(|| Host::new(endpoint.address.clone(), endpoint.hostname.clone()));
+            let host = kept.remove(&endpoint.address).unwrap_or_else(|| {
+                let (address, hostname) = (endpoint.address.clone(), endpoint.hostname.clone());
+                Host::new(&entry.spec.model.name, address, hostname, &env.registry)
+            });
             hosts.entry(endpoint.address.clone()).or_insert(host);
         }
         let eligible = eligible(&entry.endpoints)

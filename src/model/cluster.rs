@@ -94,7 +94,7 @@ pub struct TcpKeepalive {
 }
 
 /// Limits per priority.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Breakers {
     pub default: Thresholds,
     pub high: Thresholds,
@@ -112,12 +112,6 @@ pub struct Thresholds {
 impl Default for Thresholds {
     fn default() -> Self {
         Thresholds { max_connections: 1024, max_pending_requests: 1024, max_requests: 1024, max_retries: 3 }
-    }
-}
-
-impl Default for Breakers {
-    fn default() -> Self {
-        Breakers { default: Thresholds::default(), high: Thresholds::default() }
     }
 }
 

@@ -82,10 +82,10 @@ impl SocketRegistry {
 fn bind_shared(address: &Address, workers: usize) -> io::Result<Vec<Socket>> {
     let mut resolved = address.clone();
     let probe = bind_one(address, false)?;
-    if let (Address::Ip(wanted), Some(actual)) = (address, probe.local_addr()?.as_socket()) {
-        if wanted.port() == 0 {
-            resolved = Address::Ip(actual);
-        }
+    if let (Address::Ip(wanted), Some(actual)) = (address, probe.local_addr()?.as_socket())
+        && wanted.port() == 0
+    {
+        resolved = Address::Ip(actual);
     }
     drop(probe);
     (0..workers).map(|_| bind_one(&resolved, true)).collect()

@@ -158,11 +158,18 @@ impl Attempt {
     pub fn count<T>(&self, result: &Result<T, Failure>) {
         let stats = &self.cluster.stats;
         match result {
-            Ok(_) => stats.upstream_rq_completed.inc(),
+            Ok(_) => {
+                stats.upstream_rq_completed.inc();
+                self.host.stats.rq_success.inc();
+            }
             Err(failure) => {
+                self.host.stats.rq_error.inc();
                 stats.failure.inc(failure.reason);
                 match failure.reason {
-                    Reason::Timeout => stats.upstream_rq_timeout.inc(),
+                    Reason::Timeout => {
+                        stats.upstream_rq_timeout.inc();
+                        self.host.stats.rq_timeout.inc();
+                    }
                     Reason::PerTryTimeout => stats.upstream_rq_per_try_timeout.inc(),
                     Reason::UpstreamReset | Reason::UpstreamRefused => stats.upstream_rq_rx_reset.inc(),
                     Reason::DownstreamReset => stats.upstream_rq_cancelled.inc(),

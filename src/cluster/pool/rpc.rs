@@ -162,6 +162,8 @@ impl Attempt {
         };
         stats.upstream_cx_total.inc();
         stats.upstream_cx_active.inc();
+        self.host.stats.cx_total.inc();
+        self.host.stats.cx_active.inc();
         let mux = Mux::new(&self.cluster, &state);
         if self.dial.is_retired() {
             mux.drain();
@@ -174,6 +176,7 @@ impl Attempt {
         mux.run(io, || dial.upgrade().is_some_and(|dial| dial.waiters() > 0)).await;
         self.host.rpc.forget(&mux);
         stats.upstream_cx_active.dec();
+        self.host.stats.cx_active.dec();
         stats.upstream_cx_destroy.inc();
         drop(permit);
     }

@@ -1,0 +1,239 @@
+//! What the admin server reads, gathered from the running parts.
+
+use super::build::{Dump, Input};
+use super::proxy::Proxy;
+use crate::admin::{
+    Ask, Body, DumpState, Failed, Kind, ListenerStatus, ProcessInfo, Resource, Source, TypeState, Version,
+};
+use crate::bootstrap::{Bootstrap, Dialect};
+use crate::cli::RunArgs;
+use crate::listener::ListenerReport;
+use crate::model::Address;
+use crate::proto::json::generated_to_json;
+use crate::snapshot::builder::{State, Status};
+use crate::worker::{Command, Sender};
+use crate::xds::dump::{DumpedResource, TypeDump};
+use crate::xds::message::Rejected;
+use crate::xds::types::ResourceType;
+use serde_json::{Value as Json, json};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::{mpsc, oneshot};
+
+/// Static resources and the bootstrap itself, as the dump shows them.
+pub struct Fixed {
+    document: Arc<Json>,
+    since: SystemTime,
+    clusters: Vec<Resource>,
+    listeners: Vec<Resource>,
+}
+
+impl Fixed {
+    /// Reads them from the bootstrap's document.
+    pub fn new(bootstrap: &Bootstrap) -> Self {
+        let since = SystemTime::now();
+        let of = |path: &str| -> Vec<Resource> {
+            let list = bootstrap.document.pointer(path).and_then(Json::as_array);
+            let named = list.into_iter().flatten().map(|body| {
+                let name = body.get("name").and_then(Json::as_str).unwrap_or_default();
+                let body = Body::Json(Arc::new(body.clone()));
+                Resource::active(name, true, Version { version: "".into(), updated: since, body })
+            });
+            named.collect()
+        };
+        Fixed {
+            clusters: of("/static_resources/clusters"),
+            listeners: of("/static_resources/listeners"),
+            document: Arc::new(bootstrap.document.clone()),
+            since,
+        }
+    }
+}
+
+/// Everything the admin reads. Wishes arrive at `commands`.
+pub fn source(
+    proxy: &Proxy,
+    bootstrap: &Bootstrap,
+    args: &RunArgs,
+    commands: mpsc::Sender<crate::admin::Command>,
+) -> Source {
+    let fixed = Arc::new(Fixed::new(bootstrap));
+    crate::admin::provide_cluster_gauges(&proxy.registry, proxy.store.clone());
+    Source {
+        store: proxy.store.clone(),
+        registry: proxy.registry.clone(),
+        lifecycle: proxy.lifecycle.clone(),
+        process: ProcessInfo {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: SystemTime::now(),
+            command_line: command_line(args),
+            node: generated_to_json(&bootstrap.node),
+            mosn_config: (bootstrap.dialect != Dialect::Envoy).then(|| fixed.document.clone()),
+            log_path: bootstrap.log_path.clone().unwrap_or_else(|| "stderr".to_owned()),
+        },
+        dump: dump(proxy.inputs(), fixed),
+        listeners: listeners(proxy.senders()),
+        commands,
+    }
+}
+
+fn command_line(args: &RunArgs) -> Json {
+    json!({
+        "config_path": args.config.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+        "config_yaml": args.config_yaml.clone().unwrap_or_default(),
+        "concurrency": args.concurrency.unwrap_or_default(),
+        "drain_time": format!("{}s", args.drain_time.as_secs()),
+        "log_level": args.log_level.map_or("info", |level| level.as_str()),
+        "mode": "Serve",
+        "disable_hot_restart": true,
+    })
+}
+
+fn dump(inputs: mpsc::Sender<Input>, fixed: Arc<Fixed>) -> Ask<DumpState> {
+    Box::new(move |answer| {
+        let (inputs, fixed) = (inputs.clone(), fixed.clone());
+        tokio::spawn(async move {
+            let (ask, dump) = oneshot::channel();
+            if inputs.send(Input::Dump(ask)).await.is_err() {
+                return;
+            }
+            let Ok(dump) = dump.await else { return };
+            // Joining 10,000 resources with their states takes milliseconds that `/ready` must not wait for.
+            let state = tokio::task::spawn_blocking(move || state(&dump, &fixed)).await;
+            if let Ok(state) = state {
+                let _ = answer.send(state);
+            }
+        });
+    })
+}
+
+fn state(dump: &Dump, fixed: &Fixed) -> DumpState {
+    let mut types: Vec<TypeState> =
+        dump.types.iter().map(|(kind, held)| type_state(*kind, held, &dump.status)).collect();
+    for (kind, resources) in [(Kind::Cluster, &fixed.clusters), (Kind::Listener, &fixed.listeners)] {
+        match types.iter_mut().find(|state| state.kind == kind) {
+            Some(state) => state.resources.extend(resources.iter().cloned()),
+            None => types.push(TypeState { kind, version: "".into(), resources: resources.clone() }),
+        }
+    }
+    DumpState {
+        bootstrap: Some(Body::Json(fixed.document.clone())),
+        bootstrap_updated: Some(fixed.since),
+        types,
+    }
+}
+
+fn type_state(kind: ResourceType, held: &TypeDump, status: &Status) -> TypeState {
+    let states = states(kind, status);
+    let mut failed: HashMap<&str, &Rejected> =
+        held.rejected.iter().map(|rejected| (&*rejected.name, rejected)).collect();
+    let mut resources = Vec::with_capacity(held.resources.len() + held.rejected.len());
+    for resource in &held.resources {
+        let mut shown = shown(resource, states.get(&*resource.name));
+        shown.failed = failed.remove(&*resource.name).map(failure);
+        resources.push(shown);
+    }
+    for (name, rejected) in failed {
+        resources.push(Resource {
+            name: name.into(),
+            is_static: false,
+            active: None,
+            warming: None,
+            blocked_by: Vec::new(),
+            failed: Some(failure(rejected)),
+            missing: false,
+        });
+    }
+    let kind = match kind {
+        ResourceType::Cluster => Kind::Cluster,
+        ResourceType::Endpoint => Kind::Endpoint,
+        ResourceType::Listener => Kind::Listener,
+        ResourceType::Route => Kind::Route,
+    };
+    TypeState { kind, version: held.version.clone(), resources }
+}
+
+/// Where each resource of a type stands, and what it waits for.
+fn states(kind: ResourceType, status: &Status) -> HashMap<&str, (State, &[String])> {
+    match kind {
+        ResourceType::Cluster => {
+            status.clusters.iter().map(|c| (&*c.name, (c.state, &*c.blocked_by))).collect()
+        }
+        ResourceType::Listener => {
+            status.listeners.iter().map(|l| (&*l.name, (l.state, &*l.blocked_by))).collect()
+        }
+        ResourceType::Route => status.tables.iter().map(|t| (&*t.name, (t.state, &[][..]))).collect(),
+        ResourceType::Endpoint => HashMap::new(),
+    }
+}
+
+fn shown(resource: &DumpedResource, state: Option<&(State, &[String])>) -> Resource {
+    let version = Version {
+        version: resource.version.clone(),
+        updated: UNIX_EPOCH + Duration::from_millis(resource.updated_ms),
+        body: Body::Proto(resource.bytes.clone()),
+    };
+    let mut shown = Resource::active(&resource.name, false, version);
+    if let Some((State::Warming | State::Updating, blocked_by)) = state {
+        shown.warming = shown.active.take();
+        shown.blocked_by = blocked_by.to_vec();
+    }
+    shown
+}
+
+fn failure(rejected: &Rejected) -> Failed {
+    Failed {
+        at: UNIX_EPOCH + Duration::from_millis(rejected.unix_ms),
+        version: rejected.version.clone(),
+        details: rejected.text.to_string(),
+        body: (!rejected.bytes.is_empty()).then(|| rejected.bytes.clone()),
+    }
+}
+
+fn listeners(workers: Vec<Sender>) -> Ask<Vec<ListenerStatus>> {
+    Box::new(move |answer| {
+        let workers = workers.clone();
+        tokio::spawn(async move {
+            let mut merged: Vec<ListenerStatus> = Vec::new();
+            for worker in workers {
+                let (ask, report) = oneshot::channel();
+                worker.send(Command::Report(ask));
+                let Ok(report) = report.await else { continue };
+                for listener in report.listeners {
+                    merge(&mut merged, listener);
+                }
+            }
+            let _ = answer.send(merged);
+        });
+    })
+}
+
+/// Adds one worker's view of a listener.
+fn merge(merged: &mut Vec<ListenerStatus>, report: ListenerReport) {
+    let same = |status: &&mut ListenerStatus| {
+        status.name == report.name
+            && status.draining == report.draining
+            && status.generation == report.generation
+    };
+    if let Some(status) = merged.iter_mut().find(same) {
+        status.connections += report.connections as u64;
+        status.streams += u64::from(report.streams);
+        status.age = status.age.max(report.oldest.unwrap_or_default());
+        return;
+    }
+    let path = |address: &Address| match address {
+        Address::Unix(path) => Some(path.display().to_string()),
+        _ => None,
+    };
+    merged.push(ListenerStatus {
+        addresses: report.addresses.iter().filter_map(Address::ip).collect(),
+        paths: report.addresses.iter().filter_map(path).collect(),
+        name: report.name,
+        generation: report.generation,
+        draining: report.draining,
+        connections: report.connections as u64,
+        streams: u64::from(report.streams),
+        age: report.oldest.unwrap_or_default(),
+    });
+}
