@@ -31,11 +31,22 @@ pub(super) struct Made {
     pub unknown_fields: usize,
 }
 
-/// Reads the sections. `mixed`: they stand in a MOSN file, whose own keys and old habits are left out.
-pub(super) fn read(document: &Value, mixed: bool, findings: &mut Vec<Finding>) -> Made {
+/// Reads the sections of `layers`, the file and what is merged over it, and the static resources of `merged`,
+/// both together. `mixed`: they stand in a MOSN file, whose own keys and old habits are left out.
+pub(super) fn read<'a>(
+    layers: impl Iterator<Item = &'a Value>,
+    merged: &Value,
+    mixed: bool,
+    findings: &mut Vec<Finding>,
+) -> Made {
     let mut made = Made::default();
-    let Some(map) = document.as_object() else { return made };
-    let message = sections(map, mixed, &mut made, findings);
+    // Bytes after bytes are a merged message: only so does one member of a oneof replace another.
+    let mut bytes = Vec::new();
+    for map in layers.filter_map(Value::as_object) {
+        bytes.extend(sections(map, mixed, &mut made, findings));
+    }
+    let message = Message::decode(bytes.as_slice()).unwrap_or_default();
+    let Some(map) = merged.as_object() else { return made };
     static_resources(map, mixed, &mut made, findings);
     if let Some(admin) = message.admin.as_ref().and_then(|admin| admin.address.as_ref()) {
         made.admin = admin_address(admin, findings);
@@ -53,9 +64,8 @@ pub(super) fn read(document: &Value, mixed: bool, findings: &mut Vec<Finding>) -
     made
 }
 
-/// Everything but the static resources: one message from top-level keys read one by one, so that a bad one
-/// is known by name. Joined bytes are a merged message.
-fn sections(map: &Map<String, Value>, mixed: bool, made: &mut Made, findings: &mut Vec<Finding>) -> Message {
+/// Everything but the static resources: top-level keys are read one by one, so that a bad one is known by name.
+fn sections(map: &Map<String, Value>, mixed: bool, made: &mut Made, findings: &mut Vec<Finding>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (key, value) in map {
         let wanted = ["node", "dynamic_resources", "dynamicResources"].contains(&key.as_str());
@@ -68,7 +78,7 @@ fn sections(map: &Map<String, Value>, mixed: bool, made: &mut Made, findings: &m
         }
         bytes.extend(decode(BOOTSTRAP, &section, "", made, findings).unwrap_or_default());
     }
-    Message::decode(bytes.as_slice()).unwrap_or_default()
+    bytes
 }
 
 fn is_static(key: &str) -> bool {

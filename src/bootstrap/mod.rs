@@ -116,13 +116,14 @@ fn build(path: &Path, base: Value, overlay: Option<&str>) -> Result<Bootstrap, V
         .or_else(|| overlay.as_ref().and_then(document::dialect))
         .ok_or_else(|| vec![in_file(Finding::error("", "", document::NEITHER), path)])?;
     let mut findings = Vec::new();
-    let mut document = base;
-    if let Some(overlay) = overlay {
+    let mut document = base.clone();
+    if let Some(overlay) = overlay.clone() {
         document::merge(&mut document, overlay);
     }
     let mut made = envoy::Made::default();
     if dialect != Dialect::Mosn {
-        made = envoy::read(&document, dialect == Dialect::Mix, &mut findings);
+        let layers = [Some(&base), overlay.as_ref()];
+        made = envoy::read(layers.into_iter().flatten(), &document, dialect == Dialect::Mix, &mut findings);
     }
     let mut settings = mosn::Settings::default();
     if dialect != Dialect::Envoy {

@@ -145,6 +145,12 @@ fn the_overlay_merges_as_protobuf_does() {
     assert_eq!(made.admin.unwrap().to_string(), "127.0.0.1:1");
     assert_eq!(made.clusters.len(), 3);
     assert_eq!(made.state_dir, Some("/over".into()));
+    let socket = load(&path, Some("{admin: {address: {pipe: {path: /run/a}}}}")).unwrap();
+    assert_eq!(
+        socket.admin,
+        Some(Address::Unix("/run/a".into())),
+        "one member of a oneof replaces the other"
+    );
     let alone = load_text(r#"{"admin": {"address": {"pipe": {"path": "@admin"}}}}"#).unwrap();
     assert_eq!(alone.admin, Some(Address::Unix("@admin".into())));
     assert!(errors(load(&path, Some("{a: [")))[0].contains("--config-yaml"));

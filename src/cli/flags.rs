@@ -156,7 +156,8 @@ pub(super) struct RunFlags {
     /// For --service-type; also -pi [env: POD_IP]
     #[arg(long, value_name = "IP")]
     pub pod_ip: Option<String>,
-    /// `A=true,B=false`: auto_config, XdsMtlsEnable, PayLoadLimitEnable, MultiTenantMode [env: FEATURE_GATES]
+    /// `A=true,B=false`: auto_config, XdsMtlsEnable, PayLoadLimitEnable, MultiTenantMode; checked, no effect
+    /// [env: FEATURE_GATES]
     #[arg(short = 'f', long, value_name = "LIST")]
     pub feature_gates: Option<String>,
     /// Folder of the last good snapshot [default: off]
