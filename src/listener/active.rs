@@ -145,8 +145,10 @@ impl Active {
             }
             FilterSpec::Rpc { .. } | FilterSpec::Http { .. } => {
                 drop(bound);
-                if stream::serve_sniffed(io, handle, local).await == Served::Unknown {
-                    self.stats.http1_unsupported.inc();
+                match stream::serve_sniffed(io, handle, local).await {
+                    Served::Yes => {}
+                    Served::Http1 => self.stats.http1_unsupported.inc(),
+                    Served::Unknown => self.stats.downstream_listener_filter_error.inc(),
                 }
             }
         }

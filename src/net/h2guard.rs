@@ -137,6 +137,11 @@ impl Wire {
         self.follower.borrow_mut().count(RST_STREAM);
     }
 
+    /// Whether the peer's first SETTINGS have come.
+    pub fn is_greeted(&self) -> bool {
+        self.follower.borrow().greeted
+    }
+
     /// Whether the peer wants no new streams, or the connection is near a limit of h2.
     pub fn is_worn(&self) -> bool {
         let follower = self.follower.borrow();
@@ -250,6 +255,7 @@ struct Follower {
     since: Option<Instant>,
     counts: [u32; PER_SECOND.len()],
     empty_data: u32,
+    greeted: bool,
     goaway: bool,
     flooded: bool,
 }
@@ -286,7 +292,10 @@ impl Follower {
                 self.empty_data += 1;
             }
             GOAWAY => self.goaway = true,
-            kind => self.count(kind),
+            kind => {
+                self.greeted |= kind == SETTINGS;
+                self.count(kind);
+            }
         }
     }
 

@@ -34,6 +34,41 @@ impl ReadPool {
     }
 }
 
+/// A message being collected outside a [`ReadBuffer`], counted in the same limit until dropped.
+pub struct Unfinished {
+    pool: Rc<ReadPool>,
+    held: usize,
+    counted: usize,
+}
+
+impl Unfinished {
+    /// Nothing collected yet.
+    pub fn new(pool: Rc<ReadPool>) -> Self {
+        Unfinished { pool, held: 0, counted: 0 }
+    }
+
+    /// `bytes` more are held; `false` over the limit of all connections.
+    pub fn add(&mut self, bytes: usize) -> bool {
+        self.held += bytes;
+        if self.held <= SMALL {
+            return true;
+        }
+        let total = self.pool.unfinished.get() - self.counted + self.held;
+        if total > self.pool.limit {
+            return false;
+        }
+        self.pool.unfinished.set(total);
+        self.counted = self.held;
+        true
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        self.pool.unfinished.set(self.pool.unfinished.get().saturating_sub(self.counted));
+    }
+}
+
 /// The input of one connection.
 pub struct ReadBuffer {
     pool: Rc<ReadPool>,

@@ -14,6 +14,6 @@ mod wheel;
 
 pub use conn::{Conn, PeerAddress};
 pub use h2guard::{Wire, WireIo};
-pub use inbuf::{Filled, ReadBuffer, ReadPool};
+pub use inbuf::{Filled, ReadBuffer, ReadPool, Unfinished};
 pub use queue::{Budget, Charge, WriteQueue};
 pub use wheel::{Sleep, Wheel};

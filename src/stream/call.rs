@@ -128,7 +128,8 @@ impl Call {
         let lease = http2::Pool::acquire(&attempt.host, &attempt.cluster, &attempt.state).await?;
         // A GOAWAY may meet it on its way; a copy of a small frame is cheaper than its loss.
         let frame = self.take(keep || self.frame.len() <= SMALL);
-        let answer = upstream_http2::call(frame, &attempt.host, &lease, self.charge.take()).await?;
+        let (reads, charge) = (attempt.cluster.env().reads.clone(), self.charge.take());
+        let answer = upstream_http2::call(frame, &attempt.host, &lease, reads, charge).await?;
         Ok(if self.oneway { None } else { Some(answer) })
     }
 

@@ -25,6 +25,8 @@ const DECIDE: Duration = Duration::from_secs(10);
 pub enum Served {
     /// By the protocol's rules.
     Yes,
+    /// It speaks HTTP/1, which is not served.
+    Http1,
     /// Its first bytes are none of a protocol this listener speaks.
     Unknown,
 }
@@ -58,6 +60,8 @@ pub async fn serve_sniffed(mut io: Conn, handle: Rc<Handle>, local: Rc<Local>) -
     match verdict {
         Verdict::Bolt => serve_bolt(io, early, handle, local).await,
         Verdict::Http2 => http2::serve(io, early.freeze(), handle, local).await,
+        // Methods are upper-case letters.
+        _ if early.first().is_some_and(u8::is_ascii_uppercase) => return Served::Http1,
         Verdict::Unknown | Verdict::Unclear => return Served::Unknown,
     }
     Served::Yes

@@ -3,12 +3,13 @@
 use crate::cluster::Host;
 use crate::cluster::pool::http2::{Lease, failure_of};
 use crate::message::{Failure, Reason};
-use crate::net::Charge;
+use crate::net::{Charge, ReadPool, Unfinished};
 use crate::protocol::bridge;
 use crate::protocol::rpc::Frame;
 use bytes::{Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::{Poll, ready};
 
 /// Largest answer in bytes, that of the largest bolt frame by default.
@@ -25,6 +26,7 @@ pub async fn call(
     frame: Frame,
     host: &Host,
     lease: &Lease,
+    reads: Rc<ReadPool>,
     charge: Option<Charge>,
 ) -> Result<Frame, Failure> {
     let target = host.http2.target(host).ok_or(Failure::before(Reason::Conversion))?;
@@ -41,7 +43,8 @@ pub async fn call(
     }
     drop(charge);
     let (head, mut body) = answer.await.map_err(|error| failure_of(&error))?.into_parts();
-    let content = collect(&mut body, MAX_ANSWER).await.map_err(|error| match error {
+    let count = Unfinished::new(reads);
+    let content = collect(&mut body, MAX_ANSWER, count).await.map_err(|error| match error {
         Incomplete::TooLarge => Failure::after(Reason::TooLarge),
         Incomplete::Broken(error) => failure_of(&error),
     })?;
@@ -69,21 +72,26 @@ async fn send_all(sink: &mut SendStream<Bytes>, mut content: Bytes) {
 
 /// Why a body could not be collected.
 pub(super) enum Incomplete {
-    /// It is longer than allowed.
+    /// It is longer than allowed, or too many are being collected.
     TooLarge,
     /// The stream broke.
     Broken(h2::Error),
 }
 
-/// The whole body, at most `limit` bytes; trailers are dropped. One that came in one piece is not copied.
-pub(super) async fn collect(body: &mut RecvStream, limit: usize) -> Result<Bytes, Incomplete> {
+/// The whole body, at most `limit` bytes and counted by `count`; trailers are dropped. One that came in one
+/// piece is not copied.
+pub(super) async fn collect(
+    body: &mut RecvStream,
+    limit: usize,
+    mut count: Unfinished,
+) -> Result<Bytes, Incomplete> {
     let mut first = Bytes::new();
     let mut whole = BytesMut::new();
     poll_fn(|cx| {
         loop {
             match ready!(body.poll_data(cx)) {
                 Some(Ok(part)) => {
-                    if first.len().max(whole.len()) + part.len() > limit {
+                    if first.len().max(whole.len()) + part.len() > limit || !count.add(part.len()) {
                         return Poll::Ready(Err(Incomplete::TooLarge));
                     }
                     let _ = body.flow_control().release_capacity(part.len());

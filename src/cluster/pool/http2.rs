@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
-/// Streams a connection is expected to carry before its peer has said so; h2 assumes the same.
+/// Streams a connection is expected to carry until a connection to this host has said so.
 const EXPECTED_STREAMS: usize = 100;
 /// A peer that takes nothing for this long is given up with all its streams.
 const STALL: Duration = Duration::from_secs(300);
@@ -31,19 +31,35 @@ const STALL: Duration = Duration::from_secs(300);
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Connections of one host.
-#[derive(Default)]
 pub struct Pool {
     links: RefCell<Vec<Rc<Link>>>,
     dials: RefCell<Vec<Rc<Dial<Link>>>>,
     waiting: RefCell<VecDeque<(u64, Waker)>>,
     next_waiter: Cell<u64>,
+    /// Streams the peer allows on a connection, as it said last.
+    peer_limit: Cell<usize>,
     target: OnceCell<Uri>,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Pool {
+            links: RefCell::default(),
+            dials: RefCell::default(),
+            waiting: RefCell::default(),
+            next_waiter: Cell::new(0),
+            peer_limit: Cell::new(EXPECTED_STREAMS),
+            target: OnceCell::new(),
+        }
+    }
 }
 
 /// One open connection.
 pub struct Link {
     sender: SendRequest<Bytes>,
     active: Cell<usize>,
+    /// Streams the peer allows; what other connections of its were allowed until it has said so.
+    limit: Cell<usize>,
     open: Cell<bool>,
     remaining: Cell<u32>,
     idle_since: Cell<Instant>,
@@ -109,7 +125,7 @@ impl Pool {
         cluster: &Rc<Cluster>,
         state: &Rc<State>,
     ) -> Result<Option<Rc<Dial<Link>>>, Reason> {
-        let roomy = |dial: &&Rc<Dial<Link>>| (dial.waiters() as usize) < EXPECTED_STREAMS;
+        let roomy = |dial: &&Rc<Dial<Link>>| (dial.waiters() as usize) < self.peer_limit.get();
         if let Some(dial) = self.dials.borrow().iter().find(roomy) {
             return Ok(Some(dial.clone()));
         }
@@ -161,10 +177,14 @@ impl Pool {
         lease
     }
 
-    fn wake_one(&self) {
-        let next = self.waiting.borrow_mut().pop_front();
-        if let Some((_, waker)) = next {
-            waker.wake();
+    /// Calls the first `count` of those who wait for a stream.
+    fn wake(&self, count: usize) {
+        for _ in 0..count {
+            let next = self.waiting.borrow_mut().pop_front();
+            match next {
+                Some((_, waker)) => waker.wake(),
+                None => return,
+            }
         }
     }
 
@@ -236,15 +256,14 @@ impl Drop for Place<'_> {
         let was_called = waiting.len() == before;
         drop(waiting);
         if was_called {
-            self.pool.wake_one();
+            self.pool.wake(1);
         }
     }
 }
 
 impl Link {
     fn has_room(&self) -> bool {
-        // A peer that allows none is waited for by h2.
-        self.open.get() && self.active.get() < self.sender.current_max_send_streams().max(1)
+        self.open.get() && self.active.get() < self.limit.get()
     }
 
     fn lease(self: &Rc<Self>) -> Option<Lease> {
@@ -298,7 +317,7 @@ impl Drop for Lease {
             link.idle_since.set(Instant::now());
         }
         if let Some(host) = link.host.upgrade() {
-            host.http2.wake_one();
+            host.http2.wake(1);
         }
     }
 }
@@ -338,6 +357,7 @@ impl Attempt {
         let link = Rc::new(Link {
             sender,
             active: Cell::new(0),
+            limit: Cell::new(self.host.http2.peer_limit.get()),
             open: Cell::new(true),
             remaining: Cell::new(match model.max_requests_per_connection {
                 0 => u32::MAX,
@@ -449,6 +469,7 @@ impl Driver {
         if self.wire.is_worn() {
             self.leave_pool();
         }
+        self.learn_limit();
         if self.poll_keepalive(cx).is_ready() {
             self.cluster.stats.upstream_cx_keepalive_timeout.inc();
             return Poll::Ready(());
@@ -467,6 +488,22 @@ impl Driver {
             self.timer.reset(due.unwrap_or(now + STALL));
         }
         Poll::Pending
+    }
+
+    /// Follows the number of streams the peer allows.
+    fn learn_limit(&self) {
+        // A peer that allows none is waited for by h2, which keeps the request until it does.
+        let limit = self.connection.max_concurrent_send_streams().max(1);
+        if let Some(link) = self.link.upgrade()
+            && link.limit.get() != limit
+            && self.wire.is_greeted()
+        {
+            link.limit.set(limit);
+            if let Some(host) = link.host.upgrade() {
+                host.http2.peer_limit.set(limit);
+                host.http2.wake(limit);
+            }
+        }
     }
 
     /// When the connection has been without streams for too long, if it stays as it is.

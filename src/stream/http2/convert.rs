@@ -4,6 +4,7 @@ use super::Settings;
 use super::exchange::{Answer, Exchange};
 use crate::message::{Failure, Reason};
 use crate::model::Protocol;
+use crate::net::Unfinished;
 use crate::protocol::bolt::Status;
 use crate::protocol::bridge;
 use crate::protocol::rpc::Frame;
@@ -49,8 +50,9 @@ impl Exchange {
         mut body: RecvStream,
     ) -> Result<Frame, Failure> {
         let limit = settings.max_frame;
+        let count = Unfinished::new(self.down.local.env.reads.clone());
         let collecting = async {
-            collect(&mut body, limit).await.map_err(|error| match error {
+            collect(&mut body, limit, count).await.map_err(|error| match error {
                 Incomplete::TooLarge => Failure::before(Reason::TooLarge),
                 Incomplete::Broken(_) => Failure::before(Reason::DownstreamReset),
             })

@@ -317,11 +317,10 @@ impl Exchange {
             Some(relay) => relay.down.is_empty(),
             None => answer.whole.is_empty(),
         };
-        let status = answer.response.status().as_u16();
+        stats.response(&answer.response);
         let Ok(mut sink) = self.respond.send_response(answer.response, bare) else {
             return stats.failure(Reason::DownstreamReset);
         };
-        stats.response(status);
         let end = match answer.relay {
             Some(mut relay) => {
                 relay.down.start(sink, bare);

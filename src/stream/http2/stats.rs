@@ -5,6 +5,7 @@ use crate::protocol::bolt::Status;
 use crate::snapshot::FilterSpec;
 use crate::stream::Local;
 use crate::telemetry::{HttpStats, Registration, RpcStats};
+use http::Response;
 use std::rc::Rc;
 use tokio::time::Instant;
 
@@ -113,14 +114,19 @@ impl Stats {
         }
     }
 
-    /// A response's head was sent.
-    pub fn response(&self, status: u16) {
+    /// A response's head is sent.
+    pub fn response(&self, response: &Response<()>) {
+        let status = response.status().as_u16();
         match self {
             Stats::Http(stats) => {
                 stats.downstream_rq.record(status);
                 stats.downstream_rq_completed.inc();
             }
-            Stats::Rpc(stats) => stats.response(Status::from_http(status).code()),
+            Stats::Rpc(stats) => {
+                let own = response.headers().get("respstatus");
+                let own = own.and_then(|value| value.to_str().ok()?.parse().ok());
+                stats.response(own.unwrap_or(Status::from_http(status).code()));
+            }
         }
     }
 

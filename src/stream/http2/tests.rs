@@ -1,5 +1,10 @@
 //! Whole streams over loopback sockets: an h2 client, a connection served by a hand-made snapshot, h2 servers.
 
+mod convert;
+mod drain;
+mod limits;
+mod streams;
+
 use super::*;
 use crate::cluster::{BreakerState, ClusterEntry, ClusterSlot, ClusterSpec, Env};
 use crate::model::*;
@@ -171,7 +176,7 @@ where
     F: Future<Output = ()> + 'static,
     S: Fn(Request<RecvStream>, SendResponse<Bytes>) -> F + Clone + 'static,
 {
-    server_with(h2::server::Builder::new(), serve).await
+    server_with(settings::server(&Http2Options::default(), settings::MAX_STREAMS), serve).await
 }
 
 async fn server_with<F, S>(builder: h2::server::Builder, serve: S) -> SocketAddr
@@ -220,7 +225,7 @@ struct Client(SendRequest<Bytes>);
 
 impl Client {
     async fn connect(address: SocketAddr) -> Client {
-        Self::with(address, h2::client::Builder::new()).await
+        Self::with(address, settings::client(&Http2Options::default())).await
     }
 
     async fn with(address: SocketAddr, builder: h2::client::Builder) -> Client {
@@ -281,34 +286,4 @@ fn run(test: impl Future<Output = ()>) {
 
 async fn sleep(milliseconds: u64) {
     tokio::time::sleep(Duration::from_millis(milliseconds)).await;
-}
-
-#[test]
-fn requests_pass_with_bodies_and_trailers() {
-    run(async {
-        let proxy = Proxy::to(&[server(echo).await]).await;
-        let mut client = Client::connect(proxy.address).await;
-        let plain = client.get("/a").await;
-        assert_eq!((plain.status, plain.body.len(), plain.trailers.is_none()), (200, 0, true));
-        assert_eq!(
-            (&plain.headers["path"], &plain.headers["to"]),
-            (&"/a".parse().unwrap(), &"svc.test".parse().unwrap())
-        );
-        assert_eq!(plain.headers["server"], "envoy");
-        for size in [1, 255, 16_384, 16_385, 300_000, 3_000_000] {
-            let body: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
-            let got = client.post("/b", &body).await;
-            assert!(got.body == body, "{size}");
-        }
-        let (response, mut sink) = client.send(request("POST", "/c"), false).await;
-        sink.send_data(Bytes::from_static(b"x"), false).unwrap();
-        let mut trailers = HeaderMap::new();
-        trailers.insert("grpc-status", HeaderValue::from_static("0"));
-        sink.send_trailers(trailers.clone()).unwrap();
-        let got = got(response).await;
-        assert_eq!((got.body, got.trailers), (b"x".to_vec(), Some(trailers)));
-        let cluster = proxy.local.cluster(ClusterId(0), &proxy.local.view()).unwrap();
-        assert_eq!(cluster.stats.upstream_cx_total.get(), 1, "one connection carried all");
-        assert_eq!((cluster.stats.upstream_rq_total.get(), cluster.stats.upstream_rq_active.get()), (8, 0));
-    });
 }

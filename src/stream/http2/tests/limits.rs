@@ -1,0 +1,211 @@
+//! What a hostile or merely busy peer may do.
+
+use super::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// The frames of everything a connection is sent until it ends or is silent: kind, stream, payload.
+async fn frames(stream: &mut TcpStream) -> Vec<(u8, u32, Vec<u8>)> {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 65_536];
+    while let Ok(Ok(n)) = tokio::time::timeout(Duration::from_millis(1500), stream.read(&mut buffer)).await {
+        if n == 0 {
+            break;
+        }
+        bytes.extend_from_slice(&buffer[..n]);
+    }
+    let mut frames = Vec::new();
+    let mut rest = &bytes[..];
+    while rest.len() >= 9 {
+        let len = usize::from(rest[0]) << 16 | usize::from(rest[1]) << 8 | usize::from(rest[2]);
+        let id = u32::from_be_bytes([rest[5], rest[6], rest[7], rest[8]]);
+        frames.push((rest[3], id, rest[9..9 + len].to_vec()));
+        rest = &rest[9 + len..];
+    }
+    frames
+}
+
+pub(super) fn frame(kind: u8, flags: u8, id: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0, (payload.len() >> 8) as u8, payload.len() as u8, kind, flags];
+    bytes.extend_from_slice(&id.to_be_bytes());
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+pub(super) async fn raw(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let hello = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, b"")].concat();
+    stream.write_all(&hello).await.unwrap();
+    stream
+}
+
+/// `GET /` to `svc`, all static or literal.
+const GET: &[u8] = &[0x82, 0x86, 0x84, 0x01, 3, b's', b'v', b'c'];
+
+#[test]
+fn floods_end_the_connection() {
+    run(async {
+        let proxy = Proxy::to(&[server(echo).await]).await;
+        for flood in [frame(6, 0, 0, &[0; 8]), frame(4, 0, 0, b""), frame(2, 0, 1, &[0; 5])] {
+            let mut stream = raw(proxy.address).await;
+            let flood = flood.repeat(20_000);
+            // The end may come before everything is written.
+            let _ = stream.write_all(&flood).await;
+            let frames = frames(&mut stream).await;
+            let (kind, _, payload) = frames.last().unwrap();
+            assert_eq!((*kind, &payload[4..8]), (7, &[0, 0, 0, 11][..]), "ENHANCE_YOUR_CALM");
+            assert!(frames.len() < 3000);
+        }
+        let mut client = Client::connect(proxy.address).await;
+        assert_eq!(client.get("/").await.status, 200);
+    });
+}
+
+#[test]
+fn requests_cancelled_in_one_write_disturb_nobody() {
+    run(async {
+        let proxy = Proxy::to(&[server(echo).await]).await;
+        let mut stream = raw(proxy.address).await;
+        let mut bytes = Vec::new();
+        for i in 0..500u32 {
+            bytes.extend(frame(1, 5, 2 * i + 1, GET));
+            bytes.extend(frame(3, 0, 2 * i + 1, &[0, 0, 0, 8]));
+        }
+        bytes.extend(frame(1, 5, 1001, GET));
+        stream.write_all(&bytes).await.unwrap();
+        let frames = frames(&mut stream).await;
+        assert!(frames.iter().any(|(kind, id, _)| (*kind, *id) == (1, 1001)), "{frames:?}");
+        assert!(!frames.iter().any(|(kind, ..)| *kind == 7));
+    });
+}
+
+#[test]
+fn thousands_of_cancels_leave_other_streams_alone() {
+    run(async {
+        let upstream = server(|request: Request<RecvStream>, mut respond: SendResponse<Bytes>| async move {
+            if request.uri().path() == "/long" {
+                return echo(request, respond).await;
+            }
+            // Answers though nobody waits any more.
+            if let Ok(mut sink) = respond.send_response(Response::new(()), false) {
+                for _ in 0..3 {
+                    let _ = sink.send_data(Bytes::from_static(&[1; 100]), false);
+                    tokio::task::yield_now().await;
+                }
+            }
+        })
+        .await;
+        let proxy = Proxy::to(&[upstream]).await;
+        let mut client = Client::connect(proxy.address).await;
+        let (long, mut sink) = client.send(request("POST", "/long"), false).await;
+        for i in 0..6000 {
+            let (response, mut sink) = client.send(request("GET", "/"), true).await;
+            sink.send_reset(h2::Reason::CANCEL);
+            drop((response, sink));
+            // 5,000 in one second is where a flood begins.
+            if i % 40 == 0 {
+                sleep(12).await;
+            }
+        }
+        sink.send_data(Bytes::from_static(b"still here"), true).unwrap();
+        assert_eq!(got(long).await.body, b"still here");
+        let cluster = proxy.local.cluster(ClusterId(0), &proxy.local.view()).unwrap();
+        assert_eq!(cluster.stats.upstream_cx_total.get(), 1);
+    });
+}
+
+#[test]
+fn too_many_headers_are_refused() {
+    run(async {
+        let proxy = Proxy::to(&[server(echo).await]).await;
+        let mut client = Client::connect(proxy.address).await;
+        let many = |count: usize| {
+            let mut request = request("GET", "/");
+            for _ in 0..count {
+                request.headers_mut().append("cookie", HeaderValue::from_static("a=b"));
+            }
+            request
+        };
+        let (response, _sink) = client.send(many(1000), true).await;
+        assert_eq!(got(response).await.status, 200);
+        let (response, _sink) = client.send(many(1001), true).await;
+        assert_eq!(got(response).await.status, 431);
+    });
+}
+
+#[test]
+fn a_stream_nobody_reads_is_given_up() {
+    run(async {
+        let upstream = server(|_, mut respond: SendResponse<Bytes>| async move {
+            let mut sink = respond.send_response(Response::new(()), false).unwrap();
+            sink.send_data(Bytes::from(vec![1; 100_000]), true).unwrap();
+        })
+        .await;
+        let config = HttpManager { stream_idle_timeout: Some(Duration::from_millis(300)), ..http_manager() };
+        let routes = vec![
+            route("/direct", Action::Direct(DirectResponse { status: 200, body: vec![0; 100_000] })),
+            route("/", Action::Route(action("up"))),
+        ];
+        let proxy = Proxy::start(http(config), routes, &[cluster("up", &[upstream])]).await;
+        let mut builder = h2::client::Builder::new();
+        builder.initial_window_size(10);
+        let mut client = Client::with(proxy.address, builder).await;
+        for path in ["/", "/direct"] {
+            let (response, _sink) = client.send(request("GET", path), true).await;
+            let mut body = response.await.unwrap().into_body();
+            sleep(700).await;
+            assert_eq!(body.data().await.unwrap().unwrap().len(), 10);
+            assert!(body.data().await.unwrap().unwrap_err().is_reset(), "{path}");
+        }
+        assert_eq!(proxy.handle().streams(), 0);
+    });
+}
+
+#[test]
+fn the_peers_stream_limit_opens_connections_or_makes_wait() {
+    run(async {
+        let mut builder = h2::server::Builder::new();
+        builder.max_concurrent_streams(2);
+        let slow = |request, respond| async move {
+            sleep(50).await;
+            echo(request, respond).await;
+        };
+        let upstream = server_with(builder, slow).await;
+        let mut limited = cluster("limited", &[upstream]);
+        limited.breakers.default.max_connections = 1;
+        let routes = vec![
+            route("/limited", Action::Route(action("limited"))),
+            route("/", Action::Route(action("up"))),
+        ];
+        let proxy = Proxy::start(http(http_manager()), routes, &[cluster("up", &[upstream]), limited]).await;
+        let mut client = Client::connect(proxy.address).await;
+        for (path, id) in [("/", 0), ("/limited", 1)] {
+            // The first request learns the peer's limit.
+            assert_eq!(client.get(path).await.status, 200);
+            let mut waiting = Vec::new();
+            for _ in 0..20 {
+                waiting.push(client.send(request("GET", path), true).await.0);
+            }
+            for response in waiting {
+                assert_eq!(got(response).await.status, 200, "{path}");
+            }
+            let cluster = proxy.local.cluster(ClusterId(id), &proxy.local.view()).unwrap();
+            let opened = cluster.stats.upstream_cx_total.get();
+            assert!(if id == 0 { opened == 10 } else { opened == 1 }, "{path}: {opened} connections");
+        }
+    });
+}
+
+#[test]
+fn empty_data_frames_retire_the_connection_before_h2_ends_it() {
+    run(async {
+        let proxy = Proxy::to(&[server(echo).await]).await;
+        let mut stream = raw(proxy.address).await;
+        let mut bytes = frame(1, 4, 1, &[0x83, 0x86, 0x84, 0x01, 3, b's', b'v', b'c']);
+        bytes.extend(frame(0, 0, 1, b"").repeat(60));
+        bytes.extend(frame(0, 1, 1, b"end"));
+        stream.write_all(&bytes).await.unwrap();
+        let frames = frames(&mut stream).await;
+        assert!(frames.iter().any(|(kind, _, payload)| *kind == 7 && payload[4..8] == [0; 4]), "{frames:?}");
+        assert!(frames.iter().any(|(kind, _, payload)| *kind == 0 && payload == b"end"), "{frames:?}");
+    });
+}
