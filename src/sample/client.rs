@@ -48,6 +48,7 @@ pub struct Client {
     decoder: Decoder,
     buf: BytesMut,
     last_id: u32,
+    leaving: bool,
 }
 
 impl Client {
@@ -63,7 +64,7 @@ impl Client {
         };
         let stream =
             connecting.await.map_err(|source| CallError::Connect { address: address.to_owned(), source })?;
-        Ok(Client { stream, decoder: Decoder::default(), buf: BytesMut::new(), last_id: 0 })
+        Ok(Client { stream, decoder: Decoder::default(), buf: BytesMut::new(), last_id: 0, leaving: false })
     }
 
     /// Makes one call and waits for its answer, whatever its status. `limit` goes into the frame.
@@ -88,12 +89,19 @@ impl Client {
         timeout(limit.saturating_add(GRACE), answered).await.map_err(|_| CallError::Timeout(limit))?
     }
 
+    /// Whether the peer has said, by the last answer, that it is leaving: it serves on, but a new connection
+    /// is wanted.
+    pub fn is_told_to_leave(&self) -> bool {
+        self.leaving
+    }
+
     async fn answer(&mut self, id: u32) -> Result<Frame, CallError> {
         loop {
             while let Some(frame) = self.decoder.decode(&mut self.buf)? {
                 match frame.kind() {
                     Kind::Response if frame.request_id() == id => return Ok(frame),
                     Kind::Heartbeat => self.stream.write_all(&heartbeat_ack(&frame)).await?,
+                    Kind::GoAway => self.leaving = true,
                     _ => {}
                 }
             }
@@ -144,7 +152,9 @@ async fn call_and_print(
     let content = format!("hello {number}");
     let headers = [("service", args.service.as_str())];
     let answer = connection.call(&headers, content.as_bytes(), args.timeout).await?;
-    *client = Some(connection);
+    if !connection.is_told_to_leave() {
+        *client = Some(connection);
+    }
     let server = answer.header(SERVER_KEY.as_bytes()).unwrap_or(b"none");
     print(format_args!(
         "{number} {} {:.2} ms, server {}: {}",
