@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 /// What the sidecars speak to each other.
-pub const HOP: &str = "http2";
+pub const HOP: &str = "bolt";
 /// Node ids of the two sidecars.
 pub const CLIENT: &str = "client";
 pub const SERVER: &str = "server";
