@@ -47,7 +47,8 @@ fn headers(data: &[u8]) -> HeaderMap {
 
 /// Keys in lower case, sorted; a null one is empty.
 fn keys(frame: &Frame) -> Vec<Vec<u8>> {
-    let mut keys: Vec<_> = frame.headers().map(|(key, _)| key.unwrap_or_default().to_ascii_lowercase()).collect();
+    let mut keys: Vec<_> =
+        frame.headers().map(|(key, _)| key.unwrap_or_default().to_ascii_lowercase()).collect();
     keys.sort();
     keys
 }
