@@ -93,6 +93,7 @@ fn compile_forward(
     };
     ForwardSpec {
         clusters,
+        cluster_names: action.cluster.names().join(","),
         timeout: action.timeout,
         idle_timeout: action.idle_timeout,
         retry: action.retry.clone().or_else(|| levels.host.retry.clone()),

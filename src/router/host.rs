@@ -63,6 +63,8 @@ pub enum ActionSpec {
 pub struct ForwardSpec {
     /// Where to.
     pub clusters: ClusterPick,
+    /// The configured names, joined with `,`, for logs of requests that reached none of them.
+    pub cluster_names: String,
     /// Whole request, all tries; `None` off.
     pub timeout: Option<Duration>,
     /// No progress this long ends the stream; `None` inherits the filter's.

@@ -108,6 +108,10 @@ impl Trail {
         route: Option<&RouteSpec>,
     ) {
         let host = std::cell::OnceCell::new();
+        let configured = route.and_then(|route| match &route.action {
+            ActionSpec::Route(forward) => Some(forward.cluster_names.as_str()),
+            _ => None,
+        });
         let cluster = self.cluster.as_ref();
         let id = cluster.map(|cluster| cluster.state().spec.id);
         let address = || self.host.as_ref().map(|host| host.address.to_string()).unwrap_or_default();
@@ -115,7 +119,7 @@ impl Trail {
             protocol,
             listener,
             route: route.map(RouteSpec::label).unwrap_or_default(),
-            cluster: cluster.map(|cluster| cluster.name.as_str()).unwrap_or_default(),
+            cluster: cluster.map(|cluster| cluster.name.as_str()).or(configured).unwrap_or_default(),
             host: host.get_or_init(address),
             detail: "",
         });
