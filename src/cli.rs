@@ -151,6 +151,7 @@ pub struct CheckArgs {
 pub enum SampleArgs {
     Server(SampleServer),
     Client(SampleClient),
+    ControlPlane(SampleControlPlane),
 }
 
 /// A bolt server that answers every request.
@@ -179,6 +180,17 @@ pub struct SampleClient {
     pub timeout: Duration,
     /// Value of the `service` header.
     pub service: String,
+}
+
+/// An ADS server over a folder of resources.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SampleControlPlane {
+    /// Listening address, default `127.0.0.1`.
+    pub host: String,
+    /// Default 18000; 0 takes a free one.
+    pub port: u16,
+    /// Folder with one `NODE_ID.json` per proxy.
+    pub resources: PathBuf,
 }
 
 /// `mizzen demo`.

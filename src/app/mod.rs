@@ -54,6 +54,7 @@ pub fn main(args: impl IntoIterator<Item = String>) -> ExitCode {
         }
         Command::Sample(SampleArgs::Server(args)) => blocking(sample::run_server(args)),
         Command::Sample(SampleArgs::Client(args)) => blocking(sample::run_client(args)),
+        Command::Sample(SampleArgs::ControlPlane(args)) => demo::serve(&args),
         Command::Demo(args) => demo::run(&args),
     };
     done.unwrap_or_else(|error| {

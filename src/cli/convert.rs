@@ -3,7 +3,7 @@
 use super::flags::{Root, RunFlags, SampleSub, Sub};
 use super::{
     CheckArgs, Command, DemoArgs, DrainStrategy, LogLevel, Mode, NodeArgs, RunArgs, SampleArgs, SampleClient,
-    SampleServer, Usage,
+    SampleControlPlane, SampleServer, Usage,
 };
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser};
@@ -175,6 +175,9 @@ fn sample(which: SampleSub) -> SampleArgs {
             timeout: Duration::from_millis(timeout),
             service,
         }),
+        SampleSub::ControlPlane { host, port, resources } => {
+            SampleArgs::ControlPlane(SampleControlPlane { host, port, resources })
+        }
     }
 }
 

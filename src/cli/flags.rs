@@ -34,7 +34,7 @@ pub(super) enum Sub {
     Reload(RunFlags),
     /// Validate a configuration file and print every finding
     Check(CheckFlags),
-    /// The bolt sample: a server and a client
+    /// The bolt sample: a server, a client and a control plane
     Sample {
         #[command(subcommand)]
         which: SampleSub,
@@ -94,6 +94,18 @@ pub(super) enum SampleSub {
         /// The `service` header
         #[arg(short, long, default_value = "com.alipay.test.TestService:1.0")]
         service: String,
+    },
+    /// Serves a folder of resources by ADS and pushes what changes in it
+    ControlPlane {
+        /// Address to listen on
+        #[arg(long, default_value = "127.0.0.1")]
+        host: String,
+        /// Port to listen on, 0 for a free one
+        #[arg(short, long, default_value_t = 18000)]
+        port: u16,
+        /// Folder with one NODE_ID.json per proxy
+        #[arg(short, long, default_value = "configs/ads/resources", value_name = "DIR")]
+        resources: PathBuf,
     },
 }
 

@@ -1,7 +1,7 @@
 //! `--hold`: everything stays up, and the reader may try things.
 
 use super::resources::routes;
-use super::stage::{SERVER, Stage};
+use super::stage::{EFFECT, SERVER, Stage};
 use super::table::Table;
 use std::io::BufRead;
 use tokio::sync::mpsc;
@@ -36,7 +36,7 @@ pub async fn hold(mut stage: Stage, table: &mut Table) {
         match stage.server_resources.set(&routes("service", target)) {
             Ok(()) => {
                 let version = stage.plane.publish(SERVER, stage.server_resources.clone());
-                let applied = stage.answered(SERVER, version).await;
+                let applied = stage.answered(SERVER, version, EFFECT).await;
                 table.note(if applied { "pushed and acknowledged" } else { "pushed, no answer yet" });
             }
             Err(error) => table.note(&format!("{error:#}")),

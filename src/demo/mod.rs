@@ -16,8 +16,11 @@ mod load;
 mod processes;
 mod resources;
 mod script;
+mod serve;
 mod stage;
 mod table;
+
+pub use serve::serve;
 
 use crate::cli::DemoArgs;
 use anyhow::Context;

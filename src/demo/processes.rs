@@ -6,6 +6,7 @@
 use super::resources::bootstrap;
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -115,6 +116,7 @@ pub struct Sidecar {
     pub port: u16,
     /// Its admin's port.
     pub admin: u16,
+    control_plane: u16,
     folder: PathBuf,
     process: Process,
 }
@@ -133,19 +135,19 @@ impl Sidecar {
     ) -> anyhow::Result<Self> {
         let folder = scratch.path().join(node);
         std::fs::create_dir_all(folder.join("conf"))?;
-        let document = serde_json::to_vec_pretty(&bootstrap(node, admin, control_plane))?;
-        std::fs::write(folder.join("conf/bootstrap.json"), document)?;
-        let process = spawn(&folder)?;
-        Ok(Sidecar { node, port, admin, folder, process })
+        let process = spawn(&folder, &bootstrap(node, admin, control_plane))?;
+        Ok(Sidecar { node, port, admin, control_plane, folder, process })
     }
 
-    /// Tells the process to leave and starts the next one in its place at once. Gives the leaving one.
+    /// Tells the process to leave and starts the next one in its place at once. Gives the leaving one. The next
+    /// one's admin has a port of its own: the leaving one still answers on the old.
     ///
     /// # Errors
     /// The old one is gone already, or the new one cannot be made.
     pub fn replace(&mut self) -> anyhow::Result<Process> {
+        [self.admin] = free_ports()?;
         self.process.terminate()?;
-        let next = spawn(&self.folder)?;
+        let next = spawn(&self.folder, &bootstrap(self.node, self.admin, self.control_plane))?;
         Ok(std::mem::replace(&mut self.process, next))
     }
 
@@ -180,12 +182,14 @@ impl Sidecar {
     }
 }
 
-fn spawn(folder: &Path) -> anyhow::Result<Process> {
+fn spawn(folder: &Path, bootstrap: &Value) -> anyhow::Result<Process> {
+    let config = folder.join("conf/bootstrap.json");
+    std::fs::write(&config, serde_json::to_vec_pretty(bootstrap)?)?;
     let binary = std::env::current_exe().context("this program's path")?;
     let log = File::options().create(true).append(true).open(folder.join("log"))?;
     let child = Command::new(&binary)
         .arg("-c")
-        .arg(folder.join("conf/bootstrap.json"))
+        .arg(&config)
         .arg("--state-dir")
         .arg(folder.join("state"))
         .args(["--concurrency", "1", "--drain-time-s", DRAIN_S, "-l", "info"])

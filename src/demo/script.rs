@@ -15,6 +15,8 @@ const ALONE: Duration = Duration::from_secs(1);
 const SAVED: Duration = Duration::from_secs(10);
 /// How long a sidecar that was told to leave may take once its last call has ended.
 const LEFT: Duration = Duration::from_secs(6);
+/// How long a sidecar may take to find the control plane again: its pauses have doubled meanwhile.
+const RECONNECT: Duration = Duration::from_secs(12);
 /// Name of the cluster that is wrong.
 const BAD: &str = "echo-broken";
 
@@ -26,8 +28,7 @@ pub async fn play(stage: &mut Stage, table: &mut Table) -> anyhow::Result<()> {
     table.head();
     switch_route(stage, table).await?;
     swap_endpoint(stage, table).await?;
-    change_chain(stage, table).await?;
-    let last_push = SystemTime::now();
+    let last_push = change_chain(stage, table).await?;
     push_bad_cluster(stage, table).await?;
     kill_control_plane(stage, table).await?;
     restart_sidecar(stage, table, last_push).await?;
@@ -56,8 +57,8 @@ async fn swap_endpoint(stage: &mut Stage, table: &mut Table) -> anyhow::Result<(
 }
 
 /// The client's listener gets another chain, whose routes add a header. It has to show on connections that
-/// were open before: none may be closed for it.
-async fn change_chain(stage: &mut Stage, table: &mut Table) -> anyhow::Result<()> {
+/// were open before: none may be closed for it. Gives the time of the push, the last one to that sidecar.
+async fn change_chain(stage: &mut Stage, table: &mut Table) -> anyhow::Result<SystemTime> {
     let change = stage.begin("new filter chain (adds a header)", table).await?;
     let before = Instant::now();
     let listener = RpcListener {
@@ -69,12 +70,13 @@ async fn change_chain(stage: &mut Stage, table: &mut Table) -> anyhow::Result<()
         routes: inline("calls-2", "server-sidecar", (CHAIN_KEY, "second")),
     };
     stage.client_resources.set(&listener.json())?;
+    let pushed = SystemTime::now();
     let version = stage.plane.publish(CLIENT, stage.client_resources.clone());
     let shows =
         |answer: &super::load::Answer| answer.chain.as_deref() == Some("second") && answer.connected < before;
     let applied = stage.applied(&change, CLIENT, version, shows).await;
     stage.end(change, applied, "the header, on an open connection", table).await;
-    Ok(())
+    Ok(pushed)
 }
 
 /// A good cluster, a broken one and a route to the good one, in one push. The good ones apply; the refusal
@@ -120,9 +122,7 @@ async fn kill_control_plane(stage: &mut Stage, table: &mut Table) -> anyhow::Res
 /// The new process finds no control plane and serves its last good snapshot. The old one finishes what it has
 /// and tells its clients; each goes on calling there until it has a connection to the new one.
 async fn restart_sidecar(stage: &mut Stage, table: &mut Table, since: SystemTime) -> anyhow::Result<()> {
-    // Its last push came before `since`; a snapshot may be older than that only if nothing was left to save.
-    let newest = since.checked_sub(Duration::from_secs(2)).unwrap_or(since);
-    stage.client.saved_since(newest, SAVED).await?;
+    stage.client.saved_since(since, SAVED).await?;
     let change = stage.begin("sidecar `client` restarted", table).await?;
     let before = Instant::now();
     let old = stage.client.replace().context("restart")?;
@@ -151,7 +151,7 @@ async fn revive_control_plane(stage: &mut Stage, table: &mut Table) -> anyhow::R
     stage.plane.revive().context("control plane")?;
     let mut connected = true;
     for node in [CLIENT, SERVER] {
-        if !stage.answered(node, 1).await {
+        if !stage.answered(node, 1, RECONNECT).await {
             stage.broke(format!("sidecar `{node}` does not come back to the control plane"));
             connected = false;
         }

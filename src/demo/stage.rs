@@ -17,14 +17,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 /// What the sidecars speak to each other.
-pub const HOP: &str = "bolt";
+pub const HOP: &str = "http2";
 /// Node ids of the two sidecars.
 pub const CLIENT: &str = "client";
 pub const SERVER: &str = "server";
 /// Names of the sample servers; `v2-b` is another instance of v2.
 pub const SERVERS: [&str; 3] = ["v1", "v2", "v2-b"];
 /// How long a change may take to show.
-const EFFECT: Duration = Duration::from_secs(6);
+pub const EFFECT: Duration = Duration::from_secs(6);
 /// Head start of the long calls: after it they have reached their server.
 const HEAD_START: Duration = Duration::from_millis(250);
 /// How long the earliest of them is held by the server.
@@ -152,7 +152,7 @@ impl Stage {
         version: u64,
         shows: impl Fn(&Answer) -> bool,
     ) -> Option<f64> {
-        let answered = self.answered(node, version).await;
+        let answered = self.answered(node, version, EFFECT).await;
         let shown = self.load.board.wait(EFFECT, shows).await;
         let took = change.began.elapsed().as_secs_f64() * 1e3;
         if !answered {
@@ -164,12 +164,12 @@ impl Stage {
         (answered && shown).then_some(took)
     }
 
-    /// Waits until a sidecar has answered everything up to a publication.
-    pub async fn answered(&self, node: &str, version: u64) -> bool {
+    /// Waits until a sidecar has answered everything up to a publication; `false` when it has not in time.
+    pub async fn answered(&self, node: &str, version: u64, limit: Duration) -> bool {
         let mut ledger = self.plane.ledger();
         let answered =
             ledger.wait_for(|all| all.get(node).is_some_and(|standing| standing.has_answered(version)));
-        tokio::time::timeout(EFFECT, answered).await.is_ok_and(|seen| seen.is_ok())
+        tokio::time::timeout(limit, answered).await.is_ok_and(|seen| seen.is_ok())
     }
 
     /// Waits for the long calls and writes the row.
