@@ -10,5 +10,9 @@
 )]
 
 pub mod ads;
+pub mod bolt;
+pub mod http2;
 pub mod proxy;
 pub mod resources;
+pub mod traffic;
+pub mod upstream;
