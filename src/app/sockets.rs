@@ -5,10 +5,13 @@ use crate::net::sockets::{SocketRegistry, Spread};
 use crate::snapshot::builder::{Builder, Rejection, Socket};
 use crate::worker::{Command, Sender};
 use std::collections::BTreeSet;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// Pause before an address that was refused is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// Pause before an address is tried again that the workers are about to close.
+const SOON: Duration = Duration::from_millis(5);
 
 /// Sockets of this process. Lives on the build thread; the workers accept on them.
 pub struct Sockets {
@@ -18,6 +21,8 @@ pub struct Sockets {
     retry_at: Option<Instant>,
     /// Refused addresses that were reported already.
     refused: BTreeSet<Address>,
+    /// Addresses the workers were told to close; they are free once the token is gone.
+    closing: Vec<(Address, Weak<()>)>,
     closed: bool,
 }
 
@@ -30,6 +35,7 @@ impl Sockets {
             version: None,
             retry_at: None,
             refused: BTreeSet::new(),
+            closing: Vec::new(),
             closed: false,
         }
     }
@@ -46,8 +52,14 @@ impl Sockets {
             return Vec::new();
         }
         self.retry_at = None;
+        self.closing.retain(|(_, open)| open.strong_count() > 0);
         let mut rejections = Vec::new();
         for Socket { address, listener, .. } in builder.sockets() {
+            if self.closing.iter().any(|(own, _)| *own == address) {
+                // Our own socket of a listener just removed is not a foreign process.
+                self.retry_at = Some(self.retry_at.map_or(now + SOON, |at| at.min(now + SOON)));
+                continue;
+            }
             if self.refused.contains(&address) && !again {
                 self.retry_at = self.retry_at.or(Some(now + RETRY));
                 continue;
@@ -60,7 +72,7 @@ impl Sockets {
                     builder.on_bound(&listener.name, &address, now);
                 }
                 Err(error) => {
-                    self.retry_at = Some(now + RETRY);
+                    self.retry_at = self.retry_at.or(Some(now + RETRY));
                     if self.refused.insert(address.clone()) {
                         tracing::error!("listener {}: cannot bind {address}: {error}", listener.name);
                         rejections.extend(builder.on_bind_failed(
@@ -87,9 +99,11 @@ impl Sockets {
         for address in lost {
             self.registry.release(&address);
             self.refused.remove(&address);
+            let open = Arc::new(());
             for worker in &self.workers {
-                worker.send(Command::Close(address.clone()));
+                worker.send(Command::Close(address.clone(), open.clone()));
             }
+            self.closing.push((address, Arc::downgrade(&open)));
         }
         for socket in wanted.into_iter().filter(|socket| socket.open) {
             self.open(&socket);
@@ -122,7 +136,7 @@ impl Sockets {
         for socket in builder.sockets() {
             if socket.listener.direction == crate::model::Direction::Inbound {
                 for worker in &self.workers {
-                    worker.send(Command::Close(socket.address.clone()));
+                    worker.send(Command::Close(socket.address.clone(), Arc::default()));
                 }
             }
         }

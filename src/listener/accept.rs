@@ -6,6 +6,7 @@ use crate::net::{Conn, Wheel, options};
 use socket2::Socket;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::oneshot;
@@ -27,7 +28,7 @@ pub trait Handoff {
 
 /// One listening socket of one worker.
 pub struct Acceptor {
-    close: oneshot::Sender<()>,
+    close: oneshot::Sender<Option<Arc<()>>>,
 }
 
 enum Socketed {
@@ -59,9 +60,9 @@ impl Acceptor {
         Ok(Acceptor { close })
     }
 
-    /// Accepts what waits in the queue, then closes.
-    pub fn close(self) {
-        let _ = self.close.send(());
+    /// Accepts what waits in the queue, then closes; `closed` is dropped when that has happened.
+    pub fn close(self, closed: Option<Arc<()>>) {
+        let _ = self.close.send(closed);
     }
 }
 
@@ -77,13 +78,18 @@ struct Task {
 }
 
 impl Task {
-    async fn run(mut self, mut closed: oneshot::Receiver<()>) {
+    async fn run(mut self, mut closed: oneshot::Receiver<Option<Arc<()>>>) {
         loop {
             self.last = self.listeners.at(&self.address).or(self.last);
             let accepted = tokio::select! {
                 biased;
                 accepted = self.accept() => accepted,
-                _ = &mut closed => return,
+                token = &mut closed => {
+                    // The socket first.
+                    drop(self);
+                    drop(token);
+                    return;
+                }
             };
             match accepted {
                 Ok(io) => self.serve(io),

@@ -8,8 +8,10 @@ use crate::stream::{self, Bound, Drain, Handle, Local, Served};
 use crate::telemetry::{ListenerStats, Registration};
 use slab::Slab;
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 /// A listener in service, or one that is gone and still has connections.
@@ -21,6 +23,8 @@ pub struct Active {
     local: Rc<Local>,
     stats: Registration<ListenerStats>,
     leaving: Cell<Drain>,
+    /// Waits for the last connection to go.
+    emptied: Cell<Option<Waker>>,
 }
 
 /// What the admin shows of a listener on one worker.
@@ -55,6 +59,7 @@ impl Active {
             local,
             stats,
             leaving: Cell::new(Drain::No),
+            emptied: Cell::new(None),
         })
     }
 
@@ -71,6 +76,18 @@ impl Active {
     /// Open connections.
     pub fn connections(&self) -> usize {
         self.connections.borrow().len()
+    }
+
+    /// Waits until no connection is open.
+    pub async fn emptied(&self) {
+        poll_fn(|cx| {
+            if self.connections() == 0 {
+                return Poll::Ready(());
+            }
+            self.emptied.set(Some(cx.waker().clone()));
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Follows a new spec of the same address. Every open connection is matched again: one whose protocol
@@ -198,6 +215,11 @@ impl Drop for Open {
     fn drop(&mut self) {
         let handle = self.active.connections.borrow_mut().try_remove(self.key);
         drop(handle);
+        if self.active.connections() == 0
+            && let Some(waiting) = self.active.emptied.take()
+        {
+            waiting.wake();
+        }
         self.active.stats.downstream_cx_active.dec();
         self.active.stats.downstream_cx_destroy.inc();
     }

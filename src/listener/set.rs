@@ -8,6 +8,12 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::spawn_local;
+
+/// How long a listener that is gone still takes connections: those that waited in a socket's queue, or were on
+/// their way from the worker that accepted them.
+const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// Listeners in service, and those that are gone but still have connections. Keyed by address: a listener
 /// that is renamed on its address is the same one to its connections.
@@ -24,8 +30,7 @@ impl Listeners {
     }
 
     /// Follows from `old` to `new`. Nothing is done when no listener changed.
-    pub fn sync(&self, old: &View, new: &View) {
-        self.gone.borrow_mut().retain(|active| active.connections() > 0);
+    pub fn sync(self: &Rc<Self>, old: &View, new: &View) {
         if old.listeners.ptr_eq(&new.listeners) {
             return;
         }
@@ -43,7 +48,8 @@ impl Listeners {
             // A listener with several addresses may have kept another one.
             if !serving.values().any(|other| Rc::ptr_eq(other, &active)) {
                 active.retire(old);
-                self.gone.borrow_mut().push(active);
+                self.gone.borrow_mut().push(active.clone());
+                spawn_local(self.clone().see_off(active));
             }
         }
         for (address, spec) in wanted {
@@ -59,6 +65,24 @@ impl Listeners {
                 }
             }
         }
+    }
+
+    /// Forgets a listener that is gone, and with it the snapshot it was served from, after its last
+    /// connection.
+    async fn see_off(self: Rc<Self>, active: Rc<Active>) {
+        self.local.env.wheel.sleep(LAST_CALL).await;
+        active.emptied().await;
+        let gone: Vec<_> =
+            self.gone.borrow_mut().extract_if(.., |other| Rc::ptr_eq(other, &active)).collect();
+        drop(gone);
+    }
+
+    /// The listener serving `address`, or the one that did until just now: for a connection already accepted.
+    pub fn at_or_gone(&self, address: &Address) -> Option<Rc<Active>> {
+        self.at(address).or_else(|| {
+            let gone = self.gone.borrow();
+            gone.iter().rev().find(|active| active.spec().model.addresses.contains(address)).cloned()
+        })
     }
 
     /// The listener serving `address`.

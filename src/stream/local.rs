@@ -98,10 +98,7 @@ impl Local {
     pub fn cluster(&self, id: ClusterId, pinned: &View) -> Result<Rc<Cluster>, Reason> {
         let current = self.view();
         match self.clusters.get(id, current.cluster(id)) {
-            Err(Reason::UnknownCluster) => match pinned.cluster(id) {
-                crate::cluster::ClusterSlot::Ready(entry) => Ok(Cluster::new(entry, self.env.clone())),
-                _ => Err(Reason::UnknownCluster),
-            },
+            Err(Reason::UnknownCluster) => pinned.late_cluster(id, &self.env).ok_or(Reason::UnknownCluster),
             result => result,
         }
     }

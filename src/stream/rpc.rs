@@ -5,6 +5,7 @@
 
 use super::call::Call;
 use super::exchange::{self, Plan};
+use super::handle::StreamGuard;
 use super::{Drain, Handle, Local};
 use crate::message::{Failure, Reason};
 use crate::model::{Protocol, RouteId, RpcProxy};
@@ -47,6 +48,8 @@ struct Driver {
     decoder: Decoder,
     timer: Sleep,
     last_used: Instant,
+    /// Something was under way at the last turn.
+    busy: bool,
     /// The client sends nothing more, or nothing more that can be read.
     ended: bool,
     told: bool,
@@ -86,6 +89,7 @@ pub async fn serve(
         decoder: Decoder::new(config.max_frame),
         timer: local.env.wheel.sleep_until(now),
         last_used: now,
+        busy: false,
         ended: false,
         told: false,
     };
@@ -101,14 +105,28 @@ pub async fn serve(
 
 impl Downstream {
     fn poll(self: &Rc<Self>, driver: &mut Driver, cx: &mut Context<'_>) -> Poll<End> {
-        if !driver.ended && self.read(driver, cx).is_err() {
-            return Poll::Ready(End::Broken);
+        let mut held_back = false;
+        if !driver.ended {
+            match self.read(driver, cx) {
+                Ok(full) => held_back = full,
+                Err(()) => return Poll::Ready(End::Broken),
+            }
         }
         self.handle.register(cx.waker());
         if let Poll::Ready(Err(_)) = self.queue.poll_flush(&mut driver.io, cx) {
             return Poll::Ready(End::Broken);
         }
+        if held_back && self.queue.len() <= self.limit {
+            // The queue was full and no longer is: nothing else would wake the reader.
+            cx.waker().wake_by_ref();
+        }
         let idle = self.handle.streams() == 0 && self.queue.is_empty();
+        if !idle {
+            driver.busy = true;
+        } else if std::mem::take(&mut driver.busy) {
+            // Quiet begins with the last answer, not with the call it answers.
+            driver.last_used = Instant::now();
+        }
         if idle && driver.ended || self.handle.draining() == Drain::Now {
             return Poll::Ready(End::Finished);
         }
@@ -148,10 +166,13 @@ impl Downstream {
         quiet.map(|quiet| driver.last_used + quiet)
     }
 
-    fn read(self: &Rc<Self>, driver: &mut Driver, cx: &mut Context<'_>) -> Result<(), ()> {
+    /// Reads and decodes. `Ok(true)`: stopped because too many answers wait to be written.
+    fn read(self: &Rc<Self>, driver: &mut Driver, cx: &mut Context<'_>) -> Result<bool, ()> {
+        let mut full = false;
         for turn in 0..=READS_PER_TURN {
             // A client that does not read its answers, or whose requests wait, is not read either.
-            if self.queue.len() > self.limit || self.budget.poll_room(cx).is_pending() {
+            full = self.queue.len() > self.limit;
+            if full || self.budget.poll_room(cx).is_pending() {
                 break;
             }
             if turn == READS_PER_TURN {
@@ -180,7 +201,7 @@ impl Downstream {
             }
         }
         driver.input.settle();
-        Ok(())
+        Ok(full)
     }
 
     /// Takes every whole frame out of the input.
@@ -225,17 +246,19 @@ struct Request {
     down: Rc<Downstream>,
     call: Call,
     id: u32,
+    /// Counted as soon as the frame is here: a connection that ends right behind it still owes the answer.
+    _stream: StreamGuard,
 }
 
 impl Request {
     fn new(down: Rc<Downstream>, frame: Frame) -> Self {
         let charge = Some(down.budget.charge(frame.len()));
-        Request { id: frame.request_id(), down, call: Call::new(frame, charge) }
+        let stream = down.handle.enter();
+        Request { id: frame.request_id(), down, call: Call::new(frame, charge), _stream: stream }
     }
 
     async fn run(mut self) {
         let down = self.down.clone();
-        let _stream = down.handle.enter();
         let begin = Instant::now();
         down.stats.request_total.inc();
         down.stats.request_active.inc();

@@ -69,7 +69,7 @@ async fn dial(handle: &Handle, local: &Rc<Local>) -> Result<(Conn, TcpProxy, Gua
     let FilterSpec::Tcp { config, clusters } = &bound.chain.filter else {
         return Err(Failure::before(Reason::LocalReset));
     };
-    let view = local.view();
+    let view = bound.pinned.clone().unwrap_or_else(|| local.view());
     let draw = clusters.draw(local.env.random.next()).ok_or(Failure::before(Reason::UnknownCluster))?;
     let cluster = local.cluster(draw.cluster, &view).map_err(Failure::before)?;
     drop(view);

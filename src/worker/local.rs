@@ -104,14 +104,14 @@ impl Running {
                     Err(error) => tracing::error!("cannot accept on {address}: {error}"),
                 }
             }
-            Command::Close(address) => {
+            Command::Close(address, closed) => {
                 if let Some(acceptor) = self.acceptors.remove(&address) {
-                    acceptor.close();
+                    acceptor.close(Some(closed));
                 }
             }
             Command::CloseAll => {
                 for (_, acceptor) in self.acceptors.drain() {
-                    acceptor.close();
+                    acceptor.close(None);
                 }
             }
             Command::Adopt { address, stream } => self.adopt(&address, stream),
@@ -126,7 +126,8 @@ impl Running {
 
     fn adopt(&self, address: &Address, stream: std::net::TcpStream) {
         let counted = self.place.adopted();
-        let (Some(active), Ok(stream)) = (self.listeners.at(address), TcpStream::from_std(stream)) else {
+        let found = self.listeners.at_or_gone(address);
+        let (Some(active), Ok(stream)) = (found, TcpStream::from_std(stream)) else {
             return;
         };
         active.stats().rebalanced.inc();

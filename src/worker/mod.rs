@@ -22,8 +22,8 @@ use tokio::sync::{mpsc, oneshot};
 pub enum Command {
     /// Accept on this socket. `shared`: spread its connections over all workers.
     Open { address: Address, socket: Socket, shared: bool },
-    /// Accept what waits, then close the socket of this address.
-    Close(Address),
+    /// Accept what waits, then close the socket of this address. The token is dropped once it is closed.
+    Close(Address, Arc<()>),
     /// Close every socket.
     CloseAll,
     /// Serve a connection another worker accepted.

@@ -51,9 +51,14 @@ impl Peer {
     }
 }
 
-/// A call with the header `service` and these others.
+/// A call with the header `service: s` and these others.
 pub fn call(id: u32, timeout_ms: i32, headers: &[(&str, &str)], content: &[u8]) -> Bytes {
-    let service = [(&b"service"[..], &b"s"[..])];
+    call_to("s", id, timeout_ms, headers, content)
+}
+
+/// A call to a service.
+pub fn call_to(service: &str, id: u32, timeout_ms: i32, headers: &[(&str, &str)], content: &[u8]) -> Bytes {
+    let service = [(&b"service"[..], service.as_bytes())];
     let pairs = service.into_iter().chain(headers.iter().map(|(k, v)| (k.as_bytes(), v.as_bytes())));
     bolt::request(id, b"test.Class", pairs, content, timeout_ms).unwrap().into_bytes()
 }

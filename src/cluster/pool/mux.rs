@@ -1,8 +1,8 @@
 //! One multiplexed RPC connection to a host.
 //!
-//! Requests of many clients share it. Each gets an id of this connection, a slab key with generation bits:
-//! an answer that comes after its request was given up finds another generation and is dropped, never
-//! delivered to somebody else. Whoever sends holds a [`Call`]; the connection's task delivers answers.
+//! Requests of many clients share it. Each gets an id of this connection, a slab key with generation bits.
+//! The key of a request that was given up rests until its answer has come, however late: no other request
+//! can have its id meanwhile. Whoever sends holds a [`Call`]; the connection's task delivers answers.
 
 use crate::cluster::{Cluster, State};
 use crate::message::{Failure, Reason};
@@ -23,6 +23,8 @@ const KEY_BITS: u32 = 20;
 const KEY_MASK: u32 = (1 << KEY_BITS) - 1;
 /// Reads in a row before other tasks get their turn.
 const READS_PER_TURN: usize = 4;
+/// Requests given up whose answers may still come; a connection that owes more takes no new ones.
+const MAX_RESTING: usize = 4096;
 /// How long an idle connection stays silent before it is asked whether it lives; clients of the Java
 /// implementation do the same after 15 s.
 const IDLE_HEARTBEAT: Duration = Duration::from_secs(15);
@@ -33,6 +35,8 @@ const LINGER: Duration = Duration::from_secs(1);
 pub struct Mux {
     queue: WriteQueue,
     calls: RefCell<Slab<Entry>>,
+    /// Entries of `calls` that are [`CallState::Resting`].
+    resting: Cell<usize>,
     generation: Cell<u32>,
     phase: Cell<Phase>,
     remaining: Cell<u32>,
@@ -57,6 +61,8 @@ struct Entry {
 enum CallState {
     Waiting(Option<Waker>),
     Done(Result<Frame, Failure>),
+    /// Given up; the key is free again once the answer has come.
+    Resting,
     /// Our own heartbeat; nobody waits.
     Heartbeat,
 }
@@ -78,6 +84,7 @@ impl Mux {
         Rc::new(Mux {
             queue: WriteQueue::default(),
             calls: RefCell::default(),
+            resting: Cell::new(0),
             generation: Cell::new(0),
             phase: Cell::new(Phase::Open),
             remaining: Cell::new(match model.max_requests_per_connection {
@@ -97,7 +104,7 @@ impl Mux {
 
     /// Requests under way.
     pub fn active(&self) -> usize {
-        self.calls.borrow().len()
+        self.calls.borrow().len().saturating_sub(self.resting.get())
     }
 
     /// Takes no new requests; closes after the last answer.
@@ -185,11 +192,7 @@ impl Mux {
         if let Poll::Ready(Err(_)) = self.queue.poll_flush(&mut driver.io, cx) {
             return Poll::Ready(Reason::UpstreamClosed);
         }
-        if self.phase.get() == Phase::Draining
-            && self.calls.borrow().is_empty()
-            && self.queue.is_empty()
-            && !expected()
-        {
+        if self.phase.get() == Phase::Draining && self.active() == 0 && self.queue.is_empty() && !expected() {
             return Poll::Ready(Reason::LocalReset);
         }
         while Pin::new(&mut driver.timer).poll(cx).is_ready() {
@@ -261,6 +264,11 @@ impl Mux {
                 }
                 CallState::Heartbeat => {
                     calls.remove(key);
+                    None
+                }
+                CallState::Resting => {
+                    calls.remove(key);
+                    self.resting.set(self.resting.get().saturating_sub(1));
                     None
                 }
                 CallState::Done(_) => None,
@@ -357,17 +365,30 @@ impl Future for Call {
                 let gone = Err(Failure::after(Reason::UpstreamClosed));
                 Poll::Ready(std::mem::replace(outcome, gone))
             }
-            CallState::Heartbeat => Poll::Ready(Err(Failure::after(Reason::LocalReset))),
+            CallState::Heartbeat | CallState::Resting => Poll::Ready(Err(Failure::after(Reason::LocalReset))),
         }
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
-        let gone = self.mux.calls.borrow_mut().try_remove(self.key);
+        let mux = &self.mux;
+        let gone = {
+            let mut calls = mux.calls.borrow_mut();
+            match calls.get_mut(self.key) {
+                Some(entry) if matches!(entry.state, CallState::Waiting(_)) => {
+                    mux.resting.set(mux.resting.get() + 1);
+                    Some(std::mem::replace(&mut entry.state, CallState::Resting))
+                }
+                _ => calls.try_remove(self.key).map(|entry| entry.state),
+            }
+        };
         drop(gone);
-        if self.mux.phase.get() == Phase::Draining && self.mux.calls.borrow().is_empty() {
-            self.mux.queue.nudge();
+        if mux.resting.get() > MAX_RESTING {
+            mux.drain();
+        }
+        if mux.phase.get() == Phase::Draining && mux.active() == 0 {
+            mux.queue.nudge();
         }
     }
 }

@@ -18,6 +18,8 @@ const MAX_WAITING: u32 = 65_536;
 pub struct Pool {
     slots: RefCell<Vec<Option<Slot>>>,
     next: Cell<usize>,
+    /// The host is out of service for good.
+    retired: Cell<bool>,
 }
 
 #[derive(Clone)]
@@ -96,7 +98,12 @@ impl Pool {
             Reason::OverflowConnections
         })?;
         let dial = Dial::new();
-        *slot = Some(Slot::Dialling(dial.clone()));
+        if self.retired.get() {
+            // A try that began before: its connection is for it alone.
+            dial.retire();
+        } else {
+            *slot = Some(Slot::Dialling(dial.clone()));
+        }
         let attempt = Attempt { dial: dial.clone(), turn, host: host.clone(), cluster: cluster.clone() };
         spawn_local(attempt.run(state.clone(), permit));
         Ok(dial)
@@ -119,6 +126,7 @@ impl Pool {
 
     /// Idle connections close now, busy ones after their last request.
     pub fn retire(&self) {
+        self.retired.set(true);
         let slots = std::mem::take(&mut *self.slots.borrow_mut());
         for slot in slots.into_iter().flatten() {
             match slot {
