@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// How often the control task looks whether a thread has died.
-const WATCH: Duration = Duration::from_secs(1);
+const WATCH: Duration = Duration::from_secs(5);
 
 /// Serves until told to leave.
 ///
