@@ -40,7 +40,8 @@ impl Conn {
     /// Connects. The caller bounds the time.
     ///
     /// # Errors
-    /// Whatever the system says; `InvalidInput` for an unresolved name.
+    /// Whatever the system says, the resolver included. A name is resolved anew for each connection, and its
+    /// addresses are tried in the resolver's order.
     pub async fn connect(address: &Address) -> io::Result<Conn> {
         match address {
             Address::Ip(addr) => {
@@ -49,7 +50,11 @@ impl Conn {
                 Ok(Conn::Tcp(stream))
             }
             Address::Unix(path) => Ok(Conn::Unix(UnixStream::connect(path).await?)),
-            Address::Name(..) => Err(io::Error::new(io::ErrorKind::InvalidInput, "host name not resolved")),
+            Address::Name(host, port) => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                stream.set_nodelay(true)?;
+                Ok(Conn::Tcp(stream))
+            }
         }
     }
 
