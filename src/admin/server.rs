@@ -41,7 +41,7 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 21\r\n
 
 /// Why the admin cannot be served.
 #[derive(Debug, thiserror::Error)]
-#[error("admin address {address}: {source}")]
+#[error("admin address {address}")]
 pub struct BindError {
     pub address: SocketAddr,
     pub source: io::Error,
