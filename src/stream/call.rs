@@ -99,7 +99,8 @@ impl Call {
         let keep = tries.may_resend();
         let sending = async {
             match upstream {
-                Protocol::Http2 => self.send_http2(&attempt, keep).await,
+                // Boxed, as is dialling below: what bolt rarely does must not make its futures large.
+                Protocol::Http2 => Box::pin(self.send_http2(&attempt, keep)).await,
                 Protocol::Bolt | Protocol::Auto => self.send(&attempt, keep).await,
             }
         };
@@ -113,7 +114,7 @@ impl Call {
         let host = &attempt.host;
         let mux = match host.rpc.ready() {
             Some(mux) => mux,
-            None => rpc::Pool::acquire(host, &attempt.cluster, &attempt.state).await?,
+            None => Box::pin(rpc::Pool::acquire(host, &attempt.cluster, &attempt.state)).await?,
         };
         let frame = self.take(keep);
         let charge = self.charge.take();
