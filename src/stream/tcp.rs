@@ -10,7 +10,7 @@ use crate::cluster::pool::connect;
 use crate::cluster::{Cluster, Level};
 use crate::message::{Failure, Reason};
 use crate::model::TcpProxy;
-use crate::net::{Conn, Sleep};
+use crate::net::{Conn, Sleep, Wheel};
 use crate::snapshot::FilterSpec;
 use crate::telemetry::{Registration, TcpStats};
 use bytes::{Buf, BytesMut};
@@ -20,6 +20,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
@@ -27,6 +28,9 @@ use tokio::time::Instant;
 const BUFFER: usize = 128 * 1024;
 /// Reads in a row before other tasks get their turn.
 const READS_PER_TURN: usize = 4;
+
+/// How long a raw connection must be silent before a leaving process closes it.
+const QUIET: Duration = Duration::from_secs(1);
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into());
@@ -127,10 +131,12 @@ enum Ended {
 struct Pump {
     up: Half,
     down: Half,
-    idle: Option<std::time::Duration>,
+    idle: Option<Duration>,
     timer: Option<Sleep>,
     last_move: Instant,
     end: Option<Instant>,
+    wheel: Rc<Wheel>,
+    leaving: bool,
 }
 
 impl Pump {
@@ -145,6 +151,8 @@ impl Pump {
             timer: first.map(|at| local.env.wheel.sleep_until(at)),
             last_move: now,
             end,
+            wheel: local.env.wheel.clone(),
+            leaving: false,
         }
     }
 
@@ -172,8 +180,10 @@ impl Pump {
             self.last_move = Instant::now();
         }
         handle.register(cx.waker());
-        if handle.draining() == Drain::Now {
-            return Poll::Ready(Ended::Cut);
+        match handle.draining() {
+            Drain::Now => return Poll::Ready(Ended::Cut),
+            Drain::Leaving if !self.leaving => self.leave(),
+            _ => {}
         }
         // The timer is moved only when it fires: a busy connection does not touch the wheel.
         while let Some(timer) = &mut self.timer
@@ -182,10 +192,19 @@ impl Pump {
             let due = self.idle.map(|idle| self.last_move + idle).into_iter().chain(self.end).min();
             match due {
                 Some(at) if at > Instant::now() => timer.reset(at),
+                _ if self.leaving => return Poll::Ready(Ended::Cut),
                 _ => return Poll::Ready(Ended::Idle),
             }
         }
         Poll::Pending
+    }
+
+    /// The process ends: from now on a connection on which nothing moves is closed soon.
+    fn leave(&mut self) {
+        self.leaving = true;
+        self.idle = Some(self.idle.map_or(QUIET, |idle| idle.min(QUIET)));
+        self.last_move = Instant::now();
+        self.timer = Some(self.wheel.sleep_until(self.last_move + QUIET));
     }
 }
 

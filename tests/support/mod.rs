@@ -12,6 +12,7 @@
 pub mod ads;
 pub mod bolt;
 pub mod http2;
+pub mod process;
 pub mod proxy;
 pub mod resources;
 pub mod traffic;
