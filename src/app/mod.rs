@@ -58,9 +58,21 @@ pub fn main(args: impl IntoIterator<Item = String>) -> ExitCode {
         Command::Demo(args) => demo::run(&args),
     };
     done.unwrap_or_else(|error| {
-        eprintln!("mizzen: {error:#}");
+        eprintln!("mizzen: {}", one_line(&error));
         ExitCode::FAILURE
     })
+}
+
+/// The error and its causes, each said once: many texts hold their cause already.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !line.contains(&cause) {
+            line.push_str(if line.is_empty() { "" } else { ": " });
+            line.push_str(&cause);
+        }
+    }
+    line
 }
 
 /// Runs a small program to its end on this thread.
