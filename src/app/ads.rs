@@ -195,6 +195,10 @@ impl Ads {
             for refused in builder.apply(start, Origin::Ads, changes) {
                 tracing::warn!("last good snapshot: {refused}");
             }
+            if !raws.is_empty() {
+                let since = saved_at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+                self.driver.state.restored_from(kind, u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+            }
             self.driver.state.restore(kind, raws);
         }
         sockets.bind(builder, start);

@@ -162,6 +162,15 @@ impl AdsState {
         self.refresh_gauges(kind);
     }
 
+    /// What was restored for `kind` is from `unix_ms`, milliseconds since 1970: the age that gauges tell until the
+    /// control plane answers.
+    pub fn restored_from(&self, kind: ResourceType, unix_ms: u64) {
+        let last = &self.stats.of(kind).last_contact_ms;
+        if last.get() == 0 {
+            last.set(unix_ms);
+        }
+    }
+
     /// A stream is open: everything wanted is asked for anew, in order.
     pub fn on_connected(&mut self, now: Now, stream: u64) {
         self.reset_stream();
