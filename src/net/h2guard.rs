@@ -2,11 +2,15 @@
 //!
 //! [`Wire`] sits between h2 and the socket. It gathers what h2 writes in one turn, so that one system call
 //! carries the frames of many streams; it follows the frame headers that come in and bounds the kinds h2 takes
-//! without limit (PING, SETTINGS, PRIORITY, RST_STREAM); and it shows the connection's task what h2 does not
-//! tell: floods, a GOAWAY, a peer that takes nothing.
+//! without limit (PING, SETTINGS, PRIORITY, RST_STREAM, empty DATA); and it shows the connection's task what h2
+//! does not tell: floods, a GOAWAY, a peer that takes nothing.
+//!
+//! Empty DATA frames that end nothing mean nothing, yet h2 ends a connection over 100 of them in its life; they
+//! are taken out of what it reads.
 
 use super::Conn;
 use bytes::{Buf, Bytes};
+use smallvec::SmallVec;
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -22,7 +26,8 @@ const BATCH: usize = 32 * 1024;
 const LIMIT: usize = 64 * 1024;
 /// Over how long frames are counted.
 const SECOND: Duration = Duration::from_secs(1);
-/// Empty DATA frames after which a connection is to be retired: h2 ends one at 100 in its life.
+/// Empty DATA frames after which a connection is to be retired: h2 ends one at 100 in its life. Only those
+/// that could not be taken out count.
 const EMPTY_DATA: u32 = 50;
 /// Length of the client's preface.
 const PREFACE: usize = 24;
@@ -40,7 +45,8 @@ const PADDED: u8 = 8;
 /// Kinds of frames bounded per second. Orders of magnitude above what peers send in earnest, and cheap to
 /// serve at the limit: clients measuring bandwidth send a PING per round trip, cancelling ones were seen at
 /// 2,000 resets a second.
-const PER_SECOND: [(u8, u32); 4] = [(PING, 1000), (SETTINGS, 100), (PRIORITY, 1000), (RST_STREAM, 5000)];
+const PER_SECOND: [(u8, u32); 5] =
+    [(PING, 1000), (SETTINGS, 100), (PRIORITY, 1000), (RST_STREAM, 5000), (DATA, 10_000)];
 
 thread_local! {
     /// One spare output buffer, so that idle connections hold none.
@@ -199,18 +205,28 @@ impl Wire {
             return Poll::Pending;
         }
         let before = buf.filled().len();
-        let mut early = self.early.borrow_mut();
-        if early.is_empty() {
-            ready!(Pin::new(&mut *self.io.borrow_mut()).poll_read(cx, buf))?;
-        } else {
-            let n = early.len().min(buf.remaining());
-            buf.put_slice(early.get(..n).unwrap_or_default());
-            early.advance(n);
+        loop {
+            let mut early = self.early.borrow_mut();
+            if early.is_empty() {
+                ready!(Pin::new(&mut *self.io.borrow_mut()).poll_read(cx, buf))?;
+            } else {
+                let n = early.len().min(buf.remaining());
+                buf.put_slice(early.get(..n).unwrap_or_default());
+                early.advance(n);
+            }
+            let new = buf.filled_mut().get_mut(before..).unwrap_or_default();
+            let came = new.len();
+            self.received.set(self.received.get() + came as u64);
+            let left = follower.follow(new);
+            buf.set_filled(before + left);
+            // Nothing left of what came would look like the end of the connection.
+            if left > 0 || came == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            if follower.flooded {
+                return Poll::Pending;
+            }
         }
-        let new = buf.filled().get(before..).unwrap_or_default();
-        self.received.set(self.received.get() + new.len() as u64);
-        follower.follow(new);
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -261,42 +277,57 @@ struct Follower {
 }
 
 impl Follower {
-    fn follow(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            let skipped = self.skip.min(bytes.len());
+    /// Follows `bytes` and moves what is left of them to their front; returns its length.
+    fn follow(&mut self, bytes: &mut [u8]) -> usize {
+        let mut cuts: SmallVec<[usize; 8]> = SmallVec::new();
+        let mut at = 0;
+        while at < bytes.len() {
+            let skipped = self.skip.min(bytes.len() - at);
             self.skip -= skipped;
-            bytes = bytes.get(skipped..).unwrap_or_default();
+            at += skipped;
             let missing = self.head.get_mut(self.have..).unwrap_or_default();
-            let taken = missing.len().min(bytes.len());
-            for (to, from) in missing.iter_mut().zip(bytes) {
+            let rest = bytes.get(at..).unwrap_or_default();
+            let taken = missing.len().min(rest.len());
+            for (to, from) in missing.iter_mut().zip(rest) {
                 *to = *from;
             }
+            let whole = taken == FRAME_HEAD;
             self.have += taken;
-            bytes = bytes.get(taken..).unwrap_or_default();
             if self.have == FRAME_HEAD {
                 self.have = 0;
-                self.on_frame();
+                if self.on_frame(whole) {
+                    cuts.push(at);
+                }
             }
+            at += taken;
         }
+        cut(bytes, &cuts)
     }
 
-    fn on_frame(&mut self) {
+    /// `whole`: the header can be taken out. Returns whether it is to be.
+    fn on_frame(&mut self, whole: bool) -> bool {
         let [a, b, c, kind, flags, ..] = self.head;
         self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
         match kind {
-            // Padding alone is as empty to h2; a short padded frame is taken for one, which costs nothing
-            // but an early retirement.
-            DATA if flags & END_STREAM == 0
-                && (self.skip == 0 || flags & PADDED != 0 && self.skip <= 256) =>
-            {
+            DATA if flags & END_STREAM != 0 => {}
+            DATA if self.skip == 0 => {
+                self.count(DATA);
+                if whole {
+                    return true;
+                }
                 self.empty_data += 1;
             }
+            // Padding alone is as empty to h2, but takes of the window; a short padded frame is taken for one,
+            // which costs nothing but an early retirement.
+            DATA if flags & PADDED != 0 && self.skip <= 256 => self.empty_data += 1,
+            DATA => {}
             GOAWAY => self.goaway = true,
             kind => {
                 self.greeted |= kind == SETTINGS;
                 self.count(kind);
             }
         }
+        false
     }
 
     fn count(&mut self, kind: u8) {
@@ -311,6 +342,19 @@ impl Follower {
             self.flooded |= *count > *limit;
         }
     }
+}
+
+/// Takes the frame headers at `cuts` (ascending) out of `bytes`; returns the length that is left.
+fn cut(bytes: &mut [u8], cuts: &[usize]) -> usize {
+    let Some((&first, _)) = cuts.split_first() else { return bytes.len() };
+    let mut left = first;
+    for (i, &start) in cuts.iter().enumerate() {
+        let kept = start + FRAME_HEAD..cuts.get(i + 1).copied().unwrap_or(bytes.len());
+        let len = kept.len();
+        bytes.copy_within(kept, left);
+        left += len;
+    }
+    left
 }
 
 /// See [`Wire::io`].
@@ -359,28 +403,43 @@ mod tests {
         bytes
     }
 
-    fn followed(parts: &[Vec<u8>], piece: usize) -> Follower {
+    /// The follower after `parts`, cut into pieces, and what it left of them.
+    fn followed(parts: &[Vec<u8>], piece: usize) -> (Follower, Vec<u8>) {
         let mut follower = Follower { skip: PREFACE, ..Follower::default() };
         let mut bytes = vec![b'P'; PREFACE];
         bytes.extend(parts.concat());
-        bytes.chunks(piece).for_each(|piece| follower.follow(piece));
-        follower
+        let mut left = Vec::new();
+        for piece in bytes.chunks_mut(piece) {
+            let len = follower.follow(piece);
+            left.extend_from_slice(&piece[..len]);
+        }
+        (follower, left.split_off(PREFACE))
     }
 
     #[test]
     fn frames_are_counted_however_they_are_cut() {
         let mut parts = vec![frame(DATA, 0, 300), frame(DATA, 0, 0), frame(DATA, END_STREAM, 0)];
         parts.push(frame(DATA, PADDED, 7));
-        parts.extend((0..100).map(|_| frame(SETTINGS, 0, 0)));
+        parts.extend((0..50).map(|_| frame(SETTINGS, 0, 0)));
+        parts.extend([frame(DATA, 0, 0), frame(DATA, 0, 0), frame(DATA, 0, 3), frame(DATA, 0, 0)]);
         parts.push(frame(PING, 0, 8));
-        for piece in [1, 2, 8, 9, 10, 1000, 100_000] {
-            let follower = followed(&parts, piece);
-            assert_eq!((follower.empty_data, follower.counts), (2, [1, 100, 0, 0]), "pieces of {piece}");
-            assert!(!follower.flooded && !follower.goaway);
+        for piece in [1, 2, 8, 9, 10, 11, 100, 1000, 100_000] {
+            let (follower, left) = followed(&parts, piece);
+            assert_eq!(follower.counts, [1, 50, 0, 0, 4], "pieces of {piece}");
+            assert!(!follower.flooded && !follower.goaway && follower.greeted);
+            // What is left differs only by the empty frames that were cut apart.
+            let kept: Vec<_> = parts.iter().filter(|part| **part != frame(DATA, 0, 0)).cloned().collect();
+            let apart = follower.empty_data as usize - 1;
+            assert_eq!(left.len(), kept.concat().len() + apart * FRAME_HEAD, "pieces of {piece}");
+            if apart == 0 {
+                assert!(left == kept.concat());
+            }
+            let (_, again) = followed(&[left], 100_000);
+            assert!(again == kept.concat(), "pieces of {piece}");
         }
-        parts.push(frame(SETTINGS, 1, 0));
+        parts.extend((0..51).map(|_| frame(SETTINGS, 1, 0)));
         parts.push(frame(GOAWAY, 0, 8));
-        let follower = followed(&parts, 3);
+        let (follower, _) = followed(&parts, 3);
         assert!(follower.flooded && follower.goaway);
     }
 
@@ -388,7 +447,7 @@ mod tests {
     async fn counts_begin_anew_every_second() {
         let mut follower = Follower::default();
         for _ in 0..3 {
-            (0..1000).for_each(|_| follower.follow(&frame(PING, 0, 8)));
+            (0..1000).for_each(|_| assert_eq!(follower.follow(&mut frame(PING, 0, 8)), 17));
             tokio::time::advance(SECOND).await;
         }
         assert!(!follower.flooded);

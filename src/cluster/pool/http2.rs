@@ -72,10 +72,10 @@ pub struct Lease(Rc<Link>);
 impl Pool {
     /// A place on an open connection, if there is one: on the connection with the fewest streams.
     pub fn ready(&self) -> Option<Lease> {
-        let links = self.links.borrow();
-        let link = match links.as_slice() {
-            [only] => only,
-            many => many.iter().filter(|link| link.has_room()).min_by_key(|link| link.active.get())?,
+        // Cloned: a connection that gives its last place leaves the list.
+        let link = match self.links.borrow().as_slice() {
+            [only] => only.clone(),
+            many => many.iter().filter(|link| link.has_room()).min_by_key(|link| link.active.get())?.clone(),
         };
         link.lease()
     }

@@ -80,7 +80,9 @@ pub(super) async fn run(down: Rc<Downstream>, request: Request<RecvStream>, resp
     let clock = Clock::new(&down.local.env.wheel, begin);
     let mut exchange = Exchange { down, respond, clock, trail: Trail::default() };
     let (head, body) = request.into_parts();
-    if let Some(answer) = exchange.open(head, body, begin).await {
+    // Boxed, as a task's future is moved whole several times, and what opening needs is gone when it is done.
+    let mut opened = Box::pin(exchange.open(head, body, begin)).await;
+    if let Some(answer) = &mut opened {
         exchange.forward_answer(answer).await;
     }
     exchange.down.stats.end(begin);
@@ -148,7 +150,8 @@ impl Exchange {
             Plan::Forward(to) => {
                 let route = to.route;
                 let result = match settings.upstream {
-                    Protocol::Bolt => self.convert(to, settings, head, body).await,
+                    // Boxed, like what is rare below, so that a stream that needs it not has no room for it.
+                    Protocol::Bolt => Box::pin(self.convert(to, settings, head, body)).await,
                     Protocol::Http2 | Protocol::Auto => self.forward(to, settings, head, body).await,
                 };
                 result.inspect_err(|failure| self.note(*failure, Some(route)))
@@ -210,7 +213,12 @@ impl Exchange {
             {
                 drop(result);
                 let local = self.down.local.clone();
-                self.watched(async { Ok(local.env.wheel.sleep(pause).await) }).await?;
+                let wait = local.env.wheel.sleep(pause);
+                self.watched(async {
+                    wait.await;
+                    Ok(())
+                })
+                .await?;
                 continue;
             }
             let (response, attempt, lease) = result?;
@@ -250,7 +258,10 @@ impl Exchange {
     ) -> Result<(Response<RecvStream>, Lease), Failure> {
         let lease = match attempt.host.http2.ready() {
             Some(lease) => lease,
-            None => self.watched(Pool::acquire(&attempt.host, &attempt.cluster, &attempt.state)).await?,
+            None => {
+                let acquired = Box::pin(Pool::acquire(&attempt.host, &attempt.cluster, &attempt.state));
+                self.watched(acquired).await?
+            }
         };
         let mut request = Request::new(());
         *request.method_mut() = head.method.clone();
@@ -311,25 +322,29 @@ impl Exchange {
     }
 
     /// Sends the response; from here on no configuration is held.
-    async fn forward_answer(&mut self, answer: Answer) {
+    async fn forward_answer(&mut self, answer: &mut Answer) {
         let stats = self.down.stats.clone();
         let bare = match &answer.relay {
             Some(relay) => relay.down.is_empty(),
             None => answer.whole.is_empty(),
         };
         stats.response(&answer.response);
-        let Ok(mut sink) = self.respond.send_response(answer.response, bare) else {
+        let response = std::mem::take(&mut answer.response);
+        let Ok(mut sink) = self.respond.send_response(response, bare) else {
             return stats.failure(Reason::DownstreamReset);
         };
-        let end = match answer.relay {
-            Some(mut relay) => {
+        let end = match &mut answer.relay {
+            Some(relay) => {
                 relay.down.start(sink, bare);
                 let end = relay.run(&mut self.clock).await;
                 relay.finish(&end);
                 end
             }
             None if bare => End::Done,
-            None => self.send_whole(&mut sink, answer.whole).await,
+            None => {
+                let whole = std::mem::take(&mut answer.whole);
+                Box::pin(self.send_whole(&mut sink, whole)).await
+            }
         };
         match end {
             End::Done => {}
@@ -406,7 +421,7 @@ impl Relay {
     }
 
     /// Tells both sides how it ended. What is dropped unfinished is reset with CANCEL by h2.
-    fn finish(mut self, end: &End) {
+    fn finish(&mut self, end: &End) {
         let cluster = &self.attempt.cluster.stats;
         let reason = match end {
             End::Done => return,

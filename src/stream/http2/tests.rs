@@ -232,7 +232,7 @@ impl Client {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let (sender, connection) = builder.handshake(stream).await.unwrap();
-        spawn_local(async move { connection.await });
+        spawn_local(connection);
         Client(sender)
     }
 

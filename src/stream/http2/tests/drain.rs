@@ -129,3 +129,20 @@ fn a_removed_host_finishes_its_streams_and_closes() {
         assert_eq!((before.stats.upstream_cx_total.get(), before.stats.upstream_cx_active.get()), (2, 1));
     });
 }
+
+#[test]
+fn connections_are_replaced_after_their_share_of_requests() {
+    run(async {
+        let mut few = cluster("up", &[server(echo).await]);
+        few.max_requests_per_connection = 3;
+        let proxy =
+            Proxy::start(http(http_manager()), vec![route("/", Action::Route(action("up")))], &[few]).await;
+        let mut client = Client::connect(proxy.address).await;
+        for _ in 0..10 {
+            assert_eq!(client.post("/", b"x").await.status, 200);
+        }
+        sleep(100).await;
+        let cluster = proxy.local.cluster(ClusterId(0), &proxy.local.view()).unwrap();
+        assert_eq!((cluster.stats.upstream_cx_total.get(), cluster.stats.upstream_cx_active.get()), (4, 1));
+    });
+}
