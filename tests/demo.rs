@@ -1,6 +1,6 @@
 //! The demo as a newcomer runs it: the binary, real processes, its exit code and what it prints.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::process::Command;
 

@@ -103,17 +103,14 @@ pub fn rds(table: &str) -> Value {
 
 /// The filter's `route_config` field: everything to `cluster`, with a header added to each request.
 pub fn inline(table: &str, cluster: &str, header: (&str, &str)) -> Value {
-    let mut route = table_to(table, cluster);
     let (key, value) = header;
-    route["request_headers_to_add"] = json!([{ "header": { "key": key, "value": value } }]);
-    json!({ "route_config": route })
+    let added = json!([{ "header": { "key": key, "value": value } }]);
+    json!({ "route_config": with(table_to(table, cluster), "request_headers_to_add", added) })
 }
 
 /// A route table that sends everything to `cluster`.
 pub fn routes(table: &str, cluster: &str) -> Value {
-    let mut route = table_to(table, cluster);
-    route["@type"] = ResourceType::Route.type_url().into();
-    route
+    with(table_to(table, cluster), "@type", ResourceType::Route.type_url())
 }
 
 fn table_to(table: &str, cluster: &str) -> Value {
@@ -129,22 +126,23 @@ fn table_to(table: &str, cluster: &str) -> Value {
 
 /// A cluster whose endpoints come by EDS.
 pub fn cluster(name: &str, http2: bool) -> Value {
-    let mut cluster = json!({
+    let cluster = json!({
         "@type": ResourceType::Cluster.type_url(),
         "name": name,
         "type": "EDS",
         "eds_cluster_config": { "eds_config": ads() },
         "connect_timeout": "1s",
     });
-    if http2 {
-        cluster["typed_extension_protocol_options"] = json!({
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": { "http2_protocol_options": {} },
-            },
-        });
+    if !http2 {
+        return cluster;
     }
-    cluster
+    let options = json!({
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": { "http2_protocol_options": {} },
+        },
+    });
+    with(cluster, "typed_extension_protocol_options", options)
 }
 
 /// A cluster nobody can serve: two fields are wrong.
@@ -181,15 +179,9 @@ fn ads() -> Value {
 
 /// The bootstrap of a proxy that has everything else from the control plane.
 pub fn bootstrap(node: &str, admin: u16, control_plane: u16) -> Value {
-    let mut assignment = endpoints("control-plane", control_plane);
-    assignment.as_object_mut().map(|object| object.remove("@type"));
-    let mut plane = cluster("control-plane", true);
-    if let Some(plane) = plane.as_object_mut() {
-        plane.remove("@type");
-        plane.remove("eds_cluster_config");
-        plane.insert("type".to_owned(), "STATIC".into());
-        plane.insert("load_assignment".to_owned(), assignment);
-    }
+    let assignment = without(endpoints("control-plane", control_plane), &["@type"]);
+    let plane = without(cluster("control-plane", true), &["@type", "eds_cluster_config"]);
+    let plane = with(with(plane, "type", "STATIC"), "load_assignment", assignment);
     json!({
         "node": { "id": node, "cluster": "demo" },
         "admin": { "address": { "socket_address": { "address": "127.0.0.1", "port_value": admin } } },
@@ -204,6 +196,22 @@ pub fn bootstrap(node: &str, admin: u16, control_plane: u16) -> Value {
         },
         "static_resources": { "clusters": [plane] },
     })
+}
+
+/// The object with one more field.
+fn with(mut json: Value, key: &str, value: impl Into<Value>) -> Value {
+    if let Some(object) = json.as_object_mut() {
+        object.insert(key.to_owned(), value.into());
+    }
+    json
+}
+
+/// The object without some fields.
+fn without(mut json: Value, keys: &[&str]) -> Value {
+    if let Some(object) = json.as_object_mut() {
+        object.retain(|key, _| !keys.contains(&key.as_str()));
+    }
+    json
 }
 
 #[cfg(test)]
