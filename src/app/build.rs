@@ -36,6 +36,8 @@ pub enum Input {
     StopAccepting {
         /// Only on listeners declared inbound.
         inbound_only: bool,
+        /// Dropped when all of them are closed.
+        open: Arc<()>,
     },
     /// Save what is not saved yet and end.
     Quit,
@@ -124,7 +126,9 @@ impl Build {
                     ads.on_saved(&outcome);
                 }
             }
-            Input::StopAccepting { inbound_only } => self.sockets.stop(&self.builder, inbound_only),
+            Input::StopAccepting { inbound_only, open } => {
+                self.sockets.stop(&self.builder, inbound_only, &open);
+            }
             Input::Quit => {}
         }
     }

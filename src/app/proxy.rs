@@ -17,7 +17,7 @@ use crate::xds::state::StateConfig;
 use crate::xds::stats::XdsStats;
 use std::any::Any;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -161,9 +161,12 @@ impl Proxy {
         self.workers.iter().any(Worker::is_dead) || self.build.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Closes listening sockets.
-    pub async fn stop_accepting(&self, inbound_only: bool) {
-        let _ = self.to_build.send(Input::StopAccepting { inbound_only }).await;
+    /// Has listening sockets closed. What is returned has no owner any more once all of them are.
+    pub async fn stop_accepting(&self, inbound_only: bool) -> Weak<()> {
+        let open = Arc::new(());
+        let closed = Arc::downgrade(&open);
+        let _ = self.to_build.send(Input::StopAccepting { inbound_only, open }).await;
+        closed
     }
 
     /// Asks connections to leave.
@@ -179,11 +182,11 @@ impl Proxy {
         self.lifecycle.drain();
         let end = tokio::time::Instant::now() + limit;
         tokio::time::sleep(accept.min(limit)).await;
-        self.stop_accepting(false).await;
+        let sockets = self.stop_accepting(false).await;
         self.ask_to_leave(Drain::Leaving, false);
-        // A connection that waited in an accept queue may not be counted yet.
-        tokio::time::sleep(DRAIN_POLL).await;
-        while self.connections() > 0 {
+        // A connection that waits in an accept queue is counted before its socket closes. The thread that closes
+        // sockets may have a large push to finish first.
+        while sockets.strong_count() > 0 || self.connections() > 0 {
             if tokio::time::Instant::now() >= end {
                 tracing::warn!("drain time is over: {} connections are cut", self.connections());
                 return;

@@ -125,18 +125,19 @@ impl Sockets {
     }
 
     /// Closes listening sockets for good: all, or those of inbound listeners.
-    pub fn stop(&mut self, builder: &Builder, inbound_only: bool) {
+    /// The workers drop `open` when they have closed them.
+    pub fn stop(&mut self, builder: &Builder, inbound_only: bool, open: &Arc<()>) {
         if !inbound_only {
             self.closed = true;
             for worker in &self.workers {
-                worker.send(Command::CloseAll);
+                worker.send(Command::CloseAll(open.clone()));
             }
             return;
         }
         for socket in builder.sockets() {
             if socket.listener.direction == crate::model::Direction::Inbound {
                 for worker in &self.workers {
-                    worker.send(Command::Close(socket.address.clone(), Arc::default()));
+                    worker.send(Command::Close(socket.address.clone(), open.clone()));
                 }
             }
         }

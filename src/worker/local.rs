@@ -106,12 +106,12 @@ impl Running {
             }
             Command::Close(address, closed) => {
                 if let Some(acceptor) = self.acceptors.remove(&address) {
-                    acceptor.close(Some(closed));
+                    acceptor.close(closed);
                 }
             }
-            Command::CloseAll => {
+            Command::CloseAll(closed) => {
                 for (_, acceptor) in self.acceptors.drain() {
-                    acceptor.close(None);
+                    acceptor.close(closed.clone());
                 }
             }
             Command::Adopt { address, stream } => self.adopt(&address, stream),
