@@ -31,7 +31,11 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        if let Some(path) = &self.0 {
+        let own = std::process::id().to_string();
+        // A successor may have written its own already.
+        if let Some(path) = &self.0
+            && std::fs::read_to_string(path).is_ok_and(|text| text.trim() == own)
+        {
             let _ = std::fs::remove_file(path);
         }
     }
