@@ -278,7 +278,7 @@ impl Request {
             Ok(None) => {}
             Err(failure) => self.fail(failure),
         }
-        down.stats.request_time.record(begin.elapsed().as_micros() as u64);
+        down.stats.request_time.record(begin.elapsed().as_millis() as u64);
         down.stats.request_active.dec();
     }
 
