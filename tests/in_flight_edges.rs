@@ -165,47 +165,6 @@ async fn a_listener_that_comes_right_back_meets_no_socket_of_its_own() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_addresses_of_one_listener_may_go_to_two() {
-    for (variant, workers) in [CASES[0], CASES[3]] {
-        let world = World::start(variant, workers, bolt_server("b1").await).await;
-        let port = |port: u16| json!({"socket_address": {"address": "127.0.0.1", "port_value": port}});
-        let tcp = |name: &str, cluster: &str, ports: &[u16]| {
-            let more: Vec<_> = ports[1..].iter().map(|p| json!({"address": port(*p)})).collect();
-            message(&json!({"name": name, "address": port(ports[0]), "additional_addresses": more,
-                "filter_chains": [{"filters": [{"name": "tcp", "typed_config": tcp_filter(cluster)}]}]}))
-        };
-        let (a, b) = (free_port(), free_port());
-        world.ads.set_clusters(["b", "t", "u"].map(eds_cluster).to_vec());
-        let u = endpoints("u", &[tcp_server("u1").await]);
-        world.ads.upsert(Type::Endpoint, "u", support::ads::any(Type::Endpoint, &u));
-        world.ads.set_listeners(vec![tcp("both", "t", &[a, b])]);
-        world.push().await;
-        wait_listening(([127, 0, 0, 1], b).into()).await;
-        let (mut old, name) = greet(b).await.unwrap();
-        assert_eq!((name.as_str(), greet(a).await.unwrap().1.as_str()), ("t1", "t1"));
-        for round in 0..4 {
-            let (one, two) = if round % 2 == 0 { ("t", "u") } else { ("u", "t") };
-            world.ads.set_listeners(vec![tcp("one", one, &[a]), tcp("two", two, &[b])]);
-            world.push().await;
-            let wanted = (format!("{one}1"), format!("{two}1"));
-            let mut now = (String::new(), String::new());
-            for _ in 0..100 {
-                now = (greet(a).await.unwrap().1, greet(b).await.unwrap().1);
-                if now == wanted {
-                    break;
-                }
-                sleep(Duration::from_millis(10)).await;
-            }
-            assert_eq!(now, wanted);
-            for _ in 0..5 {
-                assert_eq!((greet(a).await.unwrap().1, greet(b).await.unwrap().1), wanted);
-            }
-            echo(&mut old, b"still here").await.unwrap();
-        }
-    }
-}
-
 /// Inodes of the sockets that listen on `port`.
 fn listening(port: u16) -> Vec<String> {
     let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();

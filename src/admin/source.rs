@@ -154,6 +154,8 @@ pub struct Failed {
     pub details: String,
     /// What was refused, if it is kept.
     pub body: Option<Bytes>,
+    /// It was acknowledged all the same, and is ignored for another reason.
+    pub acked: bool,
 }
 
 /// All that is known about one resource.
@@ -190,9 +192,9 @@ impl Resource {
 
     /// `envoy.admin.v3.ClientResourceStatus`.
     pub fn client_status(&self) -> &'static str {
-        if self.failed.is_some() {
+        if self.failed.as_ref().is_some_and(|failed| !failed.acked) {
             "NACKED"
-        } else if self.active.is_some() || self.warming.is_some() {
+        } else if self.active.is_some() || self.warming.is_some() || self.failed.is_some() {
             "ACKED"
         } else if self.missing {
             "DOES_NOT_EXIST"

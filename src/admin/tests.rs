@@ -77,6 +77,7 @@ fn dump(count: usize) -> DumpState {
         version: "v2".into(),
         details: details.into(),
         body: Some(vec![0x0a, 0x02, b'c', b'0'].into()),
+        acked: false,
     };
     if let Some(first) = clusters.first_mut() {
         first.failed = Some(failed("Cluster c0: lb_policy: 9: unknown"));

@@ -9,7 +9,7 @@ use crate::bootstrap::{Bootstrap, Dialect};
 use crate::cli::RunArgs;
 use crate::listener::ListenerReport;
 use crate::model::Address;
-use crate::proto::json::generated_to_json;
+use crate::proto::json::{decode_json_lenient, generated_to_json};
 use crate::snapshot::builder::{State, Status};
 use crate::worker::{Command, Sender};
 use crate::xds::dump::{DumpedResource, TypeDump};
@@ -27,24 +27,34 @@ pub struct Fixed {
     since: SystemTime,
     clusters: Vec<Resource>,
     listeners: Vec<Resource>,
+    routes: Vec<Resource>,
 }
 
 impl Fixed {
     /// Reads them from the bootstrap's document.
     pub fn new(bootstrap: &Bootstrap) -> Self {
         let since = SystemTime::now();
-        let of = |path: &str| -> Vec<Resource> {
+        let of = |path: &str, type_url: &str| -> Vec<Resource> {
             let list = bootstrap.document.pointer(path).and_then(Json::as_array);
             let named = list.into_iter().flatten().map(|body| {
-                let name = body.get("name").and_then(Json::as_str).unwrap_or_default();
-                let body = Body::Json(Arc::new(body.clone()));
+                let name = ["name", "Name", "router_config_name"].iter().find_map(|key| body.get(key)?.as_str());
+                let name = name.unwrap_or_default();
+                // As its own type, which tools look for; a MOSN file has none.
+                let body = match decode_json_lenient(type_url, body) {
+                    Ok((bytes, _)) => Body::Proto(bytes.into()),
+                    Err(_) => Body::Json(Arc::new(body.clone())),
+                };
                 Resource::active(name, true, Version { version: "".into(), updated: since, body })
             });
             named.collect()
         };
+        let all = |paths: &[&str], kind: ResourceType| -> Vec<Resource> {
+            paths.iter().flat_map(|path| of(path, kind.type_url())).collect()
+        };
         Fixed {
-            clusters: of("/static_resources/clusters"),
-            listeners: of("/static_resources/listeners"),
+            clusters: all(&["/static_resources/clusters", "/cluster_manager/clusters"], ResourceType::Cluster),
+            listeners: all(&["/static_resources/listeners", "/servers/0/listeners"], ResourceType::Listener),
+            routes: all(&["/servers/0/routers"], ResourceType::Route),
             document: Arc::new(bootstrap.document.clone()),
             since,
         }
@@ -111,7 +121,11 @@ fn dump(inputs: mpsc::Sender<Input>, fixed: Arc<Fixed>) -> Ask<DumpState> {
 fn state(dump: &Dump, fixed: &Fixed) -> DumpState {
     let mut types: Vec<TypeState> =
         dump.types.iter().map(|(kind, held)| type_state(*kind, held, &dump.status)).collect();
-    for (kind, resources) in [(Kind::Cluster, &fixed.clusters), (Kind::Listener, &fixed.listeners)] {
+    for (kind, resources) in [
+        (Kind::Cluster, &fixed.clusters),
+        (Kind::Listener, &fixed.listeners),
+        (Kind::Route, &fixed.routes),
+    ] {
         match types.iter_mut().find(|state| state.kind == kind) {
             Some(state) => state.resources.extend(resources.iter().cloned()),
             None => types.push(TypeState { kind, version: "".into(), resources: resources.clone() }),
@@ -131,7 +145,7 @@ fn type_state(kind: ResourceType, held: &TypeDump, status: &Status) -> TypeState
     let mut resources = Vec::with_capacity(held.resources.len() + held.rejected.len());
     for resource in &held.resources {
         let mut shown = shown(resource, states.get(&*resource.name));
-        shown.failed = failed.remove(&*resource.name).map(failure);
+        shown.failed = failed.remove(&*resource.name).map(failure).or(shown.failed);
         resources.push(shown);
     }
     for (name, rejected) in failed {
@@ -155,29 +169,48 @@ fn type_state(kind: ResourceType, held: &TypeDump, status: &Status) -> TypeState
 }
 
 /// Where each resource of a type stands, and what it waits for.
-fn states(kind: ResourceType, status: &Status) -> HashMap<&str, (State, &[String])> {
+fn states(kind: ResourceType, status: &Status) -> HashMap<&str, Standing<'_>> {
     match kind {
         ResourceType::Cluster => {
-            status.clusters.iter().map(|c| (&*c.name, (c.state, &*c.blocked_by))).collect()
+            status.clusters.iter().map(|c| (&*c.name, (c.state, &*c.blocked_by, c.shadowed))).collect()
         }
         ResourceType::Listener => {
-            status.listeners.iter().map(|l| (&*l.name, (l.state, &*l.blocked_by))).collect()
+            status.listeners.iter().map(|l| (&*l.name, (l.state, &*l.blocked_by, l.shadowed))).collect()
         }
-        ResourceType::Route => status.tables.iter().map(|t| (&*t.name, (t.state, &[][..]))).collect(),
+        ResourceType::Route => {
+            status.tables.iter().map(|t| (&*t.name, (t.state, &[][..], t.shadowed))).collect()
+        }
         ResourceType::Endpoint => HashMap::new(),
     }
 }
 
-fn shown(resource: &DumpedResource, state: Option<&(State, &[String])>) -> Resource {
+/// State, what it waits for, and whether a static resource of the same name serves in its place.
+type Standing<'a> = (State, &'a [String], bool);
+
+fn shown(resource: &DumpedResource, state: Option<&Standing<'_>>) -> Resource {
     let version = Version {
         version: resource.version.clone(),
         updated: UNIX_EPOCH + Duration::from_millis(resource.updated_ms),
         body: Body::Proto(resource.bytes.clone()),
     };
     let mut shown = Resource::active(&resource.name, false, version);
-    if let Some((State::Warming | State::Updating, blocked_by)) = state {
-        shown.warming = shown.active.take();
-        shown.blocked_by = blocked_by.to_vec();
+    match state {
+        // Acknowledged, but not what serves: it must not stand among the active ones.
+        Some((_, _, true)) => {
+            let version = shown.active.take();
+            shown.failed = version.map(|version| Failed {
+                at: version.updated,
+                version: version.version,
+                details: "shadowed_by_static: accepted and ignored, a static resource has this name".to_owned(),
+                body: Some(resource.bytes.clone()),
+                acked: true,
+            });
+        }
+        Some((State::Warming | State::Updating, blocked_by, _)) => {
+            shown.warming = shown.active.take();
+            shown.blocked_by = blocked_by.to_vec();
+        }
+        _ => {}
     }
     shown
 }
@@ -188,6 +221,7 @@ fn failure(rejected: &Rejected) -> Failed {
         version: rejected.version.clone(),
         details: rejected.text.to_string(),
         body: (!rejected.bytes.is_empty()).then(|| rejected.bytes.clone()),
+        acked: false,
     }
 }
 

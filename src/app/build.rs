@@ -6,6 +6,7 @@
 //! `/ready`, PINGs and probes while 10,000 clusters arrive.
 
 use super::ads::Ads;
+use super::lifecycle::Lifecycle;
 use super::sockets::Sockets;
 use crate::snapshot::Store;
 use crate::snapshot::builder::{Builder, Change, Counts, Event, Origin, Status};
@@ -36,8 +37,6 @@ pub enum Input {
     StopAccepting {
         /// Only on listeners declared inbound.
         inbound_only: bool,
-        /// Dropped when all of them are closed.
-        open: Arc<()>,
     },
     /// Save what is not saved yet and end.
     Quit,
@@ -68,6 +67,7 @@ pub struct Build {
     ads: Option<Ads>,
     store: Arc<Store>,
     counts: SharedCounts,
+    lifecycle: Arc<Lifecycle>,
     reap_at: Option<Instant>,
 }
 
@@ -79,8 +79,9 @@ impl Build {
         ads: Option<Ads>,
         store: Arc<Store>,
         counts: SharedCounts,
+        lifecycle: Arc<Lifecycle>,
     ) -> Self {
-        Build { builder, sockets: Sockets::new(workers), ads, store, counts, reap_at: None }
+        Build { builder, sockets: Sockets::new(workers), ads, store, counts, lifecycle, reap_at: None }
     }
 
     /// Applies the bootstrap's resources. Gives what could not be applied, one line each.
@@ -126,16 +127,15 @@ impl Build {
                     ads.on_saved(&outcome);
                 }
             }
-            Input::StopAccepting { inbound_only, open } => {
-                self.sockets.stop(&self.builder, inbound_only, &open);
-            }
+            Input::StopAccepting { inbound_only } => self.sockets.stop(&self.builder, inbound_only),
             Input::Quit => {}
         }
     }
 
     fn deadline(&self) -> Option<Instant> {
         let ads = self.ads.as_ref().and_then(Ads::deadline);
-        [self.builder.deadline(), self.sockets.retry_at(), self.reap_at, ads].into_iter().flatten().min()
+        let live = self.lifecycle.deadline();
+        [self.builder.deadline(), self.sockets.retry_at(), self.reap_at, ads, live].into_iter().flatten().min()
     }
 
     /// Brings everything that is due to its end: timers, sockets, publication, subscriptions, freeing.
@@ -159,6 +159,10 @@ impl Build {
             ads.pump(now, &mut self.builder, &mut self.sockets);
         }
         self.publish();
+        // Also without a publication: what was shadowed, or has begun to warm, shows in the counts alone.
+        let counts = self.builder.counts();
+        self.lifecycle.settle(Instant::now(), &counts);
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = counts;
     }
 
     fn publish(&mut self) {
@@ -166,7 +170,6 @@ impl Build {
             tracing::debug!("generation {}", snapshot.generation);
             self.store.publish(snapshot);
             self.reap_at = self.reap_at.or(Some(Instant::now() + REAP));
-            *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = self.builder.counts();
         }
         self.sockets.follow(&self.builder);
     }

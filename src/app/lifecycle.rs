@@ -1,17 +1,31 @@
 //! Where the process stands, in Envoy's words.
 
-use super::build::SharedCounts;
 use crate::admin::{self, ServerState};
+use crate::snapshot::builder::Counts;
 use crate::xds::stats::XdsStats;
 use crate::xds::types::ResourceType;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+/// How long discovery may keep the process from being live, per type; `None` is for ever.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FetchLimits {
+    /// From the start of the process.
+    pub clusters: Option<Duration>,
+    /// From when the clusters were settled.
+    pub listeners: Option<Duration>,
+}
 
 /// Follows discovery and draining. Once live it does not go back to initialising.
 pub struct Lifecycle {
-    has_ads: bool,
+    limits: FetchLimits,
+    started: Instant,
+    /// When the clusters were answered for, or given up.
+    clusters_settled: OnceLock<Instant>,
+    /// The last look of [`settle`](Self::settle), microseconds after the start.
+    looked: AtomicU64,
     xds: Arc<XdsStats>,
-    counts: SharedCounts,
     live: AtomicBool,
     draining: AtomicBool,
     failed: AtomicBool,
@@ -19,12 +33,14 @@ pub struct Lifecycle {
 
 impl Lifecycle {
     /// At start. Without a control plane there is nothing to wait for.
-    pub fn new(has_ads: bool, xds: Arc<XdsStats>, counts: SharedCounts) -> Self {
+    pub fn new(ads: Option<FetchLimits>, xds: Arc<XdsStats>) -> Self {
         Lifecycle {
-            has_ads,
+            limits: ads.unwrap_or_default(),
+            started: Instant::now(),
+            clusters_settled: OnceLock::new(),
+            looked: AtomicU64::new(0),
             xds,
-            counts,
-            live: AtomicBool::new(!has_ads),
+            live: AtomicBool::new(ads.is_none()),
             draining: AtomicBool::new(false),
             failed: AtomicBool::new(false),
         }
@@ -38,22 +54,62 @@ impl Lifecycle {
         if self.live.load(Relaxed) {
             return ServerState::Live;
         }
-        if !self.answered(ResourceType::Cluster) {
-            return ServerState::PreInitializing;
+        if self.clusters_settled.get().is_some() {
+            ServerState::Initializing
+        } else {
+            ServerState::PreInitializing
         }
-        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let warm = counts.total_listeners_warming == 0 && counts.total_clusters_warming == 0;
-        if self.has_ads && !(self.answered(ResourceType::Listener) && warm) {
-            return ServerState::Initializing;
+    }
+
+    /// Called by the writer of configuration whenever something was applied or came due: only there do the
+    /// answers of the control plane and the counts of what still warms belong together.
+    pub fn settle(&self, now: Instant, counts: &Counts) {
+        if self.live.load(Relaxed) {
+            return;
         }
-        self.live.store(true, Relaxed);
-        ServerState::Live
+        let micros = now.saturating_duration_since(self.started).as_micros();
+        self.looked.store(u64::try_from(micros).unwrap_or(u64::MAX), Relaxed);
+        let over = |since: Instant, limit: Option<Duration>| limit.is_some_and(|limit| now >= since + limit);
+        if !self.answered(ResourceType::Cluster) && !over(self.started, self.limits.clusters) {
+            return;
+        }
+        let settled = *self.clusters_settled.get_or_init(|| now);
+        let listeners = self.answered(ResourceType::Listener) || over(settled, self.limits.listeners);
+        if listeners && counts.total_listeners_warming == 0 && counts.total_clusters_warming == 0 {
+            self.live.store(true, Relaxed);
+        }
+    }
+
+    /// When a fetch limit ends and [`settle`](Self::settle) has something to decide.
+    pub fn deadline(&self) -> Option<Instant> {
+        if self.live.load(Relaxed) {
+            return None;
+        }
+        let due = match self.clusters_settled.get() {
+            Some(settled) => self.limits.listeners.map(|limit| *settled + limit),
+            None => self.limits.clusters.map(|limit| self.started + limit),
+        };
+        // One that is over and was seen to be over has had its effect.
+        let looked = self.started + Duration::from_micros(self.looked.load(Relaxed));
+        due.filter(|due| *due > looked)
     }
 
     /// Whether the type has been answered once, or restored from disk.
     fn answered(&self, kind: ResourceType) -> bool {
         let stats = self.xds.of(kind);
         stats.update_success.get() + stats.update_rejected.get() > 0 || stats.stale.get()
+    }
+
+    /// Whether the first answer for a type was given up.
+    pub fn gave_up(&self, kind: ResourceType) -> bool {
+        let settled = self.clusters_settled.get();
+        let late = |since: Instant, limit: Option<Duration>| limit.is_some_and(|limit| since.elapsed() >= limit);
+        !self.answered(kind)
+            && match kind {
+                ResourceType::Cluster => settled.is_some(),
+                ResourceType::Listener => settled.is_some_and(|since| late(*since, self.limits.listeners)),
+                ResourceType::Endpoint | ResourceType::Route => false,
+            }
     }
 
     /// The process is leaving.

@@ -6,6 +6,7 @@ use crate::admin::ServerState;
 use crate::telemetry::groups::Computed;
 use crate::telemetry::{Registration, Registry, Sample, Scope, Value};
 use crate::xds::stats::XdsStats;
+use crate::util::hash;
 use crate::xds::types::ResourceType;
 use std::any::Any;
 use std::sync::{Arc, PoisonError};
@@ -29,8 +30,12 @@ pub fn register(
             ResourceType::Endpoint | ResourceType::Route => None,
         };
         if let Some(scope) = envoys {
-            let stats = xds.clone();
-            kept.push(keep(registry, scope, move |out: Out<'_>| type_stats(&stats, kind, out)));
+            let (stats, lifecycle) = (xds.clone(), lifecycle.clone());
+            kept.push(keep(registry, scope, move |out: Out<'_>| {
+                type_stats(&stats, kind, out);
+                // Only the first answer has a limit.
+                out("init_fetch_timeout", Value::Counter(u64::from(lifecycle.gave_up(kind))));
+            }));
         }
         let stats = xds.clone();
         kept.push(keep(registry, Scope::mizzen_xds(kind.label()), move |out: Out<'_>| {
@@ -74,6 +79,8 @@ pub fn register(
         out("total_listeners_active", gauge(counts.total_listeners_active));
         out("total_listeners_warming", gauge(counts.total_listeners_warming));
         out("total_listeners_draining", gauge(counts.kept_versions));
+        // Every change is applied in place: sockets belong to addresses.
+        out("listener_in_place_updated", Value::Counter(counts.listener_modified));
     }));
     kept
 }
@@ -97,6 +104,9 @@ fn type_stats(stats: &XdsStats, kind: ResourceType, out: Out<'_>) {
     out("update_rejected", Value::Counter(of.update_rejected.get()));
     out("update_failure", Value::Counter(of.update_failure.get()));
     out("update_time", gauge(of.last_update_ms.get()));
+    // As Envoy: a number that changes with the version, so that graphs can show it.
+    let version = of.version.get().to_string();
+    out("version", Value::Gauge((!version.is_empty()).then(|| (hash::xxh64(version.as_bytes(), 0) >> 1) as i64)));
     out("version_text", Value::Text(Some(Arc::new(of.version.get().to_string()))));
     out("unchanged", Value::Counter(of.unchanged.get()));
     out("held", gauge(of.held.get()));

@@ -13,6 +13,7 @@ mod signals;
 mod sockets;
 
 pub use build::{Dump, SharedCounts};
+pub use lifecycle::FetchLimits;
 pub use proxy::{AdsPlan, Plan, Proxy};
 
 use crate::cli::{self, Command, SampleArgs};

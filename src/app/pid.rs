@@ -31,11 +31,7 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        let own = std::process::id().to_string();
-        // A successor may have written its own already.
-        if let Some(path) = &self.0
-            && std::fs::read_to_string(path).is_ok_and(|text| text.trim() == own)
-        {
+        if let Some(path) = &self.0 {
             let _ = std::fs::remove_file(path);
         }
     }
@@ -54,11 +50,19 @@ pub fn stop(args: &RunArgs) -> anyhow::Result<ExitCode> {
         pid.with_context(|| format!("pid file {}: `{}` is no process id", path.display(), text.trim()))?;
     kill_process(pid, Signal::TERM).with_context(|| format!("process {}", pid.as_raw_nonzero()))?;
     let end = Instant::now() + WAIT;
-    while test_kill_process(pid).is_ok() {
+    while runs(pid) {
         if Instant::now() > end {
             bail!("process {} still drains after {} s", pid.as_raw_nonzero(), WAIT.as_secs());
         }
         std::thread::sleep(Duration::from_millis(50));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a process still runs. One that ended but was not waited for by its parent has left for us.
+fn runs(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    // `pid (name) state …`: the name may hold anything, so the state is looked for behind its last bracket.
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    test_kill_process(pid).is_ok() && !matches!(state, Some('Z' | 'X'))
 }

@@ -1,7 +1,8 @@
 //! Bootstrap and flags → what the proxy is made of.
 
+use super::lifecycle::FetchLimits;
 use super::proxy::{AdsPlan, Plan};
-use crate::bootstrap::Bootstrap;
+use crate::bootstrap::{Bootstrap, Fetch};
 use crate::cli::RunArgs;
 use crate::model::{self, Discovery};
 use crate::snapshot::builder::{Change, Options};
@@ -10,6 +11,7 @@ use crate::xds::client::{Address, AdsConfig};
 use crate::xds::disk::Header;
 use crate::xds::state::Variant;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Makes the plan. Static resources are moved out of `bootstrap`.
 pub fn plan(bootstrap: &mut Bootstrap, args: &RunArgs) -> Plan {
@@ -33,11 +35,14 @@ pub fn plan(bootstrap: &mut Bootstrap, args: &RunArgs) -> Plan {
             };
             (dir, header)
         });
+        // A type the bootstrap does not ask for is not waited for.
+        let limit = |fetch: Option<Fetch>| fetch.map_or(Some(Duration::ZERO), |fetch| fetch.initial_timeout);
+        let fetch = FetchLimits { clusters: limit(ads.clusters), listeners: limit(ads.listeners) };
         let mut config = AdsConfig::new(addresses, variant);
         config.authority = ads.authority.unwrap_or_else(|| ads.cluster.name.clone());
         config.metadata = ads.metadata;
         config.connect_timeout = ads.cluster.connect_timeout;
-        AdsPlan { config, node: bootstrap.node.clone(), state_dir }
+        AdsPlan { config, node: bootstrap.node.clone(), state_dir, fetch }
     });
     Plan {
         workers: args.concurrency.or(bootstrap.workers).unwrap_or_else(default_workers),

@@ -2,7 +2,7 @@
 
 use super::ads::Ads;
 use super::build::{Build, Dump, Input, SharedCounts};
-use super::lifecycle::Lifecycle;
+use super::lifecycle::{FetchLimits, Lifecycle};
 use super::metrics;
 use crate::proto::envoy::config::core::v3::Node;
 use crate::snapshot::Store;
@@ -17,7 +17,7 @@ use crate::xds::state::StateConfig;
 use crate::xds::stats::XdsStats;
 use std::any::Any;
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -51,6 +51,8 @@ pub struct AdsPlan {
     pub node: Node,
     /// Where the last good snapshot is kept, and what it must fit.
     pub state_dir: Option<(PathBuf, Header)>,
+    /// How long `/ready` waits for clusters and listeners.
+    pub fetch: FetchLimits,
 }
 
 /// A running proxy. Dropping it ends everything at once.
@@ -87,7 +89,7 @@ impl Proxy {
         server.static_unknown_fields.add(plan.static_unknown_fields);
         let (workers, loads) = Worker::start_all(plan.workers.max(1), &store, &registry, UNFINISHED)?;
         let (xds, counts) = (Arc::new(XdsStats::default()), SharedCounts::default());
-        let lifecycle = Arc::new(Lifecycle::new(plan.ads.is_some(), xds.clone(), counts.clone()));
+        let lifecycle = Arc::new(Lifecycle::new(plan.ads.as_ref().map(|ads| ads.fetch), xds.clone()));
         let (to_build, inputs) = mpsc::channel(INPUTS);
         let mut end_ads = None;
         let ads = plan.ads.map(|ads| {
@@ -107,7 +109,8 @@ impl Proxy {
             half
         });
         let senders = workers.iter().map(Worker::sender).collect();
-        let build = Build::new(Builder::new(plan.options), senders, ads, store.clone(), counts.clone());
+        let builder = Builder::new(plan.options);
+        let build = Build::new(builder, senders, ads, store.clone(), counts.clone(), lifecycle.clone());
         let build = start_build(build, plan.fixed, inputs)?;
         let metrics = metrics::register(&registry, &xds, &counts, &lifecycle);
         Ok(Proxy {
@@ -161,12 +164,9 @@ impl Proxy {
         self.workers.iter().any(Worker::is_dead) || self.build.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Has listening sockets closed. What is returned has no owner any more once all of them are.
-    pub async fn stop_accepting(&self, inbound_only: bool) -> Weak<()> {
-        let open = Arc::new(());
-        let closed = Arc::downgrade(&open);
-        let _ = self.to_build.send(Input::StopAccepting { inbound_only, open }).await;
-        closed
+    /// Closes listening sockets.
+    pub async fn stop_accepting(&self, inbound_only: bool) {
+        let _ = self.to_build.send(Input::StopAccepting { inbound_only }).await;
     }
 
     /// Asks connections to leave.
@@ -182,11 +182,11 @@ impl Proxy {
         self.lifecycle.drain();
         let end = tokio::time::Instant::now() + limit;
         tokio::time::sleep(accept.min(limit)).await;
-        let sockets = self.stop_accepting(false).await;
+        self.stop_accepting(false).await;
         self.ask_to_leave(Drain::Leaving, false);
-        // A connection that waits in an accept queue is counted before its socket closes. The thread that closes
-        // sockets may have a large push to finish first.
-        while sockets.strong_count() > 0 || self.connections() > 0 {
+        // A connection that waited in an accept queue may not be counted yet.
+        tokio::time::sleep(DRAIN_POLL).await;
+        while self.connections() > 0 {
             if tokio::time::Instant::now() >= end {
                 tracing::warn!("drain time is over: {} connections are cut", self.connections());
                 return;

@@ -6,7 +6,7 @@ use super::pid::PidFile;
 use super::plan;
 use super::proxy::Proxy;
 use super::signals::{Signals, Wish};
-use crate::admin::{Command, Server, Source};
+use crate::admin::{Command, Server};
 use crate::bootstrap::{self, Bootstrap, NodeOverride};
 use crate::cli::{LogLevel, Mode, RunArgs};
 use crate::model::Address;
@@ -14,15 +14,11 @@ use crate::net::options;
 use crate::stream::Drain;
 use crate::telemetry::logging;
 use anyhow::{Context, anyhow};
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// How often a taken admin address is tried again.
-const ADMIN_RETRY: Duration = Duration::from_millis(500);
 /// How often the control task looks whether a thread has died.
 const WATCH: Duration = Duration::from_secs(5);
 
@@ -122,32 +118,9 @@ async fn start_admin(
         Some(other) => return Err(anyhow!("admin address {other}: expected an IP address and port")),
     };
     let source = admin::source(proxy, bootstrap, args, wishes);
-    let path = args.admin_address_path.clone();
-    // Ports of clients linger for a minute where MOSN's samples put the admin: no reason not to serve.
-    if is_taken(address) {
-        tracing::error!("admin address {address} is in use: trying again until it is free");
-        tokio::spawn(async move {
-            while is_taken(address) {
-                tokio::time::sleep(ADMIN_RETRY).await;
-            }
-            if let Err(error) = serve_admin(address, source, path).await {
-                tracing::error!("{error:#}");
-            }
-        });
-        return Ok(());
-    }
-    serve_admin(address, source, path).await
-}
-
-fn is_taken(address: SocketAddr) -> bool {
-    let bound = std::net::TcpListener::bind(address);
-    matches!(bound, Err(error) if error.kind() == std::io::ErrorKind::AddrInUse)
-}
-
-async fn serve_admin(address: SocketAddr, source: Source, path: Option<PathBuf>) -> anyhow::Result<()> {
     let server = Server::bind(address, None, source).await?;
-    if let Some(path) = path {
-        let written = std::fs::write(&path, server.local_addr().to_string());
+    if let Some(path) = &args.admin_address_path {
+        let written = std::fs::write(path, server.local_addr().to_string());
         written.with_context(|| format!("--admin-address-path {}", path.display()))?;
     }
     tokio::spawn(server.serve());

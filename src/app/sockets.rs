@@ -125,19 +125,18 @@ impl Sockets {
     }
 
     /// Closes listening sockets for good: all, or those of inbound listeners.
-    /// The workers drop `open` when they have closed them.
-    pub fn stop(&mut self, builder: &Builder, inbound_only: bool, open: &Arc<()>) {
+    pub fn stop(&mut self, builder: &Builder, inbound_only: bool) {
         if !inbound_only {
             self.closed = true;
             for worker in &self.workers {
-                worker.send(Command::CloseAll(open.clone()));
+                worker.send(Command::CloseAll);
             }
             return;
         }
         for socket in builder.sockets() {
             if socket.listener.direction == crate::model::Direction::Inbound {
                 for worker in &self.workers {
-                    worker.send(Command::Close(socket.address.clone(), open.clone()));
+                    worker.send(Command::Close(socket.address.clone(), Arc::default()));
                 }
             }
         }

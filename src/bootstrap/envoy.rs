@@ -1,7 +1,6 @@
 //! Envoy's sections of a document.
 
 use super::ads::{self, Ads};
-use super::locate::locate;
 use super::{Finding, node};
 use crate::model::{Address, Cluster, Listener};
 use crate::proto::envoy::config::bootstrap::v3::Bootstrap as Message;
@@ -10,6 +9,7 @@ use crate::proto::envoy::config::core::v3::{self as core, Node, address, socket_
 use crate::proto::json::decode_json_lenient;
 use crate::proto::message_name;
 use crate::translate::envoy as translate;
+use crate::translate::locate::locate;
 use crate::translate::{NoteKind, Rejection, Translated};
 use prost::Message as _;
 use serde_json::{Map, Value, json};
@@ -99,7 +99,7 @@ fn mosn_habits(section: &mut Value) {
 fn static_resources(map: &Map<String, Value>, mixed: bool, made: &mut Made, findings: &mut Vec<Finding>) {
     for (key, section) in map.iter().filter(|(key, _)| is_static(key)) {
         let Some(section) = section.as_object() else {
-            findings.push(Finding::error(key, "", "expected an object"));
+            findings.push(Finding::error(key, section, "expected an object"));
             continue;
         };
         for (name, list) in section {

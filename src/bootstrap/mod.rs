@@ -8,11 +8,10 @@ mod ads;
 mod check;
 mod document;
 mod envoy;
-mod locate;
 mod node;
 
 pub use crate::translate::mosn::{Finding, Severity};
-pub use ads::Ads;
+pub use ads::{Ads, Fetch};
 pub use check::{Report, check};
 pub use node::NodeOverride;
 

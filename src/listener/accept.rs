@@ -28,7 +28,7 @@ pub trait Handoff {
 
 /// One listening socket of one worker.
 pub struct Acceptor {
-    close: oneshot::Sender<Arc<()>>,
+    close: oneshot::Sender<Option<Arc<()>>>,
 }
 
 enum Socketed {
@@ -61,7 +61,7 @@ impl Acceptor {
     }
 
     /// Accepts what waits in the queue, then closes; `closed` is dropped when that has happened.
-    pub fn close(self, closed: Arc<()>) {
+    pub fn close(self, closed: Option<Arc<()>>) {
         let _ = self.close.send(closed);
     }
 }
@@ -78,7 +78,7 @@ struct Task {
 }
 
 impl Task {
-    async fn run(mut self, mut closed: oneshot::Receiver<Arc<()>>) {
+    async fn run(mut self, mut closed: oneshot::Receiver<Option<Arc<()>>>) {
         loop {
             self.last = self.listeners.at(&self.address).or(self.last);
             let accepted = tokio::select! {

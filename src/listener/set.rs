@@ -16,8 +16,7 @@ use tokio::task::spawn_local;
 const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// Listeners in service, and those that are gone but still have connections. Keyed by address: a listener
-/// that is renamed on its address is the same one to its connections, and one with several addresses is several,
-/// as each may go to another listener.
+/// that is renamed on its address is the same one to its connections.
 pub struct Listeners {
     local: Rc<Local>,
     serving: RefCell<HashMap<Address, Rc<Active>>>,
@@ -46,14 +45,24 @@ impl Listeners {
             serving.keys().filter(|address| !wanted.contains_key(*address)).cloned().collect();
         for address in lost {
             let Some(active) = serving.remove(&address) else { continue };
-            active.retire(old);
-            self.gone.borrow_mut().push(active.clone());
-            spawn_local(self.clone().see_off(active));
+            // A listener with several addresses may have kept another one.
+            if !serving.values().any(|other| Rc::ptr_eq(other, &active)) {
+                active.retire(old);
+                self.gone.borrow_mut().push(active.clone());
+                spawn_local(self.clone().see_off(active));
+            }
         }
         for (address, spec) in wanted {
             match serving.get(&address) {
                 Some(active) => active.update(spec),
-                None => drop(serving.insert(address, Active::new(spec, self.local.clone()))),
+                None => {
+                    let shared = serving.values().find(|active| active.spec().model.name == spec.model.name);
+                    let active = match shared {
+                        Some(active) => active.clone(),
+                        None => Active::new(spec, self.local.clone()),
+                    };
+                    serving.insert(address, active);
+                }
             }
         }
     }

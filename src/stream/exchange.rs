@@ -93,11 +93,6 @@ impl Trail {
         self.host = Some(attempt.host.clone());
     }
 
-    /// It goes to `host` now.
-    pub fn reach(&mut self, host: &Rc<Host>) {
-        self.host = Some(host.clone());
-    }
-
     /// It goes to `cluster` now.
     pub fn enter(&mut self, cluster: &Rc<Cluster>) {
         self.cluster = Some(cluster.clone());

@@ -15,7 +15,7 @@ use crate::protocol::rpc::{DecodeError, Decoder, Frame, Kind};
 use crate::router::RouteSpec;
 use crate::snapshot::FilterSpec;
 use crate::telemetry::{Registration, RpcStats};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -94,6 +94,7 @@ pub async fn serve(
         told: false,
     };
     drop(bound);
+    down.stats.downstream_cx_rx_bytes_total.add(early.len() as u64);
     driver.input.bytes = early;
     down.decode(&mut driver);
     let end = poll_fn(|cx| down.poll(&mut driver, cx)).await;
@@ -153,7 +154,7 @@ impl Downstream {
         let drain = self.handle.draining();
         if drain >= Drain::Told && config.drain_goaway && !driver.told {
             driver.told = true;
-            self.queue.push(bolt::goaway(0));
+            self.write(bolt::goaway(0));
         }
         if !idle {
             return None;
@@ -180,7 +181,8 @@ impl Downstream {
                 break;
             }
             match driver.input.poll_fill(&mut driver.io, cx) {
-                Poll::Ready(Ok(Filled::Bytes(_))) => {
+                Poll::Ready(Ok(Filled::Bytes(read))) => {
+                    self.stats.downstream_cx_rx_bytes_total.add(read as u64);
                     driver.last_used = Instant::now();
                     self.decode(driver);
                     if driver.ended {
@@ -204,6 +206,11 @@ impl Downstream {
         Ok(full)
     }
 
+    fn write(&self, bytes: Bytes) {
+        self.stats.downstream_cx_tx_bytes_total.add(bytes.len() as u64);
+        self.queue.push(bytes);
+    }
+
     /// Takes every whole frame out of the input.
     fn decode(self: &Rc<Self>, driver: &mut Driver) {
         loop {
@@ -214,7 +221,7 @@ impl Downstream {
                     self.stats.decode_error.inc();
                     self.stats.failure.inc(Reason::BadRequest);
                     if let Some(id) = error.reply_to() {
-                        self.queue.push(bolt::reply(id, Status::CodecException));
+                        self.write(bolt::reply(id, Status::CodecException));
                     }
                     if let DecodeError::Fatal { .. } = error {
                         driver.ended = true;
@@ -234,7 +241,7 @@ impl Downstream {
             }
             Kind::Heartbeat => {
                 self.stats.heartbeat_total.inc();
-                self.queue.push(bolt::heartbeat_ack(&frame));
+                self.write(bolt::heartbeat_ack(&frame));
             }
             // Answers to nothing: this side never asks.
             Kind::HeartbeatAck | Kind::Response | Kind::GoAway => self.stats.decode_error.inc(),
@@ -273,7 +280,7 @@ impl Request {
             Ok(Some(mut frame)) => {
                 frame.set_request_id(self.id);
                 down.stats.response(frame.status());
-                down.queue.push(frame.into_bytes());
+                down.write(frame.into_bytes());
             }
             Ok(None) => {}
             Err(failure) => self.fail(failure),
@@ -323,7 +330,7 @@ impl Request {
         let down = &self.down;
         down.stats.failure.inc(failure.reason);
         if !self.call.oneway {
-            down.queue.push(bolt::reply(self.id, status_of(failure.reason)));
+            down.write(bolt::reply(self.id, status_of(failure.reason)));
         }
     }
 }

@@ -4,7 +4,7 @@
 //! buffer while nothing waits: both directions of all connections read into the worker's one buffer, and
 //! only what could not be written at once is kept by the connection.
 
-use super::exchange::{Trail, Tries};
+use super::exchange::Tries;
 use super::{Drain, Handle, Local};
 use crate::cluster::pool::connect;
 use crate::cluster::{Cluster, Level};
@@ -47,8 +47,7 @@ pub async fn serve(
     stats.downstream_cx_active.inc();
     let begin = Instant::now();
     // Everything taken from the snapshot is owned by the end of `dial`: a long connection pins no tables.
-    let mut trail = Trail::default();
-    let dialled = dial(&handle, &local, &mut trail).await;
+    let dialled = dial(&handle, &local).await;
     match dialled {
         Ok((mut upstream, config, _guards)) => {
             let mut pump = Pump::new(&local, &config, begin);
@@ -61,7 +60,6 @@ pub async fn serve(
         }
         Err(failure) => {
             stats.failure.inc(failure.reason);
-            trail.note(&local, failure, "tcp", &handle.listener, None);
         }
     }
     stats.downstream_cx_active.dec();
@@ -70,11 +68,7 @@ pub async fn serve(
 type Guards = (Option<crate::cluster::Permit>, crate::cluster::ActiveGuard, ConnGauge);
 
 /// Picks a host and connects, as often as configured.
-async fn dial(
-    handle: &Handle,
-    local: &Rc<Local>,
-    trail: &mut Trail,
-) -> Result<(Conn, TcpProxy, Guards), Failure> {
+async fn dial(handle: &Handle, local: &Rc<Local>) -> Result<(Conn, TcpProxy, Guards), Failure> {
     let bound = handle.bound();
     let FilterSpec::Tcp { config, clusters } = &bound.chain.filter else {
         return Err(Failure::before(Reason::LocalReset));
@@ -83,7 +77,6 @@ async fn dial(
     let draw = clusters.draw(local.env.random.next()).ok_or(Failure::before(Reason::UnknownCluster))?;
     let cluster = local.cluster(draw.cluster, &view).map_err(Failure::before)?;
     drop(view);
-    trail.enter(&cluster);
     let mut tries = Tries::new(None);
     loop {
         let state = cluster.state();
@@ -93,7 +86,6 @@ async fn dial(
             Failure::before(Reason::OverflowConnections)
         })?;
         let host = tries.pick(&cluster)?;
-        trail.reach(&host);
         match connect(&host, &cluster, &state).await.map_err(Failure::before) {
             Ok(io) => return Ok((io, config.clone(), (permit, host.enter(), ConnGauge::new(&cluster)))),
             Err(failure) if tries.made() >= config.max_connect_attempts => {

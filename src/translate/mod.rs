@@ -6,6 +6,7 @@
 
 pub mod envoy;
 mod finding;
+pub mod locate;
 pub mod mosn;
 pub mod unknown;
 

@@ -106,12 +106,12 @@ impl Running {
             }
             Command::Close(address, closed) => {
                 if let Some(acceptor) = self.acceptors.remove(&address) {
-                    acceptor.close(closed);
+                    acceptor.close(Some(closed));
                 }
             }
-            Command::CloseAll(closed) => {
+            Command::CloseAll => {
                 for (_, acceptor) in self.acceptors.drain() {
-                    acceptor.close(closed.clone());
+                    acceptor.close(None);
                 }
             }
             Command::Adopt { address, stream } => self.adopt(&address, stream),

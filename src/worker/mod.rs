@@ -25,7 +25,7 @@ pub enum Command {
     /// Accept what waits, then close the socket of this address. The token is dropped once it is closed.
     Close(Address, Arc<()>),
     /// Close every socket.
-    CloseAll(Arc<()>),
+    CloseAll,
     /// Serve a connection another worker accepted.
     Adopt { address: Address, stream: std::net::TcpStream },
     /// Ask connections to leave.

@@ -1,6 +1,6 @@
 //! A whole proxy inside the test process, on real sockets.
 
-use mizzen::app::{AdsPlan, Plan, Proxy};
+use mizzen::app::{AdsPlan, FetchLimits, Plan, Proxy};
 use mizzen::proto::envoy::config::core::v3::Node;
 use mizzen::snapshot::builder::Options;
 use mizzen::xds::client::{Address, AdsConfig};
@@ -44,7 +44,7 @@ impl Setup {
         Proxy::start(Plan {
             workers: self.workers,
             fixed: Vec::new(),
-            ads: Some(AdsPlan { config, node, state_dir }),
+            ads: Some(AdsPlan { config, node, state_dir, fetch: FetchLimits::default() }),
             options: self.options,
             static_unknown_fields: 0,
         })

@@ -80,20 +80,13 @@ pub(super) async fn run(down: Rc<Downstream>, request: Request<RecvStream>, resp
     let clock = Clock::new(&down.local.env.wheel, begin);
     let mut exchange = Exchange { down, respond, clock, trail: Trail::default() };
     let (head, body) = request.into_parts();
-    // Boxed: what opening needs is gone when it is done, however long the bodies take.
+    // Boxed, as a task's future is moved whole several times, and what opening needs is gone when it is done.
     let mut opened = Box::pin(exchange.open(head, body, begin)).await;
     if let Some(answer) = &mut opened {
         exchange.forward_answer(answer).await;
     }
     exchange.down.stats.end(begin);
 }
-
-const fn size<F: Future>(_: fn(Rc<Downstream>, Request<RecvStream>, SendResponse<Bytes>) -> F) -> usize {
-    size_of::<F>()
-}
-
-/// Held for as long as the slowest body takes, 1,024 times on a connection.
-const _: () = assert!(size(run) <= 2048);
 
 impl Exchange {
     /// Everything that needs configuration. `None`: nobody waits for an answer any more.

@@ -182,8 +182,7 @@ impl Driver {
         loop {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    // Boxed, as for bolt: the scheduler then moves a pointer and not the task.
-                    spawn_local(Box::pin(exchange::run(self.down.clone(), request, respond)));
+                    spawn_local(exchange::run(self.down.clone(), request, respond));
                 }
                 Poll::Ready(Some(Err(error))) => {
                     if error.is_library() {

@@ -11,6 +11,7 @@ use crate::proto::envoy::config::core::v3::transport_socket::ConfigType;
 use crate::proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use crate::proto::{json, message_name, udpa, xds};
 use crate::translate::finding::{Findings, Path};
+use crate::translate::locate::locate;
 
 /// HTTP filters that admit or deny.
 const RESTRICTING: &[&str] = &[
@@ -52,7 +53,12 @@ impl<'a> Extension<'a> {
             // Whoever asked refuses it by its type.
             Err(json::Error::UnknownType(_)) => Vec::new(),
             Err(error) => {
-                out.bad(&path.name("value"), &type_url, error);
+                // The reader of JSON does not say where: the field that is refused by itself is the one.
+                let fault = locate(&type_url, &json, &error.to_string());
+                let value = if fault.value.is_empty() { &type_url } else { &fault.value };
+                let at = path.name("value");
+                let field = at.name(&fault.path);
+                out.bad(if fault.path.is_empty() { &at } else { &field }, value, fault.message);
                 return None;
             }
         };

@@ -52,9 +52,9 @@ pub(super) fn positive(
     out: &mut Findings,
 ) -> Duration {
     let Some(value) = value else { return default };
+    let was_clean = out.is_clean();
     let read = duration(path, value, out);
-    // A negative one is reported as such already.
-    if read < Duration::from_millis(1) && value.seconds >= 0 && value.nanos >= 0 {
+    if read < Duration::from_millis(1) && (was_clean == out.is_clean()) {
         out.bad(path, format!("{value}"), "must be at least 1 ms (nearest valid 0.001s)");
     }
     read

@@ -133,6 +133,15 @@ fn too_many_headers_are_refused() {
 }
 
 #[test]
+fn streams_cost_little_memory() {
+    fn size<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
+        std::mem::size_of::<F>()
+    }
+    let stream = size(super::super::exchange::run);
+    assert!(stream <= 2048, "{stream} bytes per stream");
+}
+
+#[test]
 fn a_stream_nobody_reads_is_given_up() {
     run(async {
         let upstream = server(|_, mut respond: SendResponse<Bytes>| async move {

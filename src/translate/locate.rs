@@ -2,13 +2,13 @@
 
 use crate::proto::json::decode_json_lenient;
 use crate::proto::{descriptor, message_name};
-use crate::translate::mosn::{Finding, join};
+use super::mosn::{Finding, join};
 use prost_reflect::Kind;
 use serde_json::{Value, json};
 
 /// The finding for `json`, which was refused as a message of `type_url` because of `why`: the deepest field
 /// that is refused when it stands alone.
-pub(super) fn locate(type_url: &str, json: &Value, why: &str) -> Finding {
+pub fn locate(type_url: &str, json: &Value, why: &str) -> Finding {
     let mut path = String::new();
     let mut type_url = type_url.to_owned();
     let mut json = json;
