@@ -37,7 +37,8 @@ impl Fixed {
         let of = |path: &str, type_url: &str| -> Vec<Resource> {
             let list = bootstrap.document.pointer(path).and_then(Json::as_array);
             let named = list.into_iter().flatten().map(|body| {
-                let name = ["name", "Name", "router_config_name"].iter().find_map(|key| body.get(key)?.as_str());
+                let name =
+                    ["name", "Name", "router_config_name"].iter().find_map(|key| body.get(key)?.as_str());
                 let name = name.unwrap_or_default();
                 // As its own type, which tools look for; a MOSN file has none.
                 let body = match decode_json_lenient(type_url, body) {
@@ -52,7 +53,10 @@ impl Fixed {
             paths.iter().flat_map(|path| of(path, kind.type_url())).collect()
         };
         Fixed {
-            clusters: all(&["/static_resources/clusters", "/cluster_manager/clusters"], ResourceType::Cluster),
+            clusters: all(
+                &["/static_resources/clusters", "/cluster_manager/clusters"],
+                ResourceType::Cluster,
+            ),
             listeners: all(&["/static_resources/listeners", "/servers/0/listeners"], ResourceType::Listener),
             routes: all(&["/servers/0/routers"], ResourceType::Route),
             document: Arc::new(bootstrap.document.clone()),
@@ -121,11 +125,9 @@ fn dump(inputs: mpsc::Sender<Input>, fixed: Arc<Fixed>) -> Ask<DumpState> {
 fn state(dump: &Dump, fixed: &Fixed) -> DumpState {
     let mut types: Vec<TypeState> =
         dump.types.iter().map(|(kind, held)| type_state(*kind, held, &dump.status)).collect();
-    for (kind, resources) in [
-        (Kind::Cluster, &fixed.clusters),
-        (Kind::Listener, &fixed.listeners),
-        (Kind::Route, &fixed.routes),
-    ] {
+    for (kind, resources) in
+        [(Kind::Cluster, &fixed.clusters), (Kind::Listener, &fixed.listeners), (Kind::Route, &fixed.routes)]
+    {
         match types.iter_mut().find(|state| state.kind == kind) {
             Some(state) => state.resources.extend(resources.iter().cloned()),
             None => types.push(TypeState { kind, version: "".into(), resources: resources.clone() }),
@@ -201,7 +203,8 @@ fn shown(resource: &DumpedResource, state: Option<&Standing<'_>>) -> Resource {
             shown.failed = version.map(|version| Failed {
                 at: version.updated,
                 version: version.version,
-                details: "shadowed_by_static: accepted and ignored, a static resource has this name".to_owned(),
+                details: "shadowed_by_static: accepted and ignored, a static resource has this name"
+                    .to_owned(),
                 body: Some(resource.bytes.clone()),
                 acked: true,
             });

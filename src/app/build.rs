@@ -135,7 +135,10 @@ impl Build {
     fn deadline(&self) -> Option<Instant> {
         let ads = self.ads.as_ref().and_then(Ads::deadline);
         let live = self.lifecycle.deadline();
-        [self.builder.deadline(), self.sockets.retry_at(), self.reap_at, ads, live].into_iter().flatten().min()
+        [self.builder.deadline(), self.sockets.retry_at(), self.reap_at, ads, live]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Brings everything that is due to its end: timers, sockets, publication, subscriptions, freeing.

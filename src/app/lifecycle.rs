@@ -103,7 +103,8 @@ impl Lifecycle {
     /// Whether the first answer for a type was given up.
     pub fn gave_up(&self, kind: ResourceType) -> bool {
         let settled = self.clusters_settled.get();
-        let late = |since: Instant, limit: Option<Duration>| limit.is_some_and(|limit| since.elapsed() >= limit);
+        let late =
+            |since: Instant, limit: Option<Duration>| limit.is_some_and(|limit| since.elapsed() >= limit);
         !self.answered(kind)
             && match kind {
                 ResourceType::Cluster => settled.is_some(),

@@ -5,8 +5,8 @@ use super::lifecycle::Lifecycle;
 use crate::admin::ServerState;
 use crate::telemetry::groups::Computed;
 use crate::telemetry::{Registration, Registry, Sample, Scope, Value};
-use crate::xds::stats::XdsStats;
 use crate::util::hash;
+use crate::xds::stats::XdsStats;
 use crate::xds::types::ResourceType;
 use std::any::Any;
 use std::sync::{Arc, PoisonError};
@@ -106,7 +106,10 @@ fn type_stats(stats: &XdsStats, kind: ResourceType, out: Out<'_>) {
     out("update_time", gauge(of.last_update_ms.get()));
     // As Envoy: a number that changes with the version, so that graphs can show it.
     let version = of.version.get().to_string();
-    out("version", Value::Gauge((!version.is_empty()).then(|| (hash::xxh64(version.as_bytes(), 0) >> 1) as i64)));
+    out(
+        "version",
+        Value::Gauge((!version.is_empty()).then(|| (hash::xxh64(version.as_bytes(), 0) >> 1) as i64)),
+    );
     out("version_text", Value::Text(Some(Arc::new(of.version.get().to_string()))));
     out("unchanged", Value::Counter(of.unchanged.get()));
     out("held", gauge(of.held.get()));

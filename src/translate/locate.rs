@@ -1,8 +1,8 @@
 //! Where in a JSON message a value does not fit.
 
+use super::mosn::{Finding, join};
 use crate::proto::json::decode_json_lenient;
 use crate::proto::{descriptor, message_name};
-use super::mosn::{Finding, join};
 use prost_reflect::Kind;
 use serde_json::{Value, json};
 
