@@ -17,7 +17,7 @@ use support::bolt::{Peer, call_to};
 use support::proxy::{Setup, free_port, wait_listening, wait_until};
 use support::resources::{eds_cluster, endpoints, listener, message, rpc_filter};
 use support::upstream::{Out, Say, Upstream, ok, say};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 
@@ -292,6 +292,31 @@ async fn large_frames_pass_and_their_memory_is_returned() {
         assert_eq!((answer.request_id(), answer.status()), (id, 0));
         assert!(answer.content() == content);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unfinished_frames_are_bounded_over_all_connections() {
+    let echo = Upstream::echo().await;
+    let world = World::start(1, &[("echo", vec![echo.address])], &[]).await;
+    let whole = call_to("echo", 1, -1, &[], &vec![1; 15 << 20]);
+    // 19 of them are more than the 256 MiB of a process.
+    let mut clients = Vec::new();
+    for _ in 0..19 {
+        let mut client = world.client().await;
+        // One that is refused stops reading.
+        let sent = client.stream.write_all(&whole[..whole.len() - 1]);
+        let _ = tokio::time::timeout(Duration::from_secs(5), sent).await;
+        clients.push(client);
+    }
+    let refused = || world.proxy.registry.number("rpc.rpc.frame_too_large");
+    wait_until("one is refused", || refused() > 0).await;
+    assert!(refused() < 6, "{} refused", refused());
+    // The first ones are untouched, and what goes makes room.
+    clients.truncate(1);
+    clients[0].send(&whole[whole.len() - 1..]).await;
+    assert_eq!(clients[0].next().await.unwrap().status(), 0);
+    let mut fresh = world.client().await;
+    assert_eq!(fresh.ask(&whole).await, (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -291,6 +291,32 @@ async fn pools_of_removed_hosts_drain() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn clients_that_know_goaway_are_told_and_leave_when_they_are_done() {
+    for (variant, workers) in [CASES[1], CASES[2]] {
+        let world = World::start(variant, workers, bolt_server("b1").await).await;
+        let mut filter = rpc_filter("r");
+        filter["drain_goaway"] = json!(true);
+        world.ads.set_listeners(vec![listener("bolt", world.bolt, &filter)]);
+        world.push().await;
+        sleep(Duration::from_millis(100)).await;
+        let mut client = Peer::connect(world.bolt).await;
+        client.send(&call(1, -1, &[("sample_delay_ms", "1500")], b"x")).await;
+        sleep(Duration::from_millis(100)).await;
+        world.ads.set_listeners(vec![]);
+        world.push().await;
+        let told = client.next().await.unwrap();
+        assert_eq!(told.kind(), mizzen::protocol::rpc::Kind::GoAway);
+        // What is in flight finishes, and what crosses the word on its way is served.
+        client.send(&call(2, -1, &[], b"x")).await;
+        for id in [2, 1] {
+            let answer = client.next().await.unwrap();
+            assert_eq!((answer.request_id(), answer.status()), (id, 0));
+        }
+        assert!(client.next().await.is_none(), "silent for a second, it is closed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn half_close_reaches_the_other_side() {
     let world = World::start(Variant::Delta, 1, bolt_server("b1").await).await;
     let mut raw = TcpStream::connect(("127.0.0.1", world.tcp)).await.unwrap();
