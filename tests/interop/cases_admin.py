@@ -288,6 +288,8 @@ def mosn_paths():
             assert int(stats["downstream"]["proxy.global"]["bytes_read_total"]) > 50, stats["downstream"]
             assert int(stats["downstream"]["proxy.global"]["request_time_max"]) < 2_000_000_000, "nanoseconds"
             assert int(stats["upstream"]["cluster.c"]["request_total"]) >= 1, stats["upstream"]
+            sent, got = proxy.stat("cluster.c.upstream_cx_tx_bytes_total"), proxy.stat("cluster.c.upstream_cx_rx_bytes_total")
+            assert sent > 50 and got > 20, f"bytes of the cluster: {sent} out, {got} in"
             equal(proxy.admin("/api/v1/stats?key=nothing.at.all")[0], 200)
             levels = json.loads(proxy.admin("/api/v1/get_loglevel")[1])
             path = next(iter(levels))

@@ -11,6 +11,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
+use tokio::time::Instant;
 
 /// A connection being made and those who wait for it.
 pub(super) struct Dial<C> {
@@ -80,6 +81,7 @@ impl<C> Drop for Waiter<C> {
 /// Connects within the cluster's connect timeout and sets the options of upstream connections.
 pub(crate) async fn connect(host: &Host, cluster: &Cluster, state: &State) -> Result<Conn, Reason> {
     let model = &state.spec.model;
+    let begin = Instant::now();
     let mut dialling = pin!(Conn::connect(&host.address));
     let mut limit = pin!(cluster.env().wheel.sleep(model.connect_timeout));
     let outcome = poll_fn(|cx| match dialling.as_mut().poll(cx) {
@@ -89,6 +91,7 @@ pub(crate) async fn connect(host: &Host, cluster: &Cluster, state: &State) -> Re
     .await;
     match outcome {
         Some(Ok(io)) => {
+            cluster.stats.upstream_cx_connect_ms.record(begin.elapsed().as_millis() as u64);
             if let Conn::Tcp(stream) = &io {
                 options::upstream(stream, model.tcp_keepalive.as_ref());
             }

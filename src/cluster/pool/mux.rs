@@ -124,6 +124,7 @@ impl Mux {
         let id = self.calls.borrow().get(key).map_or(0, |entry| entry.id);
         frame.set_request_id(id);
         self.count_request();
+        self.cluster.stats.upstream_cx_tx_bytes_total.add(frame.len() as u64);
         self.queue.push_charged(frame.into_bytes(), charge);
         Ok(Call { mux: self.clone(), key })
     }
@@ -137,6 +138,7 @@ impl Mux {
         let id = self.calls.borrow_mut().remove(key).id;
         frame.set_request_id(id);
         self.count_request();
+        self.cluster.stats.upstream_cx_tx_bytes_total.add(frame.len() as u64);
         self.queue.push_charged(frame.into_bytes(), charge);
         Ok(())
     }
@@ -217,7 +219,8 @@ impl Mux {
                 break;
             }
             match driver.input.poll_fill(&mut driver.io, cx) {
-                Poll::Ready(Ok(Filled::Bytes(_))) => {
+                Poll::Ready(Ok(Filled::Bytes(read))) => {
+                    self.cluster.stats.upstream_cx_rx_bytes_total.add(read as u64);
                     driver.last_read = Instant::now();
                     driver.asked_at = None;
                     loop {

@@ -9,6 +9,7 @@ use crate::message::{Failure, Reason};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use tokio::task::spawn_local;
+use tokio::time::Instant;
 
 /// Requests that may wait for one connection where the cluster sets no limit.
 const MAX_WAITING: u32 = 65_536;
@@ -168,6 +169,7 @@ impl Attempt {
                 return;
             }
         };
+        let open = Instant::now();
         stats.upstream_cx_total.inc();
         stats.upstream_cx_active.inc();
         self.host.stats.cx_total.inc();
@@ -186,6 +188,7 @@ impl Attempt {
         stats.upstream_cx_active.dec();
         self.host.stats.cx_active.dec();
         stats.upstream_cx_destroy.inc();
+        stats.upstream_cx_length_ms.record(open.elapsed().as_millis() as u64);
         drop(permit);
     }
 }
