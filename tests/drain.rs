@@ -1,6 +1,12 @@
 //! Leaving in good order: nothing that came in is lost, and the end comes as soon as nobody is left.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use mizzen::app::Proxy;
 use mizzen::xds::state::Variant;
@@ -156,7 +162,7 @@ async fn every_protocol_finishes_what_is_in_flight() {
     for index in 0..20u64 {
         let client = client.clone();
         streams.push(tokio::spawn(async move {
-            if index % 2 == 0 { client.unary(1500).await } else { client.both_ways(15, 100).await }
+            if index.is_multiple_of(2) { client.unary(1500).await } else { client.both_ways(15, 100).await }
         }));
     }
     let (mut raw, _) = greet(world.tcp).await.unwrap();

@@ -289,7 +289,7 @@ async fn fresh_calls(port: u16, ledger: Arc<Ledger>) {
 async fn streams_in_flight(client: Arc<http2::Client>, index: usize, ledger: Arc<Ledger>) {
     let long = 600 + (index as u64 * 37) % 600;
     while !ledger.stopping() {
-        if index % 2 == 0 {
+        if index.is_multiple_of(2) {
             ledger.finished("HTTP/2 request", client.unary(long).await.map(drop));
         } else {
             ledger.finished("HTTP/2 both ways", client.both_ways(long / 60, 60).await.map(drop));
