@@ -138,11 +138,6 @@ impl Wire {
         self.follower.borrow().flooded
     }
 
-    /// Counts a stream the peer ended by breaking the protocol, which costs us what a reset does.
-    pub fn note_stream_error(&self) {
-        self.follower.borrow_mut().count(RST_STREAM);
-    }
-
     /// Whether the peer's first SETTINGS have come.
     pub fn is_greeted(&self) -> bool {
         self.follower.borrow().greeted
