@@ -4,6 +4,7 @@
 //! gives out processes that can be told to leave while others take their place.
 
 use super::resources::bootstrap;
+use crate::util::random::Random;
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -19,16 +20,20 @@ const POLL: Duration = Duration::from_millis(20);
 /// What a leaving sidecar may take for its last requests.
 const DRAIN_S: &str = "10";
 
-/// Ports of loopback that are free now, all different.
+/// Ports of loopback that are free now, all different, and below the range the system hands out: another
+/// socket of this tour must not be given one before its sidecar is up.
 ///
 /// # Errors
 /// None can be had.
 pub fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
+    let random = Random::default();
     // Held until all are chosen, so that none is given twice.
     let mut held = Vec::with_capacity(N);
     let mut ports = [0; N];
     for port in &mut ports {
-        let socket = TcpListener::bind(("127.0.0.1", 0)).context("no free port on loopback")?;
+        let tries = (0..1000).map(|_| 10_000 + random.below(20_000) as u16);
+        let free = tries.map(|port| TcpListener::bind(("127.0.0.1", port))).find_map(Result::ok);
+        let socket = free.context("no free port on loopback")?;
         *port = socket.local_addr()?.port();
         held.push(socket);
     }

@@ -8,6 +8,7 @@ use mizzen::xds::disk::Header;
 use mizzen::xds::state::Variant;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 /// How long a wait may take before it fails the test.
@@ -70,8 +71,16 @@ pub async fn wait_listening(address: SocketAddr) {
     }
 }
 
-/// A loopback port that is free now.
+/// A loopback port nobody else gets: below the range that the system hands out, and each at most once per
+/// process. (A port that was bound and closed again could go to the next server that asks for any.)
 pub fn free_port() -> u16 {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    socket.local_addr().expect("its address").port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        // Processes that run at the same time start at different places.
+        let step = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add((std::process::id() % 997) as u16 * 20);
+        let port = 10_000 + step % 20_000;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
