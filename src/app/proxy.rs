@@ -9,7 +9,7 @@ use crate::snapshot::Store;
 use crate::snapshot::builder::{Builder, Change, Options};
 use crate::stream::Drain;
 use crate::telemetry::{Registration, Registry, Scope, ServerStats};
-use crate::worker::{Command, Loads, Sender, Worker, WorkerReport};
+use crate::worker::{Command, Loads, Sender, Worker};
 use crate::xds::client::{self, AdsConfig};
 use crate::xds::disk::Header;
 use crate::xds::driver::{Driver, request_channel};
@@ -133,15 +133,6 @@ impl Proxy {
         let (answer, dump) = oneshot::channel();
         self.to_build.send(Input::Dump(answer)).await.ok()?;
         dump.await.ok()
-    }
-
-    /// What the workers are doing.
-    pub async fn reports(&self) -> Vec<WorkerReport> {
-        let mut reports = Vec::new();
-        for worker in &self.workers {
-            reports.extend(worker.report().await);
-        }
-        reports
     }
 
     /// The way to the build thread.

@@ -1,7 +1,7 @@
 //! The thread of one worker.
 
 use super::spread::Place;
-use super::{ClusterReport, Command, HostReport, Settings, WorkerReport};
+use super::{Command, Settings, WorkerReport};
 use crate::cluster::Env;
 use crate::listener::{Acceptor, Listeners};
 use crate::model::Address;
@@ -138,23 +138,6 @@ impl Running {
     }
 
     fn report(&self) -> WorkerReport {
-        let clusters = self.local.clusters.iter();
-        let cluster = |cluster: &Rc<crate::cluster::Cluster>| ClusterReport {
-            name: cluster.name.clone(),
-            hosts: cluster
-                .state()
-                .hosts()
-                .map(|host| HostReport {
-                    address: host.address.clone(),
-                    active: host.active.get(),
-                    connections: host.rpc.open().len() + host.http2.open(),
-                })
-                .collect(),
-        };
-        WorkerReport {
-            listeners: self.listeners.report(),
-            clusters: clusters.iter().map(cluster).collect(),
-            generation: self.local.view().generation,
-        }
+        WorkerReport { listeners: self.listeners.report(), generation: self.local.view().generation }
     }
 }

@@ -41,30 +41,8 @@ pub enum Command {
 pub struct WorkerReport {
     /// Listeners with their connections.
     pub listeners: Vec<ListenerReport>,
-    /// Clusters in use with their hosts.
-    pub clusters: Vec<ClusterReport>,
     /// Generation it serves from.
     pub generation: u64,
-}
-
-/// One cluster in use by a worker.
-#[derive(Clone, Debug)]
-pub struct ClusterReport {
-    /// Its name.
-    pub name: String,
-    /// Its hosts.
-    pub hosts: Vec<HostReport>,
-}
-
-/// One host of a cluster in use.
-#[derive(Clone, Debug)]
-pub struct HostReport {
-    /// Where it is.
-    pub address: Address,
-    /// Requests in flight.
-    pub active: u32,
-    /// Open multiplexed connections.
-    pub connections: usize,
 }
 
 /// The way to a worker; commands to one that has ended are lost.
