@@ -121,13 +121,6 @@ impl Worker {
     pub fn is_dead(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
-
-    /// Asks for a report; `None` when the worker has ended.
-    pub async fn report(&self) -> Option<WorkerReport> {
-        let (answer, report) = oneshot::channel();
-        self.send(Command::Report(answer));
-        report.await.ok()
-    }
 }
 
 impl Drop for Worker {
