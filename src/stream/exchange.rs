@@ -7,6 +7,7 @@ use crate::model::{DirectResponse, Redirect, RetryPolicy, RouteId};
 use crate::router::{ActionSpec, Drawn, EditPlan, ForwardSpec, RouteSpec};
 use crate::snapshot::View;
 use crate::telemetry::failure_log::FailureLine;
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -126,7 +127,8 @@ impl Trail {
     }
 }
 
-/// One try under way: counted in the cluster's limits and numbers until dropped.
+/// One try under way: counted in the cluster's limits and numbers until dropped. One that is dropped before
+/// it was counted was given up, as its client was gone.
 pub struct Attempt {
     /// Where it goes.
     pub host: Rc<Host>,
@@ -134,6 +136,7 @@ pub struct Attempt {
     pub cluster: Rc<Cluster>,
     /// The cluster's settings this try works with.
     pub state: Rc<State>,
+    counted: Cell<bool>,
     _permit: Option<Permit>,
     _active: ActiveGuard,
 }
@@ -155,11 +158,13 @@ impl Attempt {
         let active = host.enter();
         stats.upstream_rq_total.inc();
         stats.upstream_rq_active.inc();
-        Ok(Attempt { host, cluster: cluster.clone(), state, _permit: permit, _active: active })
+        let (cluster, counted) = (cluster.clone(), Cell::new(false));
+        Ok(Attempt { host, cluster, state, counted, _permit: permit, _active: active })
     }
 
     /// Counts how it ended.
     pub fn count<T>(&self, result: &Result<T, Failure>) {
+        self.counted.set(true);
         let stats = &self.cluster.stats;
         match result {
             Ok(_) => {
@@ -186,7 +191,12 @@ impl Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        self.cluster.stats.upstream_rq_active.dec();
+        let stats = &self.cluster.stats;
+        stats.upstream_rq_active.dec();
+        if !self.counted.get() {
+            stats.upstream_rq_cancelled.inc();
+            stats.failure.inc(Reason::DownstreamReset);
+        }
     }
 }
 

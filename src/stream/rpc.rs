@@ -16,12 +16,14 @@ use crate::router::RouteSpec;
 use crate::snapshot::FilterSpec;
 use crate::telemetry::{Registration, RpcStats};
 use bytes::{Bytes, BytesMut};
+use slab::Slab;
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::task::spawn_local;
+use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::Instant;
 
 /// Reads in a row before other tasks get their turn.
@@ -39,6 +41,8 @@ struct Downstream {
     local: Rc<Local>,
     stats: Rc<Registration<RpcStats>>,
     limit: usize,
+    /// The tasks of calls that owe an answer; one-way calls outlive their client.
+    calls: RefCell<Slab<JoinHandle<()>>>,
 }
 
 /// What the connection's task keeps between turns.
@@ -81,6 +85,7 @@ pub async fn serve(
         local: local.clone(),
         stats,
         limit,
+        calls: RefCell::default(),
     });
     let now = Instant::now();
     let mut driver = Driver {
@@ -99,6 +104,7 @@ pub async fn serve(
     down.decode(&mut driver);
     let end = poll_fn(|cx| down.poll(&mut driver, cx)).await;
     down.queue.close();
+    down.cancel();
     if let End::Finished = end {
         driver.io.close_gently(LINGER).await;
     }
@@ -190,7 +196,9 @@ impl Downstream {
                     }
                 }
                 Poll::Ready(Ok(Filled::End)) => {
+                    // bolt has no half-closed connections: nobody is left to take an answer.
                     driver.ended = true;
+                    self.cancel();
                     break;
                 }
                 Poll::Ready(Ok(Filled::OverLimit)) => {
@@ -233,11 +241,24 @@ impl Downstream {
         }
     }
 
+    /// Gives up every call that owes an answer: its client is gone.
+    fn cancel(&self) {
+        for call in self.calls.take() {
+            call.1.abort();
+        }
+    }
+
     fn on_frame(self: &Rc<Self>, frame: Frame) {
         match frame.kind() {
-            Kind::Request | Kind::Oneway => {
-                // The scheduler moves a task about before it runs; the box makes that a move of a pointer.
-                spawn_local(Box::pin(Request::new(self.clone(), frame).run()));
+            // The scheduler moves a task about before it runs; the box makes that a move of a pointer.
+            Kind::Request => {
+                let mut calls = self.calls.borrow_mut();
+                let place = calls.vacant_entry();
+                let request = Request::new(self.clone(), frame, Some(place.key()));
+                place.insert(spawn_local(Box::pin(request.run())));
+            }
+            Kind::Oneway => {
+                spawn_local(Box::pin(Request::new(self.clone(), frame, None).run()));
             }
             Kind::Heartbeat => {
                 self.stats.heartbeat_total.inc();
@@ -254,22 +275,27 @@ struct Request {
     down: Rc<Downstream>,
     call: Call,
     id: u32,
+    /// Its place among the client's calls.
+    key: Option<usize>,
+    /// It was not given up.
+    finished: bool,
     /// Counted as soon as the frame is here: a connection that ends right behind it still owes the answer.
     _stream: StreamGuard,
 }
 
 impl Request {
-    fn new(down: Rc<Downstream>, frame: Frame) -> Self {
+    fn new(down: Rc<Downstream>, frame: Frame, key: Option<usize>) -> Self {
         let charge = Some(down.budget.charge(frame.len()));
         let stream = down.handle.enter();
-        Request { id: frame.request_id(), down, call: Call::new(frame, charge), _stream: stream }
+        down.stats.request_total.inc();
+        down.stats.request_active.inc();
+        let id = frame.request_id();
+        Request { id, down, call: Call::new(frame, charge), key, finished: false, _stream: stream }
     }
 
     async fn run(mut self) {
         let down = self.down.clone();
         let begin = Instant::now();
-        down.stats.request_total.inc();
-        down.stats.request_active.inc();
         if self.call.oneway {
             down.stats.oneway_total.inc();
         }
@@ -286,7 +312,7 @@ impl Request {
             Err(failure) => self.fail(failure),
         }
         down.stats.request_time.record(begin.elapsed().as_millis() as u64);
-        down.stats.request_active.dec();
+        self.finished = true;
     }
 
     /// The answer, from a cluster or of our own.
@@ -332,6 +358,19 @@ impl Request {
         if !self.call.oneway {
             down.write(bolt::reply(self.id, status_of(failure.reason)));
         }
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        let stats = &self.down.stats;
+        stats.request_active.dec();
+        if !self.finished {
+            stats.request_reset.inc();
+            stats.failure.inc(Reason::DownstreamReset);
+        }
+        let own = self.key.and_then(|key| self.down.calls.borrow_mut().try_remove(key));
+        drop(own);
     }
 }
 
