@@ -66,6 +66,16 @@ pub struct RunArgs {
     pub admin_address_path: Option<PathBuf>,
 }
 
+impl RunArgs {
+    /// Over how long the connections of a draining listener are told to leave; 0 is at once.
+    pub fn drain_spread(&self) -> Duration {
+        match self.drain_strategy {
+            DrainStrategy::Gradual => self.drain_time,
+            DrainStrategy::Immediate => Duration::ZERO,
+        }
+    }
+}
+
 /// Parts of the node identity given by flags; they win over the bootstrap's.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NodeArgs {

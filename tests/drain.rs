@@ -9,6 +9,7 @@
 )]
 
 use mizzen::app::Proxy;
+use mizzen::protocol::rpc::Kind;
 use mizzen::xds::state::Variant;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
@@ -135,6 +136,54 @@ async fn a_steady_load_is_served_to_its_end() {
             assert!(peer.next().await.is_none());
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gradual_drain_tells_each_connection_at_a_moment_of_its_own() {
+    const SPREAD: Duration = Duration::from_secs(4);
+    let ads = Ads::start();
+    let mut setup = Setup::new(Variant::Sotw, 2);
+    setup.drain_spread = SPREAD;
+    let proxy = setup.start(ads.address());
+    let port = free_port();
+    let mut filter = rpc_filter("r");
+    filter["drain_goaway"] = serde_json::json!(true);
+    ads.set_clusters(vec![eds_cluster("b")]);
+    ads.set_endpoints(vec![endpoints("b", &[bolt_server("b1").await])]);
+    ads.set_listeners(vec![listener("bolt", port, &filter)]);
+    ads.set_routes(vec![route("r", "b")]);
+    ads.push().await;
+    ads.wait_all_acked().await;
+    wait_listening(([127, 0, 0, 1], port).into()).await;
+    let mut peers = Vec::new();
+    for _ in 0..60 {
+        let mut peer = Peer::connect(port).await;
+        assert_eq!(peer.ask(&call(1, -1, &[], b"x")).await, (1, 0));
+        peers.push(peer);
+    }
+    ads.set_listeners(vec![]);
+    ads.push().await;
+    let told = peers.into_iter().map(|mut peer| {
+        tokio::spawn(async move {
+            // Served until told, and until it has been quiet for a second after that.
+            let answer = peer.ask(&call(2, -1, &[], b"x")).await;
+            let mut told = answer.0 == 0;
+            while !told {
+                let frame = peer.next().await.expect("told before it is closed");
+                told = frame.kind() == Kind::GoAway;
+            }
+            let at = Instant::now();
+            while peer.next().await.is_some() {}
+            at
+        })
+    });
+    let mut moments = Vec::new();
+    for task in told.collect::<Vec<_>>() {
+        moments.push(task.await.unwrap());
+    }
+    let between = *moments.iter().max().unwrap() - *moments.iter().min().unwrap();
+    assert!(between > SPREAD / 4, "all within {between:?} of {SPREAD:?}");
+    drop(proxy);
 }
 
 #[tokio::test(flavor = "multi_thread")]

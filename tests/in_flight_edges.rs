@@ -260,7 +260,10 @@ async fn a_changed_policy_reaches_open_connections_with_their_next_request() {
         world.push().await;
         sleep(Duration::from_millis(100)).await;
         assert_eq!(client.ask(&call(4, -1, &[("sample_delay_ms", "600")], b"x")).await, (4, 7));
-        assert_eq!(world.proxy.registry.number("rpc.rpc.failure.timeout"), 2);
+        for prefix in ["rpc", "inline"] {
+            let timeouts = format!("rpc.{prefix}.failure.timeout");
+            assert_eq!(world.proxy.registry.number(&timeouts), 1, "{timeouts}");
+        }
     }
 }
 
@@ -341,4 +344,40 @@ async fn half_close_reaches_the_other_side() {
     );
     sent.unwrap();
     assert!(got.starts_with(b"t1") && got.len() == text.len() + 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_stat_prefix_counts_the_next_call_of_open_connections() {
+    let upstream = Upstream::echo().await;
+    let world = World::start(Variant::Delta, 1, upstream.address).await;
+    let number = |name: &str| world.proxy.registry.number(name);
+    let mut client = Peer::connect(world.bolt).await;
+    assert_eq!(client.ask(&call(1, -1, &[], b"x")).await, (1, 0));
+    let mut renamed = rpc_filter("r");
+    renamed["stat_prefix"] = json!("other");
+    world.ads.set_listeners(vec![
+        listener("bolt", world.bolt, &renamed),
+        listener("tcp", world.tcp, &tcp_filter("t")),
+    ]);
+    world.push().await;
+    let mut id = 1;
+    wait_until_async("the new prefix counts", async || {
+        id += 1;
+        assert_eq!(client.ask(&call(id, -1, &[], b"x")).await, (id, 0));
+        number("rpc.other.request_total") > 0
+    })
+    .await;
+    let before = number("rpc.rpc.request_total");
+    assert_eq!(client.ask(&call(99, -1, &[], b"x")).await, (99, 0));
+    assert_eq!(number("rpc.rpc.request_total"), before);
+    assert_eq!(number("rpc.other.response_success"), number("rpc.other.request_total"));
+    assert_eq!((number("rpc.rpc.request_active"), number("rpc.other.request_active")), (0, 0));
+}
+
+async fn wait_until_async(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let end = tokio::time::Instant::now() + LIMIT;
+    while !done().await {
+        assert!(tokio::time::Instant::now() < end, "waited in vain for {what}");
+        sleep(Duration::from_millis(5)).await;
+    }
 }

@@ -4,6 +4,7 @@ use super::ads::Ads;
 use super::build::{Build, Dump, Input, SharedCounts};
 use super::lifecycle::{FetchLimits, Lifecycle};
 use super::metrics;
+use crate::listener::Spread;
 use crate::proto::envoy::config::core::v3::Node;
 use crate::snapshot::Store;
 use crate::snapshot::builder::{Builder, Change, Options};
@@ -41,6 +42,8 @@ pub struct Plan {
     pub options: Options,
     /// Unknown fields counted in the bootstrap.
     pub static_unknown_fields: u64,
+    /// Over how long connections are told that their listener changed or went; 0 is at once.
+    pub drain_spread: Duration,
 }
 
 /// How to reach the control plane and introduce ourselves.
@@ -87,7 +90,8 @@ impl Proxy {
         server.concurrency.set(plan.workers as i64);
         server.uptime.now();
         server.static_unknown_fields.add(plan.static_unknown_fields);
-        let (workers, loads) = Worker::start_all(plan.workers.max(1), &store, &registry, UNFINISHED)?;
+        let count = plan.workers.max(1);
+        let (workers, loads) = Worker::start_all(count, &store, &registry, UNFINISHED, plan.drain_spread)?;
         let (xds, counts) = (Arc::new(XdsStats::default()), SharedCounts::default());
         let lifecycle = Arc::new(Lifecycle::new(plan.ads.as_ref().map(|ads| ads.fetch), xds.clone()));
         let (to_build, inputs) = mpsc::channel(INPUTS);
@@ -160,10 +164,11 @@ impl Proxy {
         let _ = self.to_build.send(Input::StopAccepting { inbound_only }).await;
     }
 
-    /// Asks connections to leave.
-    pub fn ask_to_leave(&self, how: Drain, inbound_only: bool) {
+    /// Asks connections to leave; those that are to be told only are told over the time `spread`.
+    pub fn ask_to_leave(&self, how: Drain, spread: Duration, inbound_only: bool) {
+        let spread = Spread::over(spread);
         for worker in &self.workers {
-            worker.send(Command::Drain { how, inbound_only });
+            worker.send(Command::Drain { how, spread, inbound_only });
         }
     }
 
@@ -174,7 +179,8 @@ impl Proxy {
         let end = tokio::time::Instant::now() + limit;
         tokio::time::sleep(accept.min(limit)).await;
         self.stop_accepting(false).await;
-        self.ask_to_leave(Drain::Leaving, false);
+        // What this process waits for is that its clients go: they are told at once, whatever the strategy.
+        self.ask_to_leave(Drain::Leaving, Duration::ZERO, false);
         // A connection that waited in an accept queue may not be counted yet.
         tokio::time::sleep(DRAIN_POLL).await;
         while self.connections() > 0 {

@@ -128,8 +128,13 @@ async fn start_admin(
 }
 
 /// What `/drain_listeners` does.
-async fn drain_listeners(proxy: Arc<Proxy>, inbound_only: bool, close_after: Option<Duration>) {
-    proxy.ask_to_leave(Drain::Told, inbound_only);
+async fn drain_listeners(
+    proxy: Arc<Proxy>,
+    inbound_only: bool,
+    spread: Duration,
+    close_after: Option<Duration>,
+) {
+    proxy.ask_to_leave(Drain::Told, spread, inbound_only);
     if let Some(after) = close_after {
         tokio::time::sleep(after).await;
         proxy.stop_accepting(inbound_only).await;
@@ -159,7 +164,8 @@ async fn wait(
                         (true, false) => Some(args.drain_time),
                         (false, _) => Some(Duration::ZERO),
                     };
-                    tokio::spawn(drain_listeners(proxy.clone(), inbound_only, close_after));
+                    let spread = if graceful { args.drain_spread() } else { Duration::ZERO };
+                    tokio::spawn(drain_listeners(proxy.clone(), inbound_only, spread, close_after));
                 }
             },
             _ = watch.tick() => if proxy.is_broken() {

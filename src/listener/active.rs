@@ -1,6 +1,7 @@
 //! One listener of one worker and its open connections.
 
 use super::chain::{self, Inputs};
+use super::drain::Spread;
 use crate::model::{Address, Direction};
 use crate::net::{Conn, PeerAddress};
 use crate::snapshot::{FilterSpec, ListenerSpec, View};
@@ -23,6 +24,10 @@ pub struct Active {
     local: Rc<Local>,
     stats: Registration<ListenerStats>,
     leaving: Cell<Drain>,
+    /// Over how long a change of the listener is spread.
+    spread: Duration,
+    /// When its connections are told, once all of them are to leave.
+    telling: Cell<Option<Spread>>,
     /// Waits for the last connection to go.
     emptied: Cell<Option<Waker>>,
 }
@@ -49,8 +54,8 @@ pub struct ListenerReport {
 }
 
 impl Active {
-    /// A listener without connections.
-    pub fn new(spec: Arc<ListenerSpec>, local: Rc<Local>) -> Rc<Self> {
+    /// A listener without connections. `spread`: over how long its connections are told of a change.
+    pub fn new(spec: Arc<ListenerSpec>, local: Rc<Local>, spread: Duration) -> Rc<Self> {
         let stats = local.listener_stats(&spec.model);
         Rc::new(Active {
             spec: RefCell::new(spec),
@@ -59,6 +64,8 @@ impl Active {
             local,
             stats,
             leaving: Cell::new(Drain::No),
+            spread,
+            telling: Cell::new(None),
             emptied: Cell::new(None),
         })
     }
@@ -97,6 +104,7 @@ impl Active {
             return;
         }
         *self.spec.borrow_mut() = spec.clone();
+        let mut leaving = Vec::new();
         for (_, handle) in self.connections.borrow().iter() {
             let bound = handle.bound();
             match chain::find(&spec, &inputs(handle)) {
@@ -104,9 +112,10 @@ impl Active {
                 Some(next) if bound.chain.same_connection(next) => {
                     handle.rebind(Bound { chain: next.clone(), pinned: None });
                 }
-                _ => handle.drain(Drain::Told),
+                _ => leaving.push(handle.clone()),
             }
         }
+        Spread::over(self.spread).tell(leaving, &self.local.env);
     }
 
     /// The listener is gone from the configuration: its connections go on with what they had.
@@ -114,15 +123,30 @@ impl Active {
         *self.last_view.borrow_mut() = Some(last.clone());
         for (_, handle) in self.connections.borrow().iter() {
             handle.rebind(Bound { chain: handle.bound().chain.clone(), pinned: Some(last.clone()) });
-            handle.drain(Drain::Told);
         }
+        self.drain(Drain::Told, Spread::over(self.spread));
     }
 
-    /// Asks all its connections to leave, present and future ones.
-    pub fn drain(&self, how: Drain) {
+    /// Asks all its connections to leave, present and future ones; `spread`: when they are told, if they are to
+    /// be told only.
+    pub fn drain(&self, how: Drain, spread: Spread) {
         self.leaving.set(how.max(self.leaving.get()));
-        for (_, handle) in self.connections.borrow().iter() {
-            handle.drain(how);
+        if self.telling.get().is_none() {
+            self.telling.set(Some(spread));
+        }
+        let connections: Vec<_> =
+            self.connections.borrow().iter().map(|(_, handle)| handle.clone()).collect();
+        self.ask(connections);
+    }
+
+    /// Asks these connections for what all are asked for.
+    fn ask(&self, connections: impl IntoIterator<Item = Rc<Handle>>) {
+        match (self.leaving.get(), self.telling.get()) {
+            (Drain::No | Drain::Marked, _) => {}
+            (Drain::Told, Some(spread)) => spread.tell(connections, &self.local.env),
+            (how, _) => connections.into_iter().for_each(|handle| {
+                handle.drain(how);
+            }),
         }
     }
 
@@ -147,9 +171,8 @@ impl Active {
         let handle = Handle::new(spec.model.name.as_str().into(), chain.clone(), peer, local_address);
         if let Some(last) = &*self.last_view.borrow() {
             handle.rebind(Bound { chain: chain.clone(), pinned: Some(last.clone()) });
-            handle.drain(Drain::Told);
         }
-        handle.drain(self.leaving.get());
+        self.ask([handle.clone()]);
         drop(spec);
         let _open = Open::new(&self, handle.clone());
         let local = self.local.clone();

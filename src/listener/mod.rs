@@ -6,8 +6,10 @@
 mod accept;
 mod active;
 mod chain;
+mod drain;
 mod set;
 
 pub use accept::{Acceptor, Handoff};
 pub use active::{Active, ListenerReport};
+pub use drain::Spread;
 pub use set::Listeners;

@@ -1,5 +1,6 @@
 //! The listeners of one worker, by address.
 
+use super::Spread;
 use super::active::{Active, ListenerReport};
 use crate::model::{Address, Direction};
 use crate::snapshot::{ListenerSpec, View};
@@ -19,14 +20,15 @@ const LAST_CALL: Duration = Duration::from_secs(1);
 /// that is renamed on its address is the same one to its connections.
 pub struct Listeners {
     local: Rc<Local>,
+    spread: Duration,
     serving: RefCell<HashMap<Address, Rc<Active>>>,
     gone: RefCell<Vec<Rc<Active>>>,
 }
 
 impl Listeners {
-    /// None yet.
-    pub fn new(local: Rc<Local>) -> Rc<Self> {
-        Rc::new(Listeners { local, serving: RefCell::default(), gone: RefCell::default() })
+    /// None yet. `spread`: over how long connections are told that their listener changed or went.
+    pub fn new(local: Rc<Local>, spread: Duration) -> Rc<Self> {
+        Rc::new(Listeners { local, spread, serving: RefCell::default(), gone: RefCell::default() })
     }
 
     /// Follows from `old` to `new`. Nothing is done when no listener changed.
@@ -59,7 +61,7 @@ impl Listeners {
                     let shared = serving.values().find(|active| active.spec().model.name == spec.model.name);
                     let active = match shared {
                         Some(active) => active.clone(),
-                        None => Active::new(spec, self.local.clone()),
+                        None => Active::new(spec, self.local.clone(), self.spread),
                     };
                     serving.insert(address, active);
                 }
@@ -90,11 +92,11 @@ impl Listeners {
         self.serving.borrow().get(address).cloned()
     }
 
-    /// Asks connections to leave; `inbound_only`: only of listeners declared inbound.
-    pub fn drain(&self, how: Drain, inbound_only: bool) {
+    /// Asks connections to leave, telling them by `spread`; `inbound_only`: only of listeners declared inbound.
+    pub fn drain(&self, how: Drain, spread: Spread, inbound_only: bool) {
         for active in self.each() {
             if !inbound_only || active.direction() == Direction::Inbound {
-                active.drain(how);
+                active.drain(how, spread);
             }
         }
     }

@@ -39,7 +39,9 @@ pub struct Bound {
 pub enum Drain {
     /// Not at all.
     No,
-    /// Its listener changed or went: tell the client where the protocol can, never cut.
+    /// Its listener changed or went; it will be told when its turn comes.
+    Marked,
+    /// Tell the client where the protocol can, never cut.
     Told,
     /// The process ends: also close once idle.
     Leaving,
@@ -82,12 +84,14 @@ impl Handle {
         self.drain.get()
     }
 
-    /// Asks it to leave, at least as far as asked before.
-    pub fn drain(&self, how: Drain) {
-        if how > self.drain.get() {
+    /// Asks it to leave, at least as far as asked before. Returns whether it was asked for less before.
+    pub fn drain(&self, how: Drain) -> bool {
+        let further = how > self.drain.get();
+        if further {
             self.drain.set(how);
             self.wake();
         }
+        further
     }
 
     /// Streams open on it.

@@ -6,7 +6,7 @@
 use super::call::Call;
 use super::exchange::{self, Plan};
 use super::handle::StreamGuard;
-use super::{Drain, Handle, Local};
+use super::{Bound, Drain, Handle, Local};
 use crate::message::{Failure, Reason};
 use crate::model::{Protocol, RouteId, RpcProxy};
 use crate::net::{Budget, Conn, Filled, ReadBuffer, Sleep, WriteQueue};
@@ -20,7 +20,7 @@ use slab::Slab;
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::task::{JoinHandle, spawn_local};
@@ -39,7 +39,8 @@ struct Downstream {
     budget: Rc<Budget>,
     handle: Rc<Handle>,
     local: Rc<Local>,
-    stats: Rc<Registration<RpcStats>>,
+    /// Where it counts, and by what it was told so.
+    counted: RefCell<(Weak<Bound>, Rc<Registration<RpcStats>>)>,
     limit: usize,
     /// The tasks of calls that owe an answer; one-way calls outlive their client.
     calls: RefCell<Slab<JoinHandle<()>>>,
@@ -68,13 +69,7 @@ enum End {
 }
 
 /// Serves a bolt connection to its end. `early`: bytes read before the protocol was known.
-pub async fn serve(
-    io: Conn,
-    early: BytesMut,
-    handle: Rc<Handle>,
-    local: Rc<Local>,
-    stats: Rc<Registration<RpcStats>>,
-) {
+pub async fn serve(io: Conn, early: BytesMut, handle: Rc<Handle>, local: Rc<Local>) {
     let bound = handle.bound();
     let FilterSpec::Rpc { config, .. } = &bound.chain.filter else { return };
     let limit = 1 << 20;
@@ -83,7 +78,7 @@ pub async fn serve(
         budget: Budget::new(limit),
         handle,
         local: local.clone(),
-        stats,
+        counted: RefCell::new((Rc::downgrade(&bound), local.rpc_stats(&config.stat_prefix))),
         limit,
         calls: RefCell::default(),
     });
@@ -99,7 +94,7 @@ pub async fn serve(
         told: false,
     };
     drop(bound);
-    down.stats.downstream_cx_rx_bytes_total.add(early.len() as u64);
+    down.stats().downstream_cx_rx_bytes_total.add(early.len() as u64);
     driver.input.bytes = early;
     down.decode(&mut driver);
     let end = poll_fn(|cx| down.poll(&mut driver, cx)).await;
@@ -161,6 +156,8 @@ impl Downstream {
         if drain >= Drain::Told && config.drain_goaway && !driver.told {
             driver.told = true;
             self.write(bolt::goaway(0));
+            // However quiet it was, the client has a second to take note.
+            driver.last_used = Instant::now();
         }
         if !idle {
             return None;
@@ -188,7 +185,7 @@ impl Downstream {
             }
             match driver.input.poll_fill(&mut driver.io, cx) {
                 Poll::Ready(Ok(Filled::Bytes(read))) => {
-                    self.stats.downstream_cx_rx_bytes_total.add(read as u64);
+                    self.stats().downstream_cx_rx_bytes_total.add(read as u64);
                     driver.last_used = Instant::now();
                     self.decode(driver);
                     if driver.ended {
@@ -202,7 +199,7 @@ impl Downstream {
                     break;
                 }
                 Poll::Ready(Ok(Filled::OverLimit)) => {
-                    self.stats.frame_too_large.inc();
+                    self.stats().frame_too_large.inc();
                     driver.ended = true;
                     break;
                 }
@@ -215,19 +212,37 @@ impl Downstream {
     }
 
     fn write(&self, bytes: Bytes) {
-        self.stats.downstream_cx_tx_bytes_total.add(bytes.len() as u64);
+        self.stats().downstream_cx_tx_bytes_total.add(bytes.len() as u64);
         self.queue.push(bytes);
+    }
+
+    fn stats(&self) -> Rc<Registration<RpcStats>> {
+        self.counted.borrow().1.clone()
+    }
+
+    /// Counts under the prefix of the filter that serves from now on.
+    fn follow(&self) {
+        let bound = self.handle.bound();
+        if std::ptr::eq(self.counted.borrow().0.as_ptr(), Rc::as_ptr(&bound)) {
+            return;
+        }
+        if let FilterSpec::Rpc { config, .. } = &bound.chain.filter {
+            let stats = self.local.rpc_stats(&config.stat_prefix);
+            let old = self.counted.replace((Rc::downgrade(&bound), stats));
+            drop(old);
+        }
     }
 
     /// Takes every whole frame out of the input.
     fn decode(self: &Rc<Self>, driver: &mut Driver) {
+        self.follow();
         loop {
             match driver.decoder.decode(&mut driver.input.bytes) {
                 Ok(Some(frame)) => self.on_frame(frame),
                 Ok(None) => return,
                 Err(error) => {
-                    self.stats.decode_error.inc();
-                    self.stats.failure.inc(Reason::BadRequest);
+                    self.stats().decode_error.inc();
+                    self.stats().failure.inc(Reason::BadRequest);
                     if let Some(id) = error.reply_to() {
                         self.write(bolt::reply(id, Status::CodecException));
                     }
@@ -261,11 +276,11 @@ impl Downstream {
                 spawn_local(Box::pin(Request::new(self.clone(), frame, None).run()));
             }
             Kind::Heartbeat => {
-                self.stats.heartbeat_total.inc();
+                self.stats().heartbeat_total.inc();
                 self.write(bolt::heartbeat_ack(&frame));
             }
             // Answers to nothing: this side never asks.
-            Kind::HeartbeatAck | Kind::Response | Kind::GoAway => self.stats.decode_error.inc(),
+            Kind::HeartbeatAck | Kind::Response | Kind::GoAway => self.stats().decode_error.inc(),
         }
     }
 }
@@ -273,6 +288,7 @@ impl Downstream {
 /// One request of a bolt client.
 struct Request {
     down: Rc<Downstream>,
+    stats: Rc<Registration<RpcStats>>,
     call: Call,
     id: u32,
     /// Its place among the client's calls.
@@ -287,17 +303,18 @@ impl Request {
     fn new(down: Rc<Downstream>, frame: Frame, key: Option<usize>) -> Self {
         let charge = Some(down.budget.charge(frame.len()));
         let stream = down.handle.enter();
-        down.stats.request_total.inc();
-        down.stats.request_active.inc();
+        let stats = down.stats();
+        stats.request_total.inc();
+        stats.request_active.inc();
         let id = frame.request_id();
-        Request { id, down, call: Call::new(frame, charge), key, finished: false, _stream: stream }
+        Request { id, down, stats, call: Call::new(frame, charge), key, finished: false, _stream: stream }
     }
 
     async fn run(mut self) {
         let down = self.down.clone();
         let begin = Instant::now();
         if self.call.oneway {
-            down.stats.oneway_total.inc();
+            self.stats.oneway_total.inc();
         }
         let bound = down.handle.bound();
         let view = bound.pinned.clone().unwrap_or_else(|| down.local.view());
@@ -305,13 +322,13 @@ impl Request {
         match self.answer(&view, config, *routes, begin).await {
             Ok(Some(mut frame)) => {
                 frame.set_request_id(self.id);
-                down.stats.response(frame.status());
+                self.stats.response(frame.status());
                 down.write(frame.into_bytes());
             }
             Ok(None) => {}
             Err(failure) => self.fail(failure),
         }
-        down.stats.request_time.record(begin.elapsed().as_millis() as u64);
+        self.stats.request_time.record(begin.elapsed().as_millis() as u64);
         self.finished = true;
     }
 
@@ -354,7 +371,7 @@ impl Request {
     /// Answers a failure at once, in bolt and with the caller's id.
     fn fail(&self, failure: Failure) {
         let down = &self.down;
-        down.stats.failure.inc(failure.reason);
+        self.stats.failure.inc(failure.reason);
         if !self.call.oneway {
             down.write(bolt::reply(self.id, status_of(failure.reason)));
         }
@@ -363,7 +380,7 @@ impl Request {
 
 impl Drop for Request {
     fn drop(&mut self) {
-        let stats = &self.down.stats;
+        let stats = &self.stats;
         stats.request_active.dec();
         if !self.finished {
             stats.request_reset.inc();

@@ -51,28 +51,20 @@ pub async fn serve_sniffed(mut io: Conn, handle: Rc<Handle>, local: Rc<Local>) -
     };
     drop(bound);
     if protocol == Protocol::Bolt {
-        serve_bolt(io, BytesMut::new(), handle, local).await;
+        rpc::serve(io, BytesMut::new(), handle, local).await;
         return Served::Yes;
     }
     let Some((verdict, early)) = first_bytes(&mut io, protocol, idle, &handle, &local).await else {
         return Served::Yes;
     };
     match verdict {
-        Verdict::Bolt => serve_bolt(io, early, handle, local).await,
+        Verdict::Bolt => rpc::serve(io, early, handle, local).await,
         Verdict::Http2 => http2::serve(io, early.freeze(), handle, local).await,
         // Methods are upper-case letters.
         _ if early.first().is_some_and(u8::is_ascii_uppercase) => return Served::Http1,
         Verdict::Unknown | Verdict::Unclear => return Served::Unknown,
     }
     Served::Yes
-}
-
-async fn serve_bolt(io: Conn, early: BytesMut, handle: Rc<Handle>, local: Rc<Local>) {
-    let bound = handle.bound();
-    let FilterSpec::Rpc { config, .. } = &bound.chain.filter else { return };
-    let stats = local.rpc_stats(&config.stat_prefix);
-    drop(bound);
-    rpc::serve(io, early, handle, local, stats).await;
 }
 
 /// Reads until the protocol is clear. `None`: the client said nothing and left, or has to leave.

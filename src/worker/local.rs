@@ -3,7 +3,7 @@
 use super::spread::Place;
 use super::{Command, Settings, WorkerReport};
 use crate::cluster::Env;
-use crate::listener::{Acceptor, Listeners};
+use crate::listener::{Acceptor, Listeners, Spread};
 use crate::model::Address;
 use crate::net::{Conn, ReadPool, Wheel};
 use crate::snapshot::{Store, View};
@@ -31,7 +31,7 @@ struct Running {
     place: Rc<Place>,
     acceptors: HashMap<Address, Acceptor>,
     store: Arc<Store>,
-    draining: Option<(crate::stream::Drain, bool)>,
+    draining: Option<(crate::stream::Drain, Spread, bool)>,
 }
 
 async fn serve(settings: Settings, mut commands: mpsc::UnboundedReceiver<Command>) {
@@ -45,7 +45,7 @@ async fn serve(settings: Settings, mut commands: mpsc::UnboundedReceiver<Command
     spawn_local(env.wheel.clone().run());
     // The empty snapshot first: following the current one is a change like any other.
     let local = Local::new(env, View::new(Default::default()));
-    let listeners = Listeners::new(local.clone());
+    let listeners = Listeners::new(local.clone(), settings.drain_spread);
     let place = Rc::new(Place { index: settings.index, loads: settings.loads });
     let mut running =
         Running { local, listeners, place, acceptors: HashMap::new(), store: settings.store, draining: None };
@@ -83,8 +83,8 @@ impl Running {
         // The view first: a connection that is rebound must find its routes.
         self.local.set_view(new.clone());
         self.listeners.sync(&old, &new);
-        if let Some((how, inbound_only)) = self.draining {
-            self.listeners.drain(how, inbound_only);
+        if let Some((how, spread, inbound_only)) = self.draining {
+            self.listeners.drain(how, spread, inbound_only);
         }
     }
 
@@ -115,9 +115,9 @@ impl Running {
                 }
             }
             Command::Adopt { address, stream } => self.adopt(&address, stream),
-            Command::Drain { how, inbound_only } => {
-                self.draining = Some((how, inbound_only));
-                self.listeners.drain(how, inbound_only);
+            Command::Drain { how, spread, inbound_only } => {
+                self.draining = Some((how, spread, inbound_only));
+                self.listeners.drain(how, spread, inbound_only);
             }
             Command::Report(answer) => drop(answer.send(self.report())),
             Command::Quit => {}

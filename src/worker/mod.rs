@@ -8,7 +8,7 @@ mod spread;
 
 pub use spread::Loads;
 
-use crate::listener::ListenerReport;
+use crate::listener::{ListenerReport, Spread};
 use crate::model::Address;
 use crate::snapshot::Store;
 use crate::stream::Drain;
@@ -16,6 +16,7 @@ use crate::telemetry::Registry;
 use socket2::Socket;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 /// What control asks of a worker. The queue is unbounded: commands are few and come from control only.
@@ -28,8 +29,8 @@ pub enum Command {
     CloseAll,
     /// Serve a connection another worker accepted.
     Adopt { address: Address, stream: std::net::TcpStream },
-    /// Ask connections to leave.
-    Drain { how: Drain, inbound_only: bool },
+    /// Ask connections to leave; `spread`: when those are told that are to be told only.
+    Drain { how: Drain, spread: Spread, inbound_only: bool },
     /// Answer with a report.
     Report(oneshot::Sender<WorkerReport>),
     /// End at once.
@@ -74,6 +75,8 @@ pub struct Settings {
     pub loads: Arc<Loads>,
     /// Limit in bytes of unfinished frames held by all its connections.
     pub unfinished_limit: usize,
+    /// Over how long connections are told that their listener changed or went; 0 is at once.
+    pub drain_spread: Duration,
 }
 
 impl Worker {
@@ -86,6 +89,7 @@ impl Worker {
         store: &Arc<Store>,
         registry: &Registry,
         unfinished_limit: usize,
+        drain_spread: Duration,
     ) -> std::io::Result<(Vec<Worker>, Arc<Loads>)> {
         let channels: Vec<_> = (0..count).map(|_| mpsc::unbounded_channel()).collect();
         let senders = channels.iter().map(|(sender, _)| sender.clone()).collect();
@@ -98,6 +102,7 @@ impl Worker {
                 registry: registry.clone(),
                 loads: loads.clone(),
                 unfinished_limit: unfinished_limit / count.max(1),
+                drain_spread,
             };
             let thread = std::thread::Builder::new()
                 .name(format!("worker-{index}"))

@@ -21,12 +21,14 @@ pub struct Setup {
     pub workers: usize,
     pub options: Options,
     pub state_dir: Option<PathBuf>,
+    /// Over how long connections are told of their listener's change.
+    pub drain_spread: Duration,
 }
 
 impl Setup {
     pub fn new(variant: Variant, workers: usize) -> Self {
         let options = Options { wait_for_sockets: true, ..Options::default() };
-        Setup { variant, workers, options, state_dir: None }
+        Setup { variant, workers, options, state_dir: None, drain_spread: Duration::ZERO }
     }
 
     /// Starts a proxy whose control plane is at `ads`.
@@ -48,6 +50,7 @@ impl Setup {
             ads: Some(AdsPlan { config, node, state_dir, fetch: FetchLimits::default() }),
             options: self.options,
             static_unknown_fields: 0,
+            drain_spread: self.drain_spread,
         })
         .expect("the proxy starts")
     }

@@ -211,7 +211,7 @@ impl Driver {
         if drain == Drain::Now {
             return self.close(h2::Reason::NO_ERROR);
         }
-        if !self.told && (drain > Drain::No || self.down.wire.is_worn()) {
+        if !self.told && (drain >= Drain::Told || self.down.wire.is_worn()) {
             self.down.stats.drain_close();
             return self.tell();
         }
