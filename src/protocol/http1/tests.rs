@@ -1,0 +1,31 @@
+//! What is accepted, what is refused, and what comes of it.
+
+mod encode;
+mod requests;
+
+use super::*;
+use bytes::{Buf, BytesMut};
+
+/// The first request of `text`.
+fn request(text: &[u8], limits: &Limits) -> Result<Option<RequestHead>, Fault> {
+    RequestDecoder::default().decode(&mut BytesMut::from(text), limits)
+}
+
+fn accepted(text: &[u8], limits: &Limits) -> RequestHead {
+    match request(text, limits) {
+        Ok(Some(head)) => head,
+        other => panic!("{}: {other:?}", text.escape_ascii()),
+    }
+}
+
+fn refused(text: &[u8], limits: &Limits) -> Fault {
+    match request(text, limits) {
+        Err(fault) => fault,
+        other => panic!("{}: {other:?}", text.escape_ascii()),
+    }
+}
+
+fn text(out: &mut Output) -> String {
+    let bytes = out.copy_to_bytes(out.remaining());
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
