@@ -7,6 +7,7 @@
 mod call;
 pub mod exchange;
 mod handle;
+pub mod http;
 pub mod http2;
 mod local;
 pub mod rpc;

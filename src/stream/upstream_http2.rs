@@ -1,16 +1,16 @@
 //! bolt calls over an HTTP/2 upstream.
 
+use super::http::{Incomplete, Source, collect};
 use crate::cluster::Host;
 use crate::cluster::pool::http2::{Lease, failure_of};
 use crate::message::{Failure, Reason};
 use crate::net::{Charge, ReadPool, Unfinished};
 use crate::protocol::bridge;
 use crate::protocol::rpc::Frame;
-use bytes::{Bytes, BytesMut};
-use h2::{RecvStream, SendStream};
+use bytes::Bytes;
+use h2::SendStream;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Poll, ready};
 
 /// Largest answer in bytes, that of the largest bolt frame by default.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
@@ -42,11 +42,12 @@ pub async fn call(
         send_all(&mut sink, content).await;
     }
     drop(charge);
-    let (head, mut body) = answer.await.map_err(|error| failure_of(&error))?.into_parts();
+    let (head, body) = answer.await.map_err(|error| failure_of(&error))?.into_parts();
+    let mut body = Source::Http2(body);
     let count = Unfinished::new(reads);
     let content = collect(&mut body, MAX_ANSWER, count).await.map_err(|error| match error {
         Incomplete::TooLarge => Failure::after(Reason::TooLarge),
-        Incomplete::Broken(error) => failure_of(&error),
+        Incomplete::Broken(fault) => fault.failure(),
     })?;
     bridge::http2_response_to_bolt(head.status, &head.headers, content, true)
         .map_err(|_| Failure::after(Reason::Conversion))
@@ -68,47 +69,4 @@ async fn send_all(sink: &mut SendStream<Bytes>, mut content: Bytes) {
             return;
         }
     }
-}
-
-/// Why a body could not be collected.
-pub(super) enum Incomplete {
-    /// It is longer than allowed, or too many are being collected.
-    TooLarge,
-    /// The stream broke.
-    Broken(h2::Error),
-}
-
-/// The whole body, at most `limit` bytes and counted by `count`; trailers are dropped. One that came in one
-/// piece is not copied.
-pub(super) async fn collect(
-    body: &mut RecvStream,
-    limit: usize,
-    mut count: Unfinished,
-) -> Result<Bytes, Incomplete> {
-    let mut first = Bytes::new();
-    let mut whole = BytesMut::new();
-    poll_fn(|cx| {
-        loop {
-            match ready!(body.poll_data(cx)) {
-                Some(Ok(part)) => {
-                    if first.len().max(whole.len()) + part.len() > limit || !count.add(part.len()) {
-                        return Poll::Ready(Err(Incomplete::TooLarge));
-                    }
-                    let _ = body.flow_control().release_capacity(part.len());
-                    if first.is_empty() && whole.is_empty() {
-                        first = part;
-                    } else {
-                        if whole.is_empty() {
-                            whole.extend_from_slice(&first);
-                        }
-                        whole.extend_from_slice(&part);
-                    }
-                }
-                Some(Err(error)) => return Poll::Ready(Err(Incomplete::Broken(error))),
-                None => return Poll::Ready(Ok(())),
-            }
-        }
-    })
-    .await?;
-    Ok(if whole.is_empty() { first } else { whole.freeze() })
 }

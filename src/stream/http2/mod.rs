@@ -1,25 +1,20 @@
 //! HTTP/2 downstream: one connection, many streams.
 //!
-//! The connection's task drives h2 over its [`Wire`] and starts one task per stream ([`exchange`]); what the
+//! The connection's task drives h2 over its [`Wire`] and starts one task per stream, an [`exchange`]; what the
 //! streams send gathers and leaves with one write when the connection gets its turn.
 
-mod clock;
-mod convert;
-mod exchange;
-mod flow;
-mod head;
-mod reply;
-mod stats;
 #[cfg(test)]
 mod tests;
 
+use super::http::{Client, Clock, Downstream, STREAM_IDLE, Source, Stats, Version, exchange};
 use super::{Drain, Handle, Local};
-use crate::model::{Http2Options, HttpManager, Protocol, RouteId};
+use crate::model::{Http2Options, HttpManager};
 use crate::net::{Conn, Sleep, Wire, WireIo, h2 as settings};
 use crate::snapshot::FilterSpec;
+use ::http::Request;
 use bytes::Bytes;
-use h2::server::Connection;
-use stats::Stats;
+use h2::RecvStream;
+use h2::server::{Connection, SendResponse};
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -35,56 +30,6 @@ const LINGER: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_secs(1);
 /// Time for the client's preface once its first bytes have come.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Default of `stream_idle_timeout`, also for a client that takes nothing.
-const STREAM_IDLE: Duration = Duration::from_secs(300);
-
-/// A downstream connection, shared by its task and its streams.
-struct Downstream {
-    wire: Rc<Wire>,
-    handle: Rc<Handle>,
-    local: Rc<Local>,
-    stats: Stats,
-}
-
-/// What a filter says about its streams.
-struct Settings<'a> {
-    routes: RouteId,
-    upstream: Protocol,
-    /// An RPC proxy: converted bolt calls come here, side channel and all.
-    rpc: bool,
-    stream_idle: Option<Duration>,
-    max_stream: Option<Duration>,
-    /// Largest bolt frame in bytes.
-    max_frame: usize,
-    server_name: &'a str,
-}
-
-impl<'a> Settings<'a> {
-    fn of(filter: &'a FilterSpec) -> Option<Self> {
-        match filter {
-            FilterSpec::Http { config, routes } => Some(Settings {
-                routes: *routes,
-                upstream: Protocol::Http2,
-                rpc: false,
-                stream_idle: config.stream_idle_timeout,
-                max_stream: config.max_stream_duration,
-                max_frame: 0,
-                server_name: &config.server_name,
-            }),
-            FilterSpec::Rpc { config, routes } => Some(Settings {
-                routes: *routes,
-                upstream: config.upstream.unwrap_or(Protocol::Http2),
-                rpc: true,
-                stream_idle: Some(STREAM_IDLE),
-                max_stream: None,
-                max_frame: config.max_frame,
-                server_name: "",
-            }),
-            FilterSpec::Tcp { .. } => None,
-        }
-    }
-}
-
 /// Serves an HTTP/2 connection to its end. `early`: bytes read before the protocol was known.
 pub async fn serve(io: Conn, early: Bytes, handle: Rc<Handle>, local: Rc<Local>) {
     let bound = handle.bound();
@@ -97,42 +42,60 @@ pub async fn serve(io: Conn, early: Bytes, handle: Rc<Handle>, local: Rc<Local>)
     let builder = settings::server(options, max_streams);
     drop(bound);
     let wire = Wire::server(io, early);
-    let down = Rc::new(Downstream { wire, handle, local, stats });
+    let down = Rc::new(Downstream { handle, local, stats });
     let begin = Instant::now();
-    down.stats.opened();
-    match down.handshake(&builder).await {
-        Some(connection) => Driver::new(&down, connection).run().await,
+    down.stats.opened(Version::Http2);
+    match handshake(&builder, &wire, &down.local).await {
+        Some(connection) => Driver::new(&down, wire.clone(), connection).run().await,
         None => down.stats.protocol_error(),
     }
-    down.stats.closed(begin, down.wire.bytes());
-    let wire = down.wire.clone();
-    drop(down);
-    // Streams that have not seen the end yet still hold the wire; then it closes with the last of them.
+    down.stats.closed(Version::Http2, begin, wire.bytes());
     if let Some(io) = wire.into_conn() {
         io.close_gently(LINGER).await;
     }
 }
 
-impl Downstream {
-    async fn handshake(&self, builder: &h2::server::Builder) -> Option<Connection<WireIo, Bytes>> {
-        let mut handshake = pin!(builder.handshake(self.wire.io()));
-        let mut limit = pin!(self.local.env.wheel.sleep(HANDSHAKE));
-        poll_fn(|cx| {
-            let opened = handshake.as_mut().poll(cx);
-            let flushed = self.wire.poll_flush(cx);
-            match opened {
-                Poll::Ready(result) => Poll::Ready(result.ok()),
-                Poll::Pending if matches!(flushed, Poll::Ready(Err(_))) => Poll::Ready(None),
-                Poll::Pending => limit.as_mut().poll(cx).map(|()| None),
-            }
-        })
-        .await
+async fn handshake(
+    builder: &h2::server::Builder,
+    wire: &Rc<Wire>,
+    local: &Local,
+) -> Option<Connection<WireIo, Bytes>> {
+    let mut handshake = pin!(builder.handshake(wire.io()));
+    let mut limit = pin!(local.env.wheel.sleep(HANDSHAKE));
+    poll_fn(|cx| {
+        let opened = handshake.as_mut().poll(cx);
+        let flushed = wire.poll_flush(cx);
+        match opened {
+            Poll::Ready(result) => Poll::Ready(result.ok()),
+            Poll::Pending if matches!(flushed, Poll::Ready(Err(_))) => Poll::Ready(None),
+            Poll::Pending => limit.as_mut().poll(cx).map(|()| None),
+        }
+    })
+    .await
+}
+
+/// Serves one stream to its end.
+fn stream(
+    down: Rc<Downstream>,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) -> impl Future<Output = ()> {
+    let open = down.handle.enter();
+    let begin = Instant::now();
+    let clock = Clock::new(&down.local.env.wheel, begin);
+    let (head, body) = request.into_parts();
+    let (body, client) = (Source::Http2(body), Client::Http2(respond));
+    let run = exchange::run(down, head, body, client, clock, begin);
+    async move {
+        run.await;
+        drop(open);
     }
 }
 
 /// What the connection's task keeps between turns.
 struct Driver {
     down: Rc<Downstream>,
+    wire: Rc<Wire>,
     connection: Connection<WireIo, Bytes>,
     timer: Sleep,
     since: Instant,
@@ -145,12 +108,13 @@ struct Driver {
 }
 
 impl Driver {
-    fn new(down: &Rc<Downstream>, connection: Connection<WireIo, Bytes>) -> Self {
+    fn new(down: &Rc<Downstream>, wire: Rc<Wire>, connection: Connection<WireIo, Bytes>) -> Self {
         let now = Instant::now();
         Driver {
             connection,
             timer: down.local.env.wheel.sleep_until(now),
             down: down.clone(),
+            wire,
             since: now,
             idle_since: Some(now),
             told: false,
@@ -167,7 +131,7 @@ impl Driver {
             if self.poll_streams(cx).is_ready() {
                 return Poll::Ready(());
             }
-            if matches!(self.down.wire.poll_flush(cx), Poll::Ready(Err(_))) {
+            if matches!(self.wire.poll_flush(cx), Poll::Ready(Err(_))) {
                 return Poll::Ready(());
             }
             self.down.handle.register(cx.waker());
@@ -182,14 +146,14 @@ impl Driver {
         loop {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    spawn_local(exchange::run(self.down.clone(), request, respond));
+                    spawn_local(stream(self.down.clone(), request, respond));
                 }
                 Poll::Ready(Some(Err(error))) => {
                     if error.is_library() {
                         self.down.stats.protocol_error();
                     }
                     // The GOAWAY that tells the client why is still to be written.
-                    let _ = self.down.wire.poll_flush(cx);
+                    let _ = self.wire.poll_flush(cx);
                     return Poll::Ready(());
                 }
                 Poll::Ready(None) => return Poll::Ready(()),
@@ -204,14 +168,14 @@ impl Driver {
             return false;
         }
         let drain = self.down.handle.draining();
-        if self.down.wire.flooded() {
+        if self.wire.flooded() {
             self.down.stats.protocol_error();
             return self.close(h2::Reason::ENHANCE_YOUR_CALM);
         }
         if drain == Drain::Now {
             return self.close(h2::Reason::NO_ERROR);
         }
-        if !self.told && (drain >= Drain::Told || self.down.wire.is_worn()) {
+        if !self.told && (drain >= Drain::Told || self.wire.is_worn()) {
             self.down.stats.drain_close();
             return self.tell();
         }
@@ -261,7 +225,7 @@ impl Driver {
         };
         let idle = if self.told { Some(QUIET) } else { idle };
         let add = |since: Option<Instant>, limit: Option<Duration>| Some(since? + limit?);
-        let stalled = self.down.wire.stalled_since();
+        let stalled = self.wire.stalled_since();
         (add(self.idle_since, idle), add(Some(self.since), age), add(stalled, stall))
     }
 

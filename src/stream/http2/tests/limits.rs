@@ -137,7 +137,7 @@ fn streams_cost_little_memory() {
     fn size<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
         std::mem::size_of::<F>()
     }
-    let stream = size(super::super::exchange::run);
+    let stream = size(super::super::stream);
     assert!(stream <= 2048, "{stream} bytes per stream");
 }
 

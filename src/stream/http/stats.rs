@@ -1,4 +1,4 @@
-//! What an HTTP/2 connection counts, by the kind of filter that serves it.
+//! What an HTTP connection counts, by the kind of filter that serves it.
 
 use crate::message::Reason;
 use crate::protocol::bolt::Status;
@@ -9,6 +9,13 @@ use http::Response;
 use std::rc::Rc;
 use tokio::time::Instant;
 
+/// What a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// HTTP/2.
+    Http2,
+}
+
 /// See the module.
 #[derive(Clone)]
 pub enum Stats {
@@ -16,6 +23,15 @@ pub enum Stats {
     Http(Rc<Registration<HttpStats>>),
     /// An RPC proxy's.
     Rpc(Rc<Registration<RpcStats>>),
+}
+
+impl Version {
+    /// The word in logs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Version::Http2 => "http2",
+        }
+    }
 }
 
 impl Stats {
@@ -28,13 +44,18 @@ impl Stats {
         }
     }
 
-    pub fn opened(&self) {
+    /// A connection is served.
+    pub fn opened(&self, version: Version) {
         match self {
             Stats::Http(stats) => {
                 stats.downstream_cx_total.inc();
                 stats.downstream_cx_active.inc();
-                stats.downstream_cx_http2_total.inc();
-                stats.downstream_cx_http2_active.inc();
+                match version {
+                    Version::Http2 => {
+                        stats.downstream_cx_http2_total.inc();
+                        stats.downstream_cx_http2_active.inc();
+                    }
+                }
             }
             Stats::Rpc(stats) => {
                 stats.downstream_cx_total.inc();
@@ -43,12 +64,15 @@ impl Stats {
         }
     }
 
-    pub fn closed(&self, since: Instant, (received, sent): (u64, u64)) {
+    /// It has ended.
+    pub fn closed(&self, version: Version, since: Instant, (received, sent): (u64, u64)) {
         let life = since.elapsed().as_millis() as u64;
         match self {
             Stats::Http(stats) => {
                 stats.downstream_cx_active.dec();
-                stats.downstream_cx_http2_active.dec();
+                match version {
+                    Version::Http2 => stats.downstream_cx_http2_active.dec(),
+                }
                 stats.downstream_cx_destroy.inc();
                 stats.downstream_cx_length_ms.record(life);
                 stats.downstream_cx_rx_bytes_total.add(received);
@@ -85,12 +109,15 @@ impl Stats {
         }
     }
 
-    pub fn begin(&self) {
+    /// A request has come.
+    pub fn begin(&self, version: Version) {
         match self {
             Stats::Http(stats) => {
                 stats.rq_total.inc();
                 stats.downstream_rq_total.inc();
-                stats.downstream_rq_http2_total.inc();
+                match version {
+                    Version::Http2 => stats.downstream_rq_http2_total.inc(),
+                }
                 stats.downstream_rq_active.inc();
             }
             Stats::Rpc(stats) => {

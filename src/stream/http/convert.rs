@@ -1,7 +1,8 @@
-//! HTTP/2 requests to bolt servers.
+//! HTTP requests to bolt servers.
 
 use super::Settings;
 use super::exchange::{Answer, Exchange};
+use super::source::{Incomplete, Source, collect};
 use crate::message::{Failure, Reason};
 use crate::model::Protocol;
 use crate::net::Unfinished;
@@ -10,9 +11,7 @@ use crate::protocol::bridge;
 use crate::protocol::rpc::Frame;
 use crate::stream::call::Call;
 use crate::stream::exchange::Forward;
-use crate::stream::upstream_http2::{Incomplete, collect};
 use bytes::Bytes;
-use h2::RecvStream;
 use http::request;
 use tokio::time::Instant;
 
@@ -23,7 +22,7 @@ impl Exchange {
         to: Forward<'_>,
         settings: &Settings<'_>,
         head: request::Parts,
-        body: RecvStream,
+        body: Source,
     ) -> Result<Answer, Failure> {
         let frame = self.request_frame(settings, head, body).await?;
         let id = frame.request_id();
@@ -47,7 +46,7 @@ impl Exchange {
         &mut self,
         settings: &Settings<'_>,
         head: request::Parts,
-        mut body: RecvStream,
+        mut body: Source,
     ) -> Result<Frame, Failure> {
         let limit = settings.max_frame;
         let count = Unfinished::new(self.down.local.env.reads.clone());

@@ -4,9 +4,10 @@
 //! While the sink takes nothing, small frames are gathered into one buffer: a frame kept in h2 costs more than
 //! ten times the bytes of a small message.
 
+use super::sink::{Gone, Sink};
+use super::source::{Fault, Source};
 use crate::net::h2::STREAM_WINDOW;
 use bytes::{Bytes, BytesMut};
-use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 use std::collections::VecDeque;
 use std::task::{Context, Poll, ready};
@@ -18,8 +19,8 @@ const KEPT_COST: usize = 64;
 
 /// See the module.
 pub struct Flow {
-    from: RecvStream,
-    to: Option<SendStream<Bytes>>,
+    from: Source,
+    to: Option<Sink>,
     /// On its way now; then `queue`, `gathered`, `spare` in this order.
     held: Bytes,
     /// What is sent again in another try.
@@ -29,6 +30,8 @@ pub struct Flow {
     /// The source has given everything, trailers included.
     ended: bool,
     trailers: Option<HeaderMap>,
+    /// The sink was given everything.
+    given: bool,
     /// The sink has everything.
     done: bool,
     /// Taken from the source and not yet released to its window.
@@ -47,14 +50,14 @@ struct Keep {
 #[derive(Debug)]
 pub enum Broken {
     /// The side that sends.
-    Source(h2::Error),
+    Source(Fault),
     /// The side that receives; how, its own future tells.
     Sink,
 }
 
 impl Flow {
     /// From `from` to nowhere yet. Keeps up to `keep` bytes for another try.
-    pub fn new(from: RecvStream, keep: usize) -> Self {
+    pub fn new(from: Source, keep: usize) -> Self {
         Flow {
             ended: from.is_end_stream(),
             from,
@@ -64,6 +67,7 @@ impl Flow {
             gathered: BytesMut::new(),
             spare: Bytes::new(),
             trailers: None,
+            given: false,
             done: false,
             owed: 0,
             keep: (keep > 0).then_some(Keep { chunks: Vec::new(), room: keep }),
@@ -102,9 +106,10 @@ impl Flow {
     }
 
     /// Sends to `to`, from the beginning. `sent_whole`: the head said already that nothing follows.
-    pub fn start(&mut self, to: SendStream<Bytes>, sent_whole: bool) {
+    pub fn start(&mut self, to: Sink, sent_whole: bool) {
         self.to = Some(to);
-        self.done = sent_whole;
+        self.given = sent_whole;
+        self.done = false;
         if self.moved > 0 {
             self.held = Bytes::new();
             self.gathered = BytesMut::new();
@@ -115,12 +120,33 @@ impl Flow {
     }
 
     /// The receiving side.
-    pub fn sink(&mut self) -> Option<&mut SendStream<Bytes>> {
+    pub fn sink(&mut self) -> Option<&mut Sink> {
         self.to.as_mut()
     }
 
     /// Moves what can be moved; ready when the sink has everything.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let moved = self.poll_move(cx);
+        if matches!(moved, Poll::Ready(Err(_))) || self.done {
+            return moved;
+        }
+        // Once per turn, so that all that was moved leaves together.
+        let flushed = self.to.as_mut().map_or(Poll::Ready(Err(Gone)), |to| to.poll_flush(cx));
+        match (moved, flushed) {
+            (_, Poll::Ready(Err(Gone))) => Poll::Ready(Err(Broken::Sink)),
+            (Poll::Ready(moved), Poll::Ready(Ok(()))) => {
+                self.done = true;
+                Poll::Ready(moved)
+            }
+            _ => Poll::Pending,
+        }
+    }
+
+    /// Gives the sink what it takes; ready when it was given everything.
+    fn poll_move(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        if self.given {
+            return Poll::Ready(Ok(()));
+        }
         loop {
             while self.next_held() {
                 match self.push(cx) {
@@ -132,7 +158,7 @@ impl Flow {
                     }
                 }
             }
-            if self.done {
+            if self.given {
                 return Poll::Ready(Ok(()));
             }
             if self.ended {
@@ -161,14 +187,7 @@ impl Flow {
     /// Gives the sink what it takes of `held`.
     fn push(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         let Some(to) = &mut self.to else { return Poll::Ready(Err(Broken::Sink)) };
-        to.reserve_capacity(self.held.len());
-        let mut room = to.capacity();
-        if room == 0 {
-            match ready!(to.poll_capacity(cx)) {
-                Some(Ok(n)) => room = n,
-                _ => return Poll::Ready(Err(Broken::Sink)),
-            }
-        }
+        let room = ready!(to.poll_room(cx, self.held.len())).map_err(|Gone| Broken::Sink)?;
         let part =
             if room >= self.held.len() { std::mem::take(&mut self.held) } else { self.held.split_to(room) };
         let last = self.ended
@@ -178,14 +197,11 @@ impl Flow {
             && self.gathered.is_empty()
             && self.spare.is_empty();
         let released = part.len().min(self.owed);
-        if to.send_data(part, last).is_err() {
-            return Poll::Ready(Err(Broken::Sink));
-        }
-        self.done = last;
+        to.send(part, last).map_err(|Gone| Broken::Sink)?;
+        self.given = last;
         if released > 0 {
             self.owed -= released;
-            // Fails only when the source is gone, which its next poll tells.
-            let _ = self.from.flow_control().release_capacity(released);
+            self.from.release(released);
         }
         Poll::Ready(Ok(()))
     }
@@ -215,7 +231,7 @@ impl Flow {
                 keep.room -= bytes.len() + KEPT_COST;
                 keep.chunks.push(bytes.clone());
                 // Kept anyway, it need not wait for the sink.
-                let _ = self.from.flow_control().release_capacity(bytes.len());
+                self.from.release(bytes.len());
             }
             _ => {
                 self.keep = None;
@@ -226,6 +242,9 @@ impl Flow {
 
     /// Takes small frames out of h2 while the sink takes nothing.
     fn gather(&mut self, cx: &mut Context<'_>) -> Result<(), Broken> {
+        if !self.from.hoards() {
+            return Ok(());
+        }
         while !self.ended && self.spare.is_empty() && self.gathered.len() < STREAM_WINDOW as usize {
             match self.pull(cx)? {
                 Poll::Ready(Some(bytes)) if bytes.len() <= SMALL => self.gathered.extend_from_slice(&bytes),
@@ -241,9 +260,9 @@ impl Flow {
         let trailers = if self.keep.is_some() { self.trailers.clone() } else { self.trailers.take() };
         let sent = match trailers {
             Some(trailers) => to.send_trailers(trailers),
-            None => to.send_data(Bytes::new(), true),
+            None => to.send(Bytes::new(), true),
         };
-        self.done = true;
-        sent.map_err(|_| Broken::Sink)
+        self.given = true;
+        sent.map_err(|Gone| Broken::Sink)
     }
 }

@@ -40,6 +40,18 @@ impl Clock {
         }
     }
 
+    /// For the next stream, without limits; a timer under way is kept, as it rarely has to be moved.
+    pub fn restart(&mut self, now: Instant) {
+        self.idle = None;
+        self.last = now;
+        self.seen = 0;
+        self.timeout = None;
+        self.deadline = None;
+        self.per_try = None;
+        self.try_deadline = None;
+        self.request_ended = false;
+    }
+
     /// `idle`: without progress; `timeout`: from the request's end to the response's; `end`: in all.
     pub fn limit(&mut self, idle: Option<Duration>, timeout: Option<Duration>, end: Option<Instant>) {
         self.idle = idle;

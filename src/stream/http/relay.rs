@@ -1,0 +1,121 @@
+//! The bodies of an exchange whose response has begun.
+
+use super::clock::Clock;
+use super::flow::{Broken, Flow};
+use super::sink::{Gone, Sink};
+use super::source::Fault;
+use super::upstream::Way;
+use crate::message::Reason;
+use crate::stream::exchange::Attempt;
+use bytes::Bytes;
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+/// Two flows and what they hold upstream; no configuration.
+pub(super) struct Relay {
+    up: Flow,
+    pub(super) down: Flow,
+    attempt: Attempt,
+    way: Option<Way>,
+}
+
+/// How a relay ended.
+pub(super) enum End {
+    Done,
+    /// The client went away or gave up.
+    Client,
+    Upstream(Fault),
+    Late(Reason),
+}
+
+impl Relay {
+    /// The rest of the request by `up`, the response by `down`.
+    pub(super) fn new(up: Flow, down: Flow, attempt: Attempt, way: Way) -> Self {
+        Relay { up, down, attempt, way: Some(way) }
+    }
+
+    /// Moves both bodies until the response is whole. A request that goes on after it is given up: its client
+    /// has all it will get.
+    pub(super) async fn run(&mut self, clock: &mut Clock) -> End {
+        let mut broken = false;
+        poll_fn(|cx| {
+            match self.down.poll(cx) {
+                Poll::Ready(Ok(())) => return Poll::Ready(End::Done),
+                Poll::Ready(Err(Broken::Source(error))) => return Poll::Ready(End::Upstream(error)),
+                Poll::Ready(Err(Broken::Sink)) => return Poll::Ready(End::Client),
+                Poll::Pending => {}
+            }
+            if !broken && !self.up.is_done() {
+                match self.up.poll(cx) {
+                    Poll::Ready(Err(Broken::Source(_))) => return Poll::Ready(End::Client),
+                    // The server wants no more of the request; its response goes on.
+                    Poll::Ready(Err(Broken::Sink)) => broken = true,
+                    Poll::Ready(Ok(())) | Poll::Pending => {}
+                }
+                if self.up.has_ended() {
+                    clock.request_ended();
+                }
+            }
+            if self.down.sink().is_none_or(|sink| sink.poll_reset(cx).is_ready()) {
+                return Poll::Ready(End::Client);
+            }
+            clock.poll(cx, self.up.moved() + self.down.moved()).map(End::Late)
+        })
+        .await
+    }
+
+    /// Tells both sides how it ended. What is dropped unfinished is reset with CANCEL by h2, and closed where
+    /// it is HTTP/1.
+    pub(super) fn finish(&mut self, end: &End) {
+        let cluster = &self.attempt.cluster.stats;
+        let reason = match end {
+            End::Done => {
+                if let Some(way) = self.way.take()
+                    && self.up.is_done()
+                {
+                    way.finish();
+                }
+                return;
+            }
+            End::Client => return cluster.upstream_rq_cancelled.inc(),
+            End::Upstream(error) => {
+                cluster.failure.inc(error.failure().reason);
+                cluster.upstream_rq_rx_reset.inc();
+                error.carried()
+            }
+            End::Late(reason) => {
+                cluster.failure.inc(*reason);
+                cluster.upstream_rq_tx_reset.inc();
+                h2::Reason::INTERNAL_ERROR
+            }
+        };
+        if let Some(sink) = self.down.sink() {
+            sink.reset(reason);
+        }
+    }
+}
+
+/// Sends a body of our own as the client takes it.
+pub(super) async fn send_whole(sink: &mut Sink, mut body: Bytes, clock: &mut Clock) -> End {
+    poll_fn(|cx| match poll_whole(sink, &mut body, cx) {
+        Poll::Ready(Ok(())) => Poll::Ready(End::Done),
+        Poll::Ready(Err(Gone)) => Poll::Ready(End::Client),
+        Poll::Pending => clock.poll(cx, body.len() as u64).map(|reason| {
+            sink.reset(h2::Reason::CANCEL);
+            End::Late(reason)
+        }),
+    })
+    .await
+}
+
+fn poll_whole(sink: &mut Sink, body: &mut Bytes, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+    while !body.is_empty() {
+        let Poll::Ready(room) = sink.poll_room(cx, body.len())? else {
+            let _ = sink.poll_flush(cx)?;
+            return Poll::Pending;
+        };
+        let part = body.split_to(room.min(body.len()));
+        sink.send(part, body.is_empty())?;
+    }
+    sink.poll_flush(cx)
+}

@@ -1,0 +1,82 @@
+//! Where a body goes.
+
+use bytes::Bytes;
+use h2::SendStream;
+use http::HeaderMap;
+use std::task::{Context, Poll, ready};
+
+/// A body being sent.
+pub enum Sink {
+    /// On an HTTP/2 stream.
+    Http2(SendStream<Bytes>),
+}
+
+/// The peer takes no more; how, its own side tells.
+#[derive(Debug)]
+pub struct Gone;
+
+impl Sink {
+    /// How many bytes it takes now, of `wanted`; at least one.
+    ///
+    /// # Errors
+    /// The peer takes no more.
+    pub fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<Result<usize, Gone>> {
+        match self {
+            Sink::Http2(sink) => {
+                sink.reserve_capacity(wanted);
+                match sink.capacity() {
+                    0 => match ready!(sink.poll_capacity(cx)) {
+                        Some(Ok(room)) => Poll::Ready(Ok(room)),
+                        _ => Poll::Ready(Err(Gone)),
+                    },
+                    room => Poll::Ready(Ok(room)),
+                }
+            }
+        }
+    }
+
+    /// Sends `bytes`; `last`: and nothing after them.
+    ///
+    /// # Errors
+    /// The peer takes no more, or the message cannot carry them.
+    pub fn send(&mut self, bytes: Bytes, last: bool) -> Result<(), Gone> {
+        match self {
+            Sink::Http2(sink) => sink.send_data(bytes, last).map_err(|_| Gone),
+        }
+    }
+
+    /// Ends the body with trailers.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_trailers(&mut self, trailers: HeaderMap) -> Result<(), Gone> {
+        match self {
+            Sink::Http2(sink) => sink.send_trailers(trailers).map_err(|_| Gone),
+        }
+    }
+
+    /// Writes what was sent, where that is the stream's own business.
+    ///
+    /// # Errors
+    /// The peer takes no more.
+    pub fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        match self {
+            // The connection's task does.
+            Sink::Http2(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Breaks the message off, so that the peer does not take it for whole.
+    pub fn reset(&mut self, reason: h2::Reason) {
+        match self {
+            Sink::Http2(sink) => sink.send_reset(reason),
+        }
+    }
+
+    /// Ready when the peer wants no more.
+    pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Sink::Http2(sink) => sink.poll_reset(cx).map(drop),
+        }
+    }
+}

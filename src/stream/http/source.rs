@@ -1,0 +1,122 @@
+//! Where a body comes from.
+
+use crate::cluster::pool::http2::failure_of;
+use crate::message::Failure;
+use crate::net::Unfinished;
+use bytes::{Bytes, BytesMut};
+use h2::RecvStream;
+use http::HeaderMap;
+use std::future::poll_fn;
+use std::task::{Context, Poll, ready};
+
+/// A body being received.
+pub enum Source {
+    /// Of an HTTP/2 stream.
+    Http2(RecvStream),
+}
+
+/// How a peer broke a message off.
+#[derive(Debug)]
+pub enum Fault {
+    /// HTTP/2 says.
+    Http2(h2::Error),
+}
+
+impl Fault {
+    /// What it means for the request when it came from its upstream.
+    pub fn failure(&self) -> Failure {
+        match self {
+            Fault::Http2(error) => failure_of(error),
+        }
+    }
+
+    /// The reset a client gets for one of its upstream. Only codes that say about the client's own stream what
+    /// they said about ours: a refusal after the response has begun would be a lie.
+    pub fn carried(&self) -> h2::Reason {
+        match self {
+            Fault::Http2(error) if error.is_reset() => match error.reason() {
+                Some(reason @ (h2::Reason::CANCEL | h2::Reason::ENHANCE_YOUR_CALM)) => reason,
+                _ => h2::Reason::INTERNAL_ERROR,
+            },
+            _ => h2::Reason::INTERNAL_ERROR,
+        }
+    }
+}
+
+impl Source {
+    /// Whether everything has been given, as far as is known.
+    pub fn is_end_stream(&self) -> bool {
+        match self {
+            Source::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    /// The next bytes; `None` before the trailers or the end.
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+        match self {
+            Source::Http2(body) => body.poll_data(cx).map(|part| Some(part?.map_err(Fault::Http2))),
+        }
+    }
+
+    /// The trailers, once there is no more data.
+    pub fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, Fault>> {
+        match self {
+            Source::Http2(body) => body.poll_trailers(cx).map_err(Fault::Http2),
+        }
+    }
+
+    /// `bytes` of what was given have been passed on.
+    pub fn release(&mut self, bytes: usize) {
+        match self {
+            // Fails only when the stream is gone, which the next poll tells.
+            Source::Http2(body) => drop(body.flow_control().release_capacity(bytes)),
+        }
+    }
+
+    /// Whether parts waiting inside cost more than their bytes, so that they are better taken out early.
+    pub fn hoards(&self) -> bool {
+        matches!(self, Source::Http2(_))
+    }
+}
+
+/// Why a body could not be collected.
+pub enum Incomplete {
+    /// It is longer than allowed, or too many are being collected.
+    TooLarge,
+    /// The stream broke.
+    Broken(Fault),
+}
+
+/// The whole body, at most `limit` bytes and counted by `count`; trailers are dropped. One that came in one
+/// piece is not copied.
+///
+/// # Errors
+/// See [`Incomplete`].
+pub async fn collect(body: &mut Source, limit: usize, mut count: Unfinished) -> Result<Bytes, Incomplete> {
+    let mut first = Bytes::new();
+    let mut whole = BytesMut::new();
+    poll_fn(|cx| {
+        loop {
+            match ready!(body.poll_data(cx)) {
+                Some(Ok(part)) => {
+                    if first.len().max(whole.len()) + part.len() > limit || !count.add(part.len()) {
+                        return Poll::Ready(Err(Incomplete::TooLarge));
+                    }
+                    body.release(part.len());
+                    if first.is_empty() && whole.is_empty() {
+                        first = part;
+                    } else {
+                        if whole.is_empty() {
+                            whole.extend_from_slice(&first);
+                        }
+                        whole.extend_from_slice(&part);
+                    }
+                }
+                Some(Err(error)) => return Poll::Ready(Err(Incomplete::Broken(error))),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+    })
+    .await?;
+    Ok(if whole.is_empty() { first } else { whole.freeze() })
+}
