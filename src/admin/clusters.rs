@@ -144,7 +144,7 @@ impl Clusters {
 fn eds_name(entry: &ClusterEntry) -> Option<&str> {
     match &entry.spec.model.discovery {
         Discovery::Eds { service_name, .. } => Some(service_name),
-        Discovery::Static(_) | Discovery::Dns { .. } => None,
+        Discovery::Static(_) | Discovery::Dns { .. } | Discovery::OriginalDst(_) => None,
     }
 }
 

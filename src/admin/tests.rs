@@ -51,6 +51,7 @@ fn cluster(id: u32, name: &str, hosts: &[&str]) -> ClusterSlot {
             id: ClusterId(id),
             model: Arc::new(cluster),
             breakers: Arc::new(BreakerState::default()),
+            shared: Arc::default(),
         }),
         endpoints: Arc::new(endpoints),
     })

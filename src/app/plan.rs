@@ -63,7 +63,7 @@ pub fn plan(bootstrap: &mut Bootstrap, args: &RunArgs) -> Plan {
 fn addresses(cluster: &model::Cluster) -> Vec<Address> {
     let endpoints = match &cluster.discovery {
         Discovery::Static(endpoints) | Discovery::Dns { endpoints, .. } => endpoints,
-        Discovery::Eds { .. } => return Vec::new(),
+        Discovery::Eds { .. } | Discovery::OriginalDst(_) => return Vec::new(),
     };
     let convert = |endpoint: &model::Endpoint| match &endpoint.address {
         model::Address::Ip(socket) => Address::Socket(*socket),

@@ -153,9 +153,9 @@ fn find_cluster(name: &str, clusters: &[Cluster], findings: &mut Vec<Finding>) -
     };
     let hosts = match &cluster.discovery {
         Discovery::Static(endpoints) | Discovery::Dns { endpoints, .. } => endpoints.iter().count(),
-        Discovery::Eds { .. } => {
+        Discovery::Eds { .. } | Discovery::OriginalDst(_) => {
             let why =
-                "an EDS cluster cannot lead to the control plane; expected STATIC, STRICT_DNS or LOGICAL_DNS";
+                "such a cluster cannot lead to the control plane; expected STATIC, STRICT_DNS or LOGICAL_DNS";
             findings.push(Finding::error(path, name, why));
             return None;
         }

@@ -1,10 +1,11 @@
 //! One upstream host as a worker sees it.
 
-use super::pool;
+use super::{HostState, pool};
 use crate::model::Address;
 use crate::telemetry::{HostStats, Registration, Registry, Scope};
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// A host with its pools. Kept over snapshots as long as some cluster state names its address; its pools
 /// drain when it is dropped from the last one.
@@ -13,6 +14,9 @@ pub struct Host {
     pub address: Address,
     /// Its name, may be empty.
     pub hostname: String,
+    /// Its address as statistics and hash keys have it.
+    shown: Box<str>,
+    health: Arc<HostState>,
     /// Requests of this worker in flight to it.
     pub active: Cell<u32>,
     /// Its counters on this worker.
@@ -25,7 +29,13 @@ pub struct Host {
 
 impl Host {
     /// A host without connections.
-    pub fn new(cluster: &str, address: Address, hostname: String, registry: &Registry) -> Rc<Self> {
+    pub fn new(
+        cluster: &str,
+        address: Address,
+        hostname: String,
+        health: Arc<HostState>,
+        registry: &Registry,
+    ) -> Rc<Self> {
         let named = match &address {
             Address::Unix(path) => path.display().to_string(),
             address => address.to_string(),
@@ -34,10 +44,22 @@ impl Host {
             stats: registry.register(Scope::host(cluster, &named), HostStats::default()),
             address,
             hostname,
+            shown: named.into(),
+            health,
             active: Cell::new(0),
             rpc: pool::rpc::Pool::default(),
             http2: pool::http2::Pool::default(),
         })
+    }
+
+    /// What is known of its health, by all workers.
+    pub fn health(&self) -> &Arc<HostState> {
+        &self.health
+    }
+
+    /// Its address as statistics and hash keys have it.
+    pub fn shown(&self) -> &str {
+        &self.shown
     }
 
     /// Takes the host out of service: idle connections close now, busy ones after their last stream.

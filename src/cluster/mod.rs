@@ -7,15 +7,21 @@ mod breaker;
 mod host;
 mod lb;
 pub mod pool;
+mod shared;
 mod table;
 mod upstream;
 
 pub use breaker::{BreakerState, Level, Permit};
 pub use host::{ActiveGuard, Host};
+pub use lb::PickContext;
+pub use shared::{
+    ACTIVE_TIMEOUT, DEGRADED_ACTIVE, EXCLUDED_IMMEDIATE, FAILED_ACTIVE, FAILED_OUTLIER, HostState,
+    PENDING_ACTIVE, Shared, Sign, Streak, Suspicion, Tally,
+};
 pub use table::Table;
 pub use upstream::{Cluster, State};
 
-use crate::model::{self, ClusterId, Endpoints};
+use crate::model::{self, ClusterId, Endpoint, Endpoints};
 use crate::net::{ReadPool, Wheel};
 use crate::telemetry::{ClusterStats, Registration, Registry, Scope};
 use crate::util::random::Random;
@@ -30,6 +36,20 @@ pub struct ClusterSpec {
     pub model: Arc<model::Cluster>,
     /// Counts shared by all workers; survives changes of the cluster.
     pub breakers: Arc<BreakerState>,
+    /// Health of its hosts, shared by all workers; survives changes of the cluster.
+    pub shared: Arc<Shared>,
+}
+
+impl ClusterSpec {
+    /// Flags a host begins with.
+    pub fn first_flags(&self, endpoint: &Endpoint) -> u32 {
+        let checked = !self.model.health_checks.is_empty();
+        if checked && !endpoint.check.as_ref().is_some_and(|check| check.disabled) {
+            FAILED_ACTIVE | PENDING_ACTIVE
+        } else {
+            0
+        }
+    }
 }
 
 /// What a cluster id stands for in one generation.

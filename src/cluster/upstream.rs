@@ -1,11 +1,11 @@
 //! A cluster as a worker sees it.
 
-use super::lb::Balancer;
-use super::{ClusterEntry, ClusterSpec, Env, Host};
+use super::lb::{Balancer, Hosts};
+use super::{ClusterEntry, ClusterSpec, Env, Host, PickContext, Sign};
 use crate::message::Reason;
-use crate::model::{Address, Endpoint, Endpoints, Health};
+use crate::model::Endpoints;
 use crate::telemetry::{ClusterStats, Registration};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,6 +15,9 @@ pub struct Cluster {
     /// Its name.
     pub name: String,
     state: RefCell<Rc<State>>,
+    /// The order among the hosts of `state`, and the epoch of their health it was made at.
+    balancer: RefCell<Rc<Balancer>>,
+    epoch: Cell<u64>,
     /// Its counters on this worker.
     pub stats: Rc<Registration<ClusterStats>>,
     env: Rc<Env>,
@@ -25,17 +28,18 @@ pub struct State {
     /// Settings.
     pub spec: Arc<ClusterSpec>,
     endpoints: Arc<Endpoints>,
-    hosts: HashMap<Address, Rc<Host>, foldhash::fast::FixedState>,
-    balancer: Balancer,
+    hosts: Hosts,
 }
 
 impl Cluster {
     /// The cluster of `entry`, without connections yet.
     pub fn new(entry: &ClusterEntry, env: Rc<Env>) -> Rc<Self> {
         let stats = Rc::new(env.cluster_stats(&entry.spec.model));
+        let epoch = Cell::new(entry.spec.shared.epoch());
         let state = State::build(entry, HashMap::default(), &env);
+        let balancer = RefCell::new(Rc::new(state.balancer(&env)));
         let name = entry.spec.model.name.clone();
-        Rc::new(Cluster { name, state: RefCell::new(Rc::new(state)), stats, env })
+        Rc::new(Cluster { name, state: RefCell::new(Rc::new(state)), balancer, epoch, stats, env })
     }
 
     /// What this worker's upstream side shares.
@@ -59,6 +63,7 @@ impl Cluster {
             if same_connections(&old.spec, &entry.spec) { old.hosts.clone() } else { HashMap::default() };
         let new = Rc::new(State::build(entry, kept, &self.env));
         *self.state.borrow_mut() = new.clone();
+        self.rebalance();
         for (address, host) in &old.hosts {
             if !new.hosts.get(address).is_some_and(|still| Rc::ptr_eq(still, host)) {
                 host.retire();
@@ -76,66 +81,75 @@ impl Cluster {
     /// Picks a host of the newest set. Hosts `avoid` accepts are passed over while others are left.
     ///
     /// # Errors
-    /// There are no endpoints, or none of them may take requests.
-    pub fn pick(&self, avoid: impl Fn(&Host) -> bool) -> Result<Rc<Host>, Reason> {
+    /// There are no endpoints, or none of them may take the request.
+    pub fn pick(&self, ctx: &PickContext<'_>, avoid: impl Fn(&Host) -> bool) -> Result<Rc<Host>, Reason> {
         let state = self.state.borrow();
-        match state.balancer.pick(&self.env.random, avoid) {
-            Some(host) => Ok(host.clone()),
-            None if state.hosts.is_empty() => Err(Reason::NoEndpoints),
-            None => Err(Reason::AllUnhealthy),
+        let shared = &state.spec.shared;
+        let balancer = if shared.epoch() == self.epoch.get() {
+            self.balancer.borrow().clone()
+        } else {
+            drop(state);
+            self.rebalance()
+        };
+        match balancer.pick(ctx, &self.env.random, avoid) {
+            Some(picked) => {
+                if picked.panic {
+                    self.stats.lb_healthy_panic.inc();
+                }
+                Ok(picked.host.clone())
+            }
+            None => {
+                self.stats.upstream_cx_none_healthy.inc();
+                let empty = self.state.borrow().hosts.is_empty();
+                Err(if empty { Reason::NoEndpoints } else { Reason::AllUnhealthy })
+            }
         }
+    }
+
+    /// Orders the hosts anew by what is known of their health now.
+    fn rebalance(&self) -> Rc<Balancer> {
+        let state = self.state();
+        // Before the flags are read: a change in between is seen by the next pick.
+        self.epoch.set(state.spec.shared.epoch());
+        let balancer = Rc::new(state.balancer(&self.env));
+        let old = self.balancer.replace(balancer.clone());
+        drop(old);
+        balancer
     }
 }
 
 impl State {
-    fn build(
-        entry: &ClusterEntry,
-        mut kept: HashMap<Address, Rc<Host>, foldhash::fast::FixedState>,
-        env: &Env,
-    ) -> State {
-        let mut hosts = HashMap::default();
-        for endpoint in entry.endpoints.iter() {
+    fn build(entry: &ClusterEntry, mut kept: Hosts, env: &Env) -> State {
+        let mut hosts = Hosts::default();
+        let spec = &entry.spec;
+        let first = |endpoint| spec.first_flags(endpoint);
+        let addresses: Vec<_> = entry.endpoints.iter().map(|e| (&e.address, first(e))).collect();
+        let states = spec.shared.hosts(&addresses);
+        for (endpoint, health) in entry.endpoints.iter().zip(states) {
             let host = kept.remove(&endpoint.address).unwrap_or_else(|| {
                 let (address, hostname) = (endpoint.address.clone(), endpoint.hostname.clone());
-                Host::new(&entry.spec.model.name, address, hostname, &env.registry)
+                Host::new(&spec.model.name, address, hostname, health, &env.registry)
             });
             hosts.entry(endpoint.address.clone()).or_insert(host);
         }
-        let eligible = eligible(&entry.endpoints)
-            .into_iter()
-            .filter_map(|endpoint| Some((hosts.get(&endpoint.address)?.clone(), endpoint.weight.max(1))))
-            .collect();
-        let balancer = Balancer::new(eligible, entry.spec.model.lb, &env.random);
-        State { spec: entry.spec.clone(), endpoints: entry.endpoints.clone(), hosts, balancer }
+        State { spec: spec.clone(), endpoints: entry.endpoints.clone(), hosts }
+    }
+
+    fn balancer(&self, env: &Env) -> Balancer {
+        Balancer::new(self.spec.clone(), self.endpoints.clone(), &self.hosts, &env.random)
+    }
+
+    /// Notes how a request to `host` ended, where the cluster looks for outliers.
+    pub fn report(&self, host: &Host, sign: Sign) {
+        if let Some(config) = &self.spec.model.outlier {
+            self.spec.shared.record(config, host.health(), sign);
+        }
     }
 
     /// All hosts, also those that take no requests.
     pub fn hosts(&self) -> impl Iterator<Item = &Rc<Host>> {
         self.hosts.values()
     }
-}
-
-/// The endpoints that take requests: the healthy ones of the first priority that has any, else the degraded
-/// ones. Unhealthy and draining ones never do: sending there on the guess that health is wrong (Envoy's
-/// panic mode) comes with health checks.
-fn eligible(endpoints: &Endpoints) -> Vec<&Endpoint> {
-    let mut priorities: Vec<u32> = endpoints.localities.iter().map(|l| l.priority).collect();
-    priorities.sort_unstable();
-    priorities.dedup();
-    [Health::Healthy, Health::Degraded]
-        .into_iter()
-        .flat_map(|health| priorities.iter().map(move |priority| (health, *priority)))
-        .map(|(health, priority)| {
-            endpoints
-                .localities
-                .iter()
-                .filter(|locality| locality.priority == priority)
-                .flat_map(|locality| &locality.endpoints)
-                .filter(|endpoint| endpoint.health == health)
-                .collect::<Vec<_>>()
-        })
-        .find(|found| !found.is_empty())
-        .unwrap_or_default()
 }
 
 /// Whether open connections stay usable under the new settings.
@@ -146,5 +160,6 @@ fn same_connections(old: &ClusterSpec, new: &ClusterSpec) -> bool {
             && a.http2 == b.http2
             && a.tcp_keepalive == b.tcp_keepalive
             && a.connections_per_host == b.connections_per_host
-            && a.heartbeat == b.heartbeat)
+            && a.heartbeat == b.heartbeat
+            && a.bind == b.bind)
 }

@@ -1,5 +1,14 @@
 //! Clusters.
 
+mod balancing;
+mod resilience;
+
+pub use balancing::{Fallback, HashFunction, LbPolicy, OriginalDst, Selector, SlowStart, Subsets};
+pub use resilience::{
+    BindConfig, Check, CheckTarget, HealthCheck, HttpCheck, OutlierDetection, SocketOption, SocketState,
+    StatusRange,
+};
+
 use super::Endpoints;
 use serde::Serialize;
 use std::sync::Arc;
@@ -32,6 +41,24 @@ pub struct Cluster {
     pub max_requests_per_connection: u32,
     /// Healthy share, in percent, below which health is ignored; 0 never. Default 50.
     pub panic_threshold: u32,
+    /// In panic no host is taken at all.
+    pub fail_on_panic: bool,
+    /// Localities share the load by their weights.
+    pub locality_weighted: bool,
+    /// Ring and table keys are host names instead of addresses.
+    pub hash_by_hostname: bool,
+    /// Hosts without a first check count neither as healthy nor as missing.
+    pub ignore_unchecked: bool,
+    /// New hosts get their share little by little.
+    pub slow_start: Option<SlowStart>,
+    /// Requests with metadata go to hosts with the same.
+    pub subsets: Option<Arc<Subsets>>,
+    /// Passive health.
+    pub outlier: Option<Arc<OutlierDetection>>,
+    /// Active health.
+    pub health_checks: Vec<Arc<HealthCheck>>,
+    /// Source address and socket options.
+    pub bind: Option<Arc<BindConfig>>,
 }
 
 /// Where the hosts come from.
@@ -41,8 +68,21 @@ pub enum Discovery {
     Static(Arc<Endpoints>),
     /// By EDS under `service_name`. `initial_fetch_timeout` `None` waits for ever; Envoy's default is 15 s.
     Eds { service_name: String, initial_fetch_timeout: Option<Duration> },
-    /// Host names resolved by the system: `logical` keeps one address of one name.
-    Dns { endpoints: Arc<Endpoints>, logical: bool, refresh: Duration, family: DnsFamily },
+    /// Host names, resolved again and again: `logical` keeps one address of one name.
+    Dns { endpoints: Arc<Endpoints>, logical: bool, refresh: Duration, family: DnsFamily, pace: DnsPace },
+    /// Wherever the client meant to go.
+    OriginalDst(OriginalDst),
+}
+
+/// When names are asked for again, beside the refresh rate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DnsPace {
+    /// The answer's time to live counts in place of the refresh rate.
+    pub respect_ttl: bool,
+    /// Added at random, up to this.
+    pub jitter: Duration,
+    /// Back-off after a failure: base and ceiling; `None`: the refresh rate.
+    pub failure: Option<(Duration, Duration)>,
 }
 
 /// Which addresses a DNS answer gives.
@@ -55,17 +95,6 @@ pub enum DnsFamily {
     /// IPv4 if any, else IPv6.
     V4Preferred,
     All,
-}
-
-/// Load balancing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum LbPolicy {
-    RoundRobin,
-    Random,
-    /// Fewest active among `choices` random picks.
-    LeastRequest {
-        choices: u32,
-    },
 }
 
 /// HTTP version towards hosts.
@@ -106,12 +135,32 @@ pub struct Thresholds {
     pub max_connections: u32,
     pub max_pending_requests: u32,
     pub max_requests: u32,
+    /// Ignored where there is a budget.
     pub max_retries: u32,
+    pub retry_budget: Option<RetryBudget>,
+    /// The `remaining_*` gauges are shown.
+    pub track_remaining: bool,
+}
+
+/// Retries as a share of the requests in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct RetryBudget {
+    /// Hundredths of a percent of active and pending requests. Default 2,000.
+    pub budget_permyriad: u32,
+    /// Retries that are always allowed. Default 3.
+    pub min_concurrency: u32,
 }
 
 impl Default for Thresholds {
     fn default() -> Self {
-        Thresholds { max_connections: 1024, max_pending_requests: 1024, max_requests: 1024, max_retries: 3 }
+        Thresholds {
+            max_connections: 1024,
+            max_pending_requests: 1024,
+            max_requests: 1024,
+            max_retries: 3,
+            retry_budget: None,
+            track_remaining: false,
+        }
     }
 }
 
@@ -134,6 +183,15 @@ impl Cluster {
             heartbeat: Some((Duration::from_secs(5), Duration::from_secs(3))),
             max_requests_per_connection: 0,
             panic_threshold: 50,
+            fail_on_panic: false,
+            locality_weighted: false,
+            hash_by_hostname: false,
+            ignore_unchecked: false,
+            slow_start: None,
+            subsets: None,
+            outlier: None,
+            health_checks: Vec::new(),
+            bind: None,
         }
     }
 }

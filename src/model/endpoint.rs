@@ -1,6 +1,6 @@
 //! Endpoints: the hosts of a cluster.
 
-use super::Address;
+use super::{Address, CheckTarget};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -37,8 +37,11 @@ pub struct Endpoint {
     pub health: Health,
     /// 1 when unset.
     pub weight: u32,
-    /// `filter_metadata["envoy.lb"]` (or MOSN's `mosn.lb`), string values only.
+    /// `filter_metadata["envoy.lb"]` (or MOSN's `mosn.lb`): texts as they are, other values as a NUL and
+    /// their JSON.
     pub metadata: BTreeMap<String, String>,
+    /// Where active checks go when not here.
+    pub check: Option<Box<CheckTarget>>,
 }
 
 /// EDS health status.
@@ -70,6 +73,7 @@ impl Endpoints {
                 health: Health::Healthy,
                 weight: 1,
                 metadata: BTreeMap::new(),
+                check: None,
             })
             .collect();
         Endpoints {

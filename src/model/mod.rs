@@ -16,8 +16,9 @@ mod text;
 
 pub use address::{Address, Cidr};
 pub use cluster::{
-    Breakers, Cluster, Discovery, DnsFamily, Http2Options, LbPolicy, TcpKeepalive, Thresholds,
-    UpstreamProtocol,
+    BindConfig, Breakers, Check, CheckTarget, Cluster, Discovery, DnsFamily, DnsPace, Fallback, HashFunction,
+    HealthCheck, Http2Options, HttpCheck, LbPolicy, OriginalDst, OutlierDetection, RetryBudget, Selector,
+    SlowStart, SocketOption, SocketState, StatusRange, Subsets, TcpKeepalive, Thresholds, UpstreamProtocol,
 };
 pub use endpoint::{Endpoint, Endpoints, Health, Locality};
 pub use headers::{HeaderEdit, HeaderEdits, HeaderMatch, HeaderMatchKind};

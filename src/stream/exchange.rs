@@ -1,7 +1,7 @@
 //! What every request goes through, whatever its protocol: find the route, pick hosts, decide on retries.
 
 use super::Local;
-use crate::cluster::{ActiveGuard, Cluster, Host, Level, Permit, State};
+use crate::cluster::{ActiveGuard, Cluster, Host, Level, Permit, PickContext, State};
 use crate::message::{Failure, Head, Reason};
 use crate::model::{DirectResponse, Redirect, RetryPolicy, RouteId};
 use crate::router::{ActionSpec, Drawn, EditPlan, ForwardSpec, RouteSpec};
@@ -279,7 +279,9 @@ impl<'v> Tries<'v> {
         let avoid = self.policy.is_some_and(|policy| policy.previous_hosts_attempts > 0);
         let tried = &self.tried;
         let host = cluster
-            .pick(|host| avoid && tried.iter().any(|other| std::ptr::eq(&**other, host)))
+            .pick(&PickContext::default(), |host| {
+                avoid && tried.iter().any(|other| std::ptr::eq(&**other, host))
+            })
             .map_err(Failure::before)?;
         self.made += 1;
         if self.policy.is_some() {

@@ -1,4 +1,4 @@
-//! xxHash64 with a seed: a hash that is the same on every machine and in every build.
+//! xxHash64 and MurmurHash2 with a seed: hashes that are the same on every machine and in every build.
 //!
 //! Takes in bytes, gives out 64 bits. Envoy uses the same function for consistent-hash rings and for its
 //! numeric `version` gauges, so values computed here compare with values seen there. Not for hash maps
@@ -57,9 +57,35 @@ fn round(acc: u64, word: u64) -> u64 {
     acc.wrapping_add(word.wrapping_mul(P2)).rotate_left(31).wrapping_mul(P1)
 }
 
+/// MurmurHash2, its 64-bit variant A, of `data` with `seed`: what libstdc++ hashes strings with.
+#[must_use]
+pub fn murmur2(data: &[u8], seed: u64) -> u64 {
+    const M: u64 = 0xc6a4_a793_5bd1_e995;
+    let (words, tail) = data.as_chunks::<8>();
+    let mut hash = seed ^ (data.len() as u64).wrapping_mul(M);
+    for word in words {
+        let word = u64::from_le_bytes(*word).wrapping_mul(M);
+        hash = (hash ^ (word ^ (word >> 47)).wrapping_mul(M)).wrapping_mul(M);
+    }
+    if !tail.is_empty() {
+        let last = tail.iter().rev().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
+        hash = (hash ^ last).wrapping_mul(M);
+    }
+    hash = (hash ^ (hash >> 47)).wrapping_mul(M);
+    hash ^ (hash >> 47)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::xxh64;
+    use super::{murmur2, xxh64};
+
+    /// What `std::hash<std::string>` of libstdc++ gives.
+    #[test]
+    fn murmur_as_libstdcxx() {
+        assert_eq!(murmur2(b"", 0xc70f_6907), 6_142_509_188_972_423_790);
+        assert_eq!(murmur2(b"a", 0xc70f_6907), 4_993_892_634_952_068_459);
+        assert_eq!(murmur2(b"hello", 0xc70f_6907), 2_762_169_579_135_187_400);
+    }
 
     #[test]
     fn published_vectors() {

@@ -7,7 +7,7 @@
 use super::FastMap;
 use super::change::Owned;
 use super::ids::Ids;
-use crate::cluster::{BreakerState, ClusterSpec};
+use crate::cluster::{BreakerState, ClusterSpec, Shared};
 use crate::model::{Cluster, ClusterId, Discovery, Endpoints, RouteId};
 use smallvec::SmallVec;
 use std::collections::BTreeSet;
@@ -42,6 +42,7 @@ pub(super) struct ClusterState {
     /// Set while it serves although it is not configured any more.
     pub(super) removed_at: Option<Instant>,
     pub(super) breakers: Option<Arc<BreakerState>>,
+    pub(super) shared: Option<Arc<Shared>>,
     /// EDS names its versions refer to.
     assignments: SmallVec<[Arc<str>; 1]>,
     /// Applied virtual hosts and open TCP chains that name it: they keep a removed cluster serving.
@@ -129,6 +130,7 @@ impl Clusters {
                 pending: None,
                 removed_at: None,
                 breakers: None,
+                shared: None,
                 assignments: SmallVec::new(),
                 refs: 0,
                 pins: 0,
@@ -204,6 +206,9 @@ impl Clusters {
     pub(super) fn hosts_of(&self, model: &Cluster) -> Option<Arc<Endpoints>> {
         match &model.discovery {
             Discovery::Static(hosts) | Discovery::Dns { endpoints: hosts, .. } => Some(hosts.clone()),
+            Discovery::OriginalDst(_) => {
+                Some(Arc::new(Endpoints { name: model.name.clone(), ..Endpoints::default() }))
+            }
             Discovery::Eds { .. } => self.assignments.get(assignment_name(model)?)?.hosts.clone(),
         }
     }

@@ -160,7 +160,8 @@ impl Builder {
         let Some(state) = self.clusters.get_mut(id) else { return };
         state.pending = None;
         let breakers = state.breakers.get_or_insert_default().clone();
-        let spec = Arc::new(ClusterSpec { id, model: model.clone(), breakers });
+        let shared = state.shared.get_or_insert_default().clone();
+        let spec = Arc::new(ClusterSpec { id, model: model.clone(), breakers, shared });
         self.serve(id, Some(spec), hosts);
     }
 
@@ -209,7 +210,8 @@ impl Builder {
             }
         }
         let Some(state) = self.clusters.get_mut(id) else { return };
-        (state.active, state.hosts, state.removed_at, state.breakers) = (None, None, None, None);
+        (state.active, state.hosts, state.removed_at) = (None, None, None);
+        (state.breakers, state.shared) = (None, None);
         self.timers.set(Key::Cluster(id), None);
         self.clusters.link_assignments(id);
         if self.next.clear_cluster(id, &name) {

@@ -119,6 +119,7 @@ fn snapshot(routes: Vec<Route>, clusters: &[Cluster]) -> View {
                 id: ClusterId(id),
                 model: Arc::new(model.clone()),
                 breakers: Arc::<BreakerState>::default(),
+                shared: Arc::default(),
             }),
         })
     });

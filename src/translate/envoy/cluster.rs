@@ -3,40 +3,30 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cluster_http;
 use super::endpoints::{self, Hosts};
 use super::extension::{Extension, plaintext_only};
-use super::values::{FOREVER, ads_source, enumeration, not_empty, percent, positive, within};
-use crate::model::{Cluster, Discovery, DnsFamily, Endpoints, LbPolicy, TcpKeepalive, Thresholds};
+use super::values::{FOREVER, ads_source, enumeration, not_empty, positive};
+use super::{cluster_http, cluster_lb};
+use crate::model::{Cluster, Discovery, DnsFamily, DnsPace, Endpoints, TcpKeepalive, Thresholds};
 use crate::proto::envoy::config::cluster::v3 as pb;
 use crate::proto::envoy::config::core::v3::RoutingPriority;
-use crate::proto::envoy::extensions::load_balancing_policies as policies;
 use crate::translate::finding::{Findings, Path};
 
 /// `dns_refresh_rate` if absent.
 const DNS_REFRESH: Duration = Duration::from_secs(5);
-/// `choice_count` of least request if absent.
-const CHOICES: u32 = 2;
 
 pub(super) fn cluster(message: &pb::Cluster, out: &mut Findings) -> Option<Cluster> {
     let root = Path::ROOT;
     let name = not_empty(&root.name("name"), &message.name, out);
     refuse_unbuilt(message, out);
     let discovery = discovery(&name, message, out);
-    let lb = lb_policy(message, out);
     let mut model = Cluster::new(name, discovery?);
-    model.lb = lb?;
+    cluster_lb::apply(message, &mut model, out);
     model.alt_stat_name = Some(message.alt_stat_name.clone()).filter(|n| !n.is_empty());
     let timeout = message.connect_timeout.as_ref();
     model.connect_timeout = positive(&root.name("connect_timeout"), timeout, model.connect_timeout, out);
     if let Some(limit) = message.per_connection_buffer_limit_bytes {
         model.buffer_limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    }
-    if let Some(lb) = &message.common_lb_config
-        && let Some(threshold) = &lb.healthy_panic_threshold
-    {
-        let at = root.name("common_lb_config");
-        model.panic_threshold = percent(&at.name("healthy_panic_threshold"), threshold.value, out);
     }
     breakers(message, &mut model, out);
     let keepalive = message.upstream_connection_options.as_ref().and_then(|o| o.tcp_keepalive.as_ref());
@@ -62,9 +52,6 @@ fn refuse_unbuilt(message: &pb::Cluster, out: &mut Findings) {
     }
     if message.upstream_bind_config.is_some() {
         out.bad(&root.name("upstream_bind_config"), "", "binding to a source address is not supported");
-    }
-    if message.lb_subset_config.as_ref().is_some_and(|c| !c.subset_selectors.is_empty()) {
-        out.bad(&root.name("lb_subset_config").name("subset_selectors"), "", "subsets are not supported");
     }
     if let Some(config) = &message.upstream_config {
         let url = config.typed_config.as_ref().map_or("", |any| &any.type_url);
@@ -151,71 +138,7 @@ fn dns(name: &str, message: &pb::Cluster, logical: bool, out: &mut Findings) -> 
         Family::V4Preferred => DnsFamily::V4Preferred,
         Family::All => DnsFamily::All,
     };
-    Some(Discovery::Dns { endpoints: Arc::new(hosts), logical, refresh, family })
-}
-
-fn lb_policy(message: &pb::Cluster, out: &mut Findings) -> Option<LbPolicy> {
-    use pb::cluster::{LbConfig, LbPolicy as Policy};
-    let root = Path::ROOT;
-    // A typed policy wins over the enumeration, as in Envoy.
-    if let Some(policy) = &message.load_balancing_policy {
-        return typed_policy(policy, out);
-    }
-    let at = root.name("lb_policy");
-    let why = "not supported (nearest valid: LEAST_REQUEST, ROUND_ROBIN, RANDOM)";
-    match enumeration(&at, message.lb_policy, out)? {
-        Policy::RoundRobin => Some(LbPolicy::RoundRobin),
-        Policy::Random => Some(LbPolicy::Random),
-        Policy::LeastRequest => {
-            let count = match &message.lb_config {
-                Some(LbConfig::LeastRequestLbConfig(config)) => config.choice_count,
-                _ => None,
-            };
-            let at = root.name("least_request_lb_config");
-            let choices = within(&at.name("choice_count"), count.unwrap_or(CHOICES), 2, u32::MAX, out);
-            Some(LbPolicy::LeastRequest { choices })
-        }
-        Policy::LoadBalancingPolicyConfig => {
-            out.bad(&root.name("load_balancing_policy"), "", "lb_policy points to it, but it is not there");
-            None
-        }
-        other => {
-            out.bad(&at, other.as_str_name(), why);
-            None
-        }
-    }
-}
-
-/// The first policy of a known type.
-fn typed_policy(policy: &pb::LoadBalancingPolicy, out: &mut Findings) -> Option<LbPolicy> {
-    let root = Path::ROOT;
-    let list = root.name("load_balancing_policy");
-    let list = list.name("policies");
-    let mut refused = Vec::new();
-    for (i, item) in policy.policies.iter().enumerate() {
-        let at = list.index(i);
-        let at = at.name("typed_extension_config");
-        let at = at.name("typed_config");
-        let Some(any) = item.typed_extension_config.as_ref().and_then(|c| c.typed_config.as_ref()) else {
-            out.bad(&at, "", "no typed_config");
-            return None;
-        };
-        let extension = Extension::open(&at, any, out)?;
-        if extension.is::<policies::round_robin::v3::RoundRobin>() {
-            return Some(LbPolicy::RoundRobin);
-        } else if extension.is::<policies::random::v3::Random>() {
-            return Some(LbPolicy::Random);
-        } else if extension.is::<policies::least_request::v3::LeastRequest>() {
-            let config: policies::least_request::v3::LeastRequest = extension.decode(&at, out)?;
-            let count = config.choice_count.unwrap_or(CHOICES);
-            let choices = within(&at.name("choice_count"), count, 2, u32::MAX, out);
-            return Some(LbPolicy::LeastRequest { choices });
-        }
-        refused.push(extension.type_url.into_owned());
-    }
-    let why = "none of these policies is supported (nearest valid: LeastRequest, RoundRobin, Random)";
-    out.bad(&list, refused.join(", "), why);
-    None
+    Some(Discovery::Dns { endpoints: Arc::new(hosts), logical, refresh, family, pace: DnsPace::default() })
 }
 
 fn breakers(message: &pb::Cluster, model: &mut Cluster, out: &mut Findings) {
@@ -230,6 +153,7 @@ fn breakers(message: &pb::Cluster, model: &mut Cluster, out: &mut Findings) {
             max_pending_requests: limits.max_pending_requests.unwrap_or(default.max_pending_requests),
             max_requests: limits.max_requests.unwrap_or(default.max_requests),
             max_retries: limits.max_retries.unwrap_or(default.max_retries),
+            ..default
         };
         match enumeration(&at.index(i).name("priority"), limits.priority, out) {
             Some(RoutingPriority::Default) => model.breakers.default = read,

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use super::extension::value_to_json;
 use super::values::{Accept, address, enumeration, fraction, within};
 use crate::model::{Address, Endpoint, Endpoints, Health, Locality};
 use crate::proto::envoy::config::core::v3::{HealthStatus, Metadata};
 use crate::proto::envoy::config::endpoint::v3 as pb;
 use crate::translate::finding::{Findings, Path};
+use prost_types::Struct;
 
 /// Highest priority value.
 const MAX_PRIORITY: u32 = 128;
@@ -107,7 +109,14 @@ fn endpoint(path: &Path<'_>, host: &pb::LbEndpoint, hosts: Hosts, out: &mut Find
     let at = path.name("endpoint");
     let address = address(&at.name("address"), inner.address.as_ref(), accept, out)?;
     let metadata = host.metadata.as_ref().map(lb_metadata).unwrap_or_default();
-    Some(Endpoint { address, hostname: inner.hostname.clone(), health: health?, weight, metadata })
+    Some(Endpoint {
+        address,
+        hostname: inner.hostname.clone(),
+        health: health?,
+        weight,
+        metadata,
+        check: None,
+    })
 }
 
 fn health(path: &Path<'_>, status: i32, out: &mut Findings) -> Option<Health> {
@@ -120,13 +129,18 @@ fn health(path: &Path<'_>, status: i32, out: &mut Findings) -> Option<Health> {
 }
 
 fn lb_metadata(metadata: &Metadata) -> BTreeMap<String, String> {
+    metadata.filter_metadata.get("envoy.lb").map(lb_texts).unwrap_or_default()
+}
+
+/// Metadata that hosts are compared by: texts as they are; other values as a NUL and their JSON, so that the
+/// number 1 is not the text "1".
+pub(super) fn lb_texts(metadata: &Struct) -> BTreeMap<String, String> {
     use prost_types::value::Kind;
-    let fields = metadata.filter_metadata.get("envoy.lb").map(|s| &s.fields).into_iter().flatten();
-    let text = |(key, value): (&String, &prost_types::Value)| match &value.kind {
-        Some(Kind::StringValue(text)) => Some((key.clone(), text.clone())),
-        _ => None,
+    let text = |value: &prost_types::Value| match &value.kind {
+        Some(Kind::StringValue(text)) => text.clone(),
+        _ => format!("\0{}", value_to_json(value)),
     };
-    fields.filter_map(text).collect()
+    metadata.fields.iter().map(|(key, value)| (key.clone(), text(value))).collect()
 }
 
 /// Whether the assignment is one host, as LOGICAL_DNS wants.

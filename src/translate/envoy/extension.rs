@@ -114,7 +114,8 @@ fn struct_to_json(value: Option<&Struct>) -> Json {
     Json::Object(fields.map(|(k, v)| (k.clone(), value_to_json(v))).collect::<Map<_, _>>())
 }
 
-fn value_to_json(value: &prost_types::Value) -> Json {
+/// A value in JSON.
+pub(super) fn value_to_json(value: &prost_types::Value) -> Json {
     match &value.kind {
         None | Some(Kind::NullValue(_)) => Json::Null,
         Some(Kind::NumberValue(n)) => number(*n),

@@ -15,6 +15,7 @@ use crate::proto::envoy::config;
 mod chain;
 mod cluster;
 mod cluster_http;
+mod cluster_lb;
 mod endpoints;
 mod extension;
 mod filters;

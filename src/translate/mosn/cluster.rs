@@ -3,8 +3,8 @@
 use super::listener::refuse_tls;
 use super::read::{Context, Object};
 use crate::model::{
-    Address, Breakers, Cluster, Discovery, DnsFamily, Endpoint, Endpoints, Health, LbPolicy, Locality,
-    Thresholds, UpstreamProtocol,
+    Address, Breakers, Cluster, Discovery, DnsFamily, DnsPace, Endpoint, Endpoints, Fallback, Health,
+    LbPolicy, Locality, Selector, SlowStart, Subsets, Thresholds, UpstreamProtocol,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,6 +17,8 @@ const UNLIMITED: Thresholds = Thresholds {
     max_pending_requests: u32::MAX,
     max_requests: u32::MAX,
     max_retries: u32::MAX,
+    retry_budget: None,
+    track_remaining: false,
 };
 
 /// Reads every cluster, inline or from the folder `clusters_configs`. Of two with one name the later wins.
@@ -72,6 +74,8 @@ fn one(ctx: &mut Context<'_>, mut of: Object<'_>) -> Option<Cluster> {
     let discovery = discovery(ctx, &mut of, endpoints);
     let mut cluster = Cluster::new(name, discovery);
     cluster.lb = lb;
+    cluster.slow_start = slow_start(ctx, &mut of);
+    cluster.subsets = subsets(ctx, &mut of).map(Arc::new);
     cluster.protocol = UpstreamProtocol::Http2;
     cluster.panic_threshold = 0;
     cluster.connect_timeout =
@@ -92,14 +96,7 @@ fn one(ctx: &mut Context<'_>, mut of: Object<'_>) -> Option<Cluster> {
     refused(ctx, &mut of);
     of.skip(
         ctx,
-        &[
-            "sub_type",
-            "spec",
-            "max_request_per_conn",
-            "cluster_pool_enable",
-            "lbconfig",
-            "original_dst_lb_config",
-        ],
+        &["sub_type", "spec", "max_request_per_conn", "cluster_pool_enable", "original_dst_lb_config"],
     );
     let empty = cluster.name.is_empty().then(|| of.at("name"));
     of.finish(ctx);
@@ -116,9 +113,6 @@ fn refused(ctx: &mut Context<'_>, of: &mut Object<'_>) {
         refuse_tls(ctx, tls);
     }
     of.skip(ctx, &["cluster_manager_tls"]);
-    if let Some(mut subset) = of.object(ctx, "lb_subset_config") {
-        subset.refuse(ctx, "subset_selectors", "subsets come later, and requests would go to other hosts");
-    }
     if let Some(mut check) = of.object(ctx, "health_check") {
         match check.text(ctx, "service_name").filter(|name| !name.is_empty()) {
             Some(_) => {
@@ -131,7 +125,6 @@ fn refused(ctx: &mut Context<'_>, of: &mut Object<'_>) {
             ),
         }
     }
-    of.no_effect(ctx, "slow_start", "slow start comes later");
     of.no_effect(ctx, "mark", "SO_MARK comes later");
     of.no_effect(ctx, "dns_resolvers", "the system's resolver is used");
     of.no_effect(ctx, "dns_resolver_file", "the system's resolver is used");
@@ -140,8 +133,15 @@ fn refused(ctx: &mut Context<'_>, of: &mut Object<'_>) {
 
 /// The policy, and whether host weights count in it.
 fn load_balancing(ctx: &mut Context<'_>, of: &mut Object<'_>) -> (LbPolicy, bool) {
-    let choices = of.object(ctx, "lbconfig").and_then(|mut config| config.number(ctx, "choice_count"));
-    let least = LbPolicy::LeastRequest { choices: choices.filter(|n| *n >= 2).unwrap_or(2) };
+    let (mut choices, mut bias) = (None, None);
+    if let Some(mut config) = of.object(ctx, "lbconfig") {
+        choices = config.number(ctx, "choice_count").filter(|n| *n >= 2);
+        bias = config.float(ctx, "active_request_bias").filter(|bias| *bias >= 0.0);
+        config.skip(ctx, &["client_error_bias", "server_error_bias"]);
+        config.finish(ctx);
+    }
+    let least =
+        LbPolicy::LeastRequest { choices: choices.unwrap_or(2), bias: bias.unwrap_or(1.0), full_scan: false };
     let Some(text) = of.text(ctx, "lb_type").filter(|text| !text.is_empty()) else {
         return (LbPolicy::RoundRobin, false);
     };
@@ -151,12 +151,13 @@ fn load_balancing(ctx: &mut Context<'_>, of: &mut Object<'_>) -> (LbPolicy, bool
         "LB_ROUNDROBIN" => (LbPolicy::RoundRobin, false),
         "LB_WEIGHTED_ROUNDROBIN" => (LbPolicy::RoundRobin, true),
         "LB_LEAST_REQUEST" => (least, true),
+        "LB_MAGLEV" => (LbPolicy::Maglev { table_size: 65_537 }, false),
         "LB_LEAST_CONNECTION" | "LB_PEAK_EWMA" => {
-            ctx.warn(&path, text, "served as LB_LEAST_REQUEST until it is built");
+            ctx.warn(&path, text, "served as LB_LEAST_REQUEST");
             (least, true)
         }
-        "LB_MAGLEV" | "LB_REQUEST_ROUNDROBIN" => {
-            ctx.warn(&path, text, "served as LB_ROUNDROBIN until it is built");
+        "LB_REQUEST_ROUNDROBIN" => {
+            ctx.warn(&path, text, "served as LB_ROUNDROBIN");
             (LbPolicy::RoundRobin, false)
         }
         "LB_ORIGINAL_DST" => {
@@ -168,6 +169,56 @@ fn load_balancing(ctx: &mut Context<'_>, of: &mut Object<'_>) -> (LbPolicy, bool
             (LbPolicy::RoundRobin, false)
         }
     }
+}
+
+/// `slow_start`: only mode `duration` is one.
+fn slow_start(ctx: &mut Context<'_>, of: &mut Object<'_>) -> Option<SlowStart> {
+    let mut config = of.object(ctx, "slow_start")?;
+    let mode = config.text(ctx, "mode").unwrap_or_default().to_owned();
+    let window = config.duration(ctx, "slow_start_duration").filter(|window| !window.is_zero());
+    let aggression = config.float(ctx, "aggression").filter(|value| *value > 0.0).unwrap_or(1.0);
+    let min_weight = config.float(ctx, "min_weight_percent").filter(|value| *value > 0.0).unwrap_or(0.1);
+    let path = config.at("mode");
+    config.finish(ctx);
+    if mode != "duration" {
+        ctx.warn(&path, &mode, "unknown: no slow start, in MOSN neither");
+        return None;
+    }
+    Some(SlowStart { window: window?, aggression, min_weight: min_weight.min(1.0) })
+}
+
+/// `lb_subset_config`; on where there are selectors.
+fn subsets(ctx: &mut Context<'_>, of: &mut Object<'_>) -> Option<Subsets> {
+    let mut config = of.object(ctx, "lb_subset_config")?;
+    let path = config.at("fall_back_policy");
+    let fallback = match config.number(ctx, "fall_back_policy") {
+        None | Some(0) => Fallback::None,
+        Some(1) => Fallback::Any,
+        Some(2) => Fallback::DefaultSubset,
+        Some(other) => {
+            ctx.warn(&path, other.to_string(), "unknown, 0 is used");
+            Fallback::None
+        }
+    };
+    let mut default_subset = BTreeMap::new();
+    if let Some(mut wanted) = config.object(ctx, "default_subset") {
+        for (key, value) in wanted.entries() {
+            if let Some(text) = value.as_str() {
+                default_subset.insert(key.to_owned(), text.to_owned());
+            }
+        }
+    }
+    let mut selectors: Vec<Selector> = Vec::new();
+    for mut keys in config.text_lists(ctx, "subset_selectors") {
+        keys.sort_unstable();
+        keys.dedup();
+        if !keys.is_empty() && selectors.iter().all(|held| held.keys != keys) {
+            let fallback_keys = Vec::new();
+            selectors.push(Selector { keys, fallback: None, fallback_keys, single_host: false });
+        }
+    }
+    config.finish(ctx);
+    (!selectors.is_empty()).then_some(Subsets { fallback, default_subset, selectors, panic_mode_any: false })
 }
 
 fn hosts(ctx: &mut Context<'_>, of: &mut Object<'_>, cluster: &str, weights: bool) -> Endpoints {
@@ -190,7 +241,14 @@ fn hosts(ctx: &mut Context<'_>, of: &mut Object<'_>, cluster: &str, weights: boo
             continue;
         }
         let weight = if weights { weight } else { 1 };
-        endpoints.push(Endpoint { address, hostname, health: Health::Healthy, weight, metadata });
+        endpoints.push(Endpoint {
+            address,
+            hostname,
+            health: Health::Healthy,
+            weight,
+            metadata,
+            check: None,
+        });
     }
     Endpoints {
         name: cluster.to_owned(),
@@ -267,7 +325,7 @@ fn discovery(ctx: &mut Context<'_>, of: &mut Object<'_>, endpoints: Endpoints) -
     } else {
         Duration::from_secs(15)
     };
-    Discovery::Dns { endpoints, logical: false, refresh: held, family }
+    Discovery::Dns { endpoints, logical: false, refresh: held, family, pace: DnsPace::default() }
 }
 
 /// Only the first entry counts; 0 and absence are unlimited.
@@ -286,6 +344,7 @@ fn breakers(ctx: &mut Context<'_>, of: &mut Object<'_>) -> Breakers {
             max_pending_requests: limit(ctx, "max_pending_requests"),
             max_requests: limit(ctx, "max_requests"),
             max_retries: limit(ctx, "max_retries"),
+            ..UNLIMITED
         };
         entry.skip(ctx, &["priority"]);
         entry.finish(ctx);

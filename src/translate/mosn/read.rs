@@ -106,6 +106,11 @@ impl<'a> Object<'a> {
         self.fit(ctx, key, value, number, "an integer from 0 to 4294967295")
     }
 
+    pub fn float(&mut self, ctx: &mut Context<'_>, key: &str) -> Option<f64> {
+        let value = self.value(ctx, key)?;
+        self.fit(ctx, key, value, value.as_f64(), "a number")
+    }
+
     /// A Go duration, or as in 2018 an integer number of nanoseconds.
     pub fn duration(&mut self, ctx: &mut Context<'_>, key: &str) -> Option<Duration> {
         let value = self.value(ctx, key)?;
@@ -150,6 +155,21 @@ impl<'a> Object<'a> {
             }
         }
         texts
+    }
+
+    /// The items of a list of lists of strings.
+    pub fn text_lists(&mut self, ctx: &mut Context<'_>, key: &str) -> Vec<Vec<String>> {
+        let items = self.list(ctx, key);
+        let mut lists = Vec::with_capacity(items.len());
+        for (item, path) in items {
+            let texts =
+                item.as_array().map(|texts| texts.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
+            match texts.flatten() {
+                Some(texts) => lists.push(texts.into_iter().map(str::to_owned).collect()),
+                None => ctx.error(&path, brief(item), "expected a list of strings"),
+            }
+        }
+        lists
     }
 
     /// Key and value of every entry, for objects whose keys are the user's.

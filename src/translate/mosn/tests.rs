@@ -425,8 +425,8 @@ fn findings_name_their_field() {
         (
             "/cluster_manager/clusters/0",
             "lb_subset_config",
-            json!({"subset_selectors": [["a"]]}),
-            "E cluster_manager.clusters[0].lb_subset_config.subset_selectors:",
+            json!({"subset_selectors": ["a"]}),
+            "E cluster_manager.clusters[0].lb_subset_config.subset_selectors[0]:",
         ),
         (
             "/cluster_manager/clusters/0",

@@ -193,25 +193,8 @@ pub(super) const NO_EFFECT: &[(&str, &[&str])] = &[
     ),
     (
         "envoy.config.cluster.v3.Cluster.CommonLbConfig",
-        &[
-            "close_connections_on_host_set_change",
-            "consistent_hashing_lb_config",
-            "ignore_new_hosts_until_first_hc",
-            "override_host_status",
-            "zone_aware_lb_config",
-        ],
+        &["close_connections_on_host_set_change", "override_host_status"],
     ),
-    ("envoy.config.cluster.v3.Cluster.LeastRequestLbConfig", &["active_request_bias", "slow_start_config"]),
-    ("envoy.config.cluster.v3.Cluster.RoundRobinLbConfig", &["slow_start_config"]),
-    (
-        "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
-        &["active_request_bias", "locality_lb_config", "selection_method", "slow_start_config"],
-    ),
-    (
-        "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin",
-        &["locality_lb_config", "slow_start_config"],
-    ),
-    ("envoy.extensions.load_balancing_policies.random.v3.Random", &["locality_lb_config"]),
     ("envoy.config.cluster.v3.CircuitBreakers", &["per_host_thresholds"]),
     ("envoy.config.cluster.v3.CircuitBreakers.Thresholds", &["max_connection_pools", "retry_budget"]),
     (

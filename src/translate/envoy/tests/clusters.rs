@@ -46,7 +46,7 @@ fn dns_takes_names_and_static_does_not() {
     let assignment = json!({"cluster_name": "c", "endpoints": [{"lb_endpoints": [host("svc.local", 80)]}]});
     let dns = json!({"type": "LOGICAL_DNS", "load_assignment": assignment, "dns_lookup_family": "V4_ONLY"});
     let read = read_cluster(with(dns)).unwrap();
-    let Discovery::Dns { endpoints, logical, refresh, family } = read.discovery else { panic!() };
+    let Discovery::Dns { endpoints, logical, refresh, family, .. } = read.discovery else { panic!() };
     assert_eq!((logical, refresh, family), (true, Duration::from_secs(5), DnsFamily::V4Only));
     assert_eq!(endpoints.iter().next().unwrap().address, Address::Name("svc.local".into(), 80));
     refused(
@@ -84,10 +84,10 @@ fn anything_that_encrypts_is_refused_by_type() {
 
 #[test]
 fn every_fault_is_found_not_just_the_first() {
-    let bad = json!({"name": "", "type": "ORIGINAL_DST", "lb_policy": "MAGLEV", "connect_timeout": "-1s"});
+    let bad = json!({"name": "", "type": "ORIGINAL_DST", "lb_policy": "LOAD_BALANCING_POLICY_CONFIG", "connect_timeout": "-1s"});
     refused(
         read_cluster(bad),
-        &["Cluster (unnamed): name: must not be empty", "type: ORIGINAL_DST: ", "lb_policy: MAGLEV: "],
+        &["Cluster (unnamed): name: must not be empty", "type: ORIGINAL_DST: ", "connect_timeout: -1s: "],
     );
     refused(
         read_cluster(with(json!({"connect_timeout": "0s"}))),
@@ -116,7 +116,7 @@ fn breakers_pools_and_keepalive_are_read() {
     assert_eq!((breakers.default.max_pending_requests, breakers.high.max_retries), (1024, 9));
     assert_eq!(read.tcp_keepalive.unwrap().time, Some(Duration::from_secs(300)));
     assert_eq!((read.panic_threshold, read.buffer_limit), (0, 1000));
-    assert_eq!(read.lb, LbPolicy::LeastRequest { choices: 2 });
+    assert_eq!(read.lb, LbPolicy::LeastRequest { choices: 2, bias: 1.0, full_scan: false });
 }
 
 #[test]
@@ -146,6 +146,61 @@ fn upstream_http_is_known_by_type_url_whatever_the_key() {
     assert_eq!(
         read_cluster(with(json!({"http2_protocol_options": {}}))).unwrap().protocol,
         UpstreamProtocol::Http2
+    );
+}
+
+#[test]
+fn hashing_policies_localities_and_slow_start_are_read() {
+    let read = |json| read_cluster(with(json));
+    let ring = read(json!({"lb_policy": "RING_HASH", "common_lb_config": {"locality_weighted_lb_config": {},
+        "consistent_hashing_lb_config": {"use_hostname_for_hashing": true}},
+        "ring_hash_lb_config": {"minimum_ring_size": 10, "maximum_ring_size": 20, "hash_function": "MURMUR_HASH_2"}}))
+    .unwrap();
+    assert_eq!(ring.lb, LbPolicy::RingHash { min: 10, max: 20, function: HashFunction::MurmurHash2 });
+    assert!(ring.locality_weighted && ring.hash_by_hostname);
+    assert_eq!(read(json!({"lb_policy": "MAGLEV"})).unwrap().lb, LbPolicy::Maglev { table_size: 65_537 });
+    refused(
+        read(json!({"lb_policy": "MAGLEV", "maglev_lb_config": {"table_size": 65_536}})),
+        &["maglev_lb_config.table_size: 65536: must be a prime"],
+    );
+    refused(
+        read(json!({"lb_policy": "RING_HASH", "common_lb_config":
+            {"consistent_hashing_lb_config": {"hash_balance_factor": 150}}})),
+        &["common_lb_config.consistent_hashing_lb_config.hash_balance_factor: 150: "],
+    );
+    let slow = read(json!({"round_robin_lb_config": {"slow_start_config": {"slow_start_window": "60s",
+        "aggression": {"default_value": 2.0, "runtime_key": "x"}, "min_weight_percent": {"value": 20}}}}));
+    let wanted = SlowStart { window: Duration::from_secs(60), aggression: 2.0, min_weight: 0.2 };
+    assert_eq!(slow.unwrap().slow_start, Some(wanted));
+    let typed = |name: &str, more: Json| {
+        let mut config =
+            json!({"@type": format!("type.googleapis.com/envoy.extensions.load_balancing_policies.{name}")});
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"policies": [{"typed_extension_config": {"name": "x", "typed_config": config}}]})
+    };
+    let inner = typed("maglev.v3.Maglev", json!({"table_size": 7}));
+    let outer = typed("wrr_locality.v3.WrrLocality", json!({"endpoint_picking_policy": inner}));
+    let read = read(json!({"load_balancing_policy": outer})).unwrap();
+    assert_eq!((read.lb, read.locality_weighted), (LbPolicy::Maglev { table_size: 7 }, true));
+}
+
+#[test]
+fn subset_selectors_are_read() {
+    let config = json!({"fallback_policy": "DEFAULT_SUBSET", "default_subset": {"v": "1"}, "subset_selectors": [
+        {"keys": ["b", "a"], "fallback_policy": "KEYS_SUBSET", "fallback_keys_subset": ["a"]},
+        {"keys": ["a"]}]});
+    let read = read_cluster(with(json!({"lb_subset_config": config}))).unwrap().subsets.unwrap();
+    assert_eq!(read.fallback, Fallback::DefaultSubset);
+    assert_eq!(read.selectors[0].keys, ["a", "b"]);
+    assert_eq!((read.selectors[0].fallback, read.selectors[1].fallback), (Some(Fallback::Keys), None));
+    let bad = json!({"list_as_any": true, "subset_selectors": [
+        {"keys": ["a"], "fallback_policy": "KEYS_SUBSET", "fallback_keys_subset": ["a"]}]});
+    refused(
+        read_cluster(with(json!({"lb_subset_config": bad}))),
+        &[
+            "lb_subset_config.list_as_any: true: ",
+            "subset_selectors[0].fallback_keys_subset: a: must be some",
+        ],
     );
 }
 
@@ -184,7 +239,10 @@ fn endpoints_keep_weight_health_place_and_lb_metadata() {
     let place = &read.localities[0];
     assert_eq!((place.zone.as_str(), place.priority, place.weight), ("z", 1, 4));
     assert_eq!((place.endpoints[0].health, place.endpoints[0].weight), (Health::Draining, 3));
-    assert_eq!(place.endpoints[0].metadata, [("v".to_owned(), "1".to_owned())].into());
+    assert_eq!(
+        place.endpoints[0].metadata,
+        [("v".to_owned(), "1".to_owned()), ("n".to_owned(), "\u{0}2".to_owned())].into()
+    );
     assert_eq!(place.endpoints[1].address, Address::Unix("/run/x.sock".into()));
     assert!(read_endpoints(json!({"cluster_name": "c"})).unwrap().localities.is_empty());
 }
