@@ -3,10 +3,28 @@
 //! Fields that concern the connection are written by the rules here, never passed on from a message.
 
 use super::chunked::NEVER_IN_TRAILERS;
-use super::{Framing, NameCase, Output};
+use super::{Framing, NameCase};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, Method, StatusCode, request, response};
+
+/// Where encoded bytes go, in order.
+pub trait Out {
+    /// Appends what `write` appends to the buffer it is given.
+    fn write<R>(&mut self, write: impl FnOnce(&mut BytesMut) -> R) -> R;
+    /// Appends a part of a body.
+    fn push(&mut self, bytes: Bytes);
+}
+
+impl Out for BytesMut {
+    fn write<R>(&mut self, write: impl FnOnce(&mut BytesMut) -> R) -> R {
+        write(self)
+    }
+
+    fn push(&mut self, bytes: Bytes) {
+        self.extend_from_slice(&bytes);
+    }
+}
 
 /// What is known of a body before it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,19 +69,19 @@ impl BodyEncoder {
     ///
     /// # Errors
     /// It is more than was announced; nothing of it is written.
-    pub fn data(&mut self, bytes: Bytes, out: &mut Output) -> Result<(), WrongLength> {
+    pub fn data(&mut self, bytes: Bytes, out: &mut impl Out) -> Result<(), WrongLength> {
         match self {
             BodyEncoder::Empty => {}
-            BodyEncoder::UntilClose => out.put(bytes),
+            BodyEncoder::UntilClose => out.push(bytes),
             BodyEncoder::Length(left) => {
                 *left = left.checked_sub(bytes.len() as u64).ok_or(WrongLength)?;
-                out.put(bytes);
+                out.push(bytes);
             }
             BodyEncoder::Chunked if bytes.is_empty() => {}
             BodyEncoder::Chunked => {
-                out.put_chunk_size(bytes.len());
-                out.put(bytes);
-                out.put_slice(b"\r\n");
+                out.write(|text| put_number(text, bytes.len() as u64, 16, b"\r\n"));
+                out.push(bytes);
+                out.write(|text| text.put_slice(b"\r\n"));
             }
         }
         Ok(())
@@ -73,19 +91,20 @@ impl BodyEncoder {
     ///
     /// # Errors
     /// It is less than was announced.
-    pub fn end(&mut self, trailers: Option<&HeaderMap>, out: &mut Output) -> Result<(), WrongLength> {
+    pub fn end(&mut self, trailers: Option<&HeaderMap>, out: &mut impl Out) -> Result<(), WrongLength> {
         match self {
             BodyEncoder::Empty | BodyEncoder::Length(0) | BodyEncoder::UntilClose => Ok(()),
             BodyEncoder::Length(_) => Err(WrongLength),
             BodyEncoder::Chunked => {
-                out.put_slice(b"0\r\n");
-                let tail = out.tail();
-                for (name, value) in trailers.into_iter().flatten() {
-                    if !NEVER_IN_TRAILERS.contains(&name.as_str()) {
-                        put_field(tail, name.as_str().as_bytes(), value.as_bytes());
+                out.write(|text| {
+                    text.put_slice(b"0\r\n");
+                    for (name, value) in trailers.into_iter().flatten() {
+                        if !NEVER_IN_TRAILERS.contains(&name.as_str()) {
+                            put_field(text, name.as_str().as_bytes(), value.as_bytes());
+                        }
                     }
-                }
-                tail.put_slice(b"\r\n");
+                    text.put_slice(b"\r\n");
+                });
                 *self = BodyEncoder::Empty;
                 Ok(())
             }
@@ -111,25 +130,35 @@ pub fn request(
     body: BodyLength,
     upgrade: bool,
     close: bool,
-    out: &mut Output,
+    out: &mut impl Out,
 ) -> BodyEncoder {
-    let tail = out.tail();
+    out.write(|text| request_head(parts, case, body, upgrade, close, text))
+}
+
+fn request_head(
+    parts: &request::Parts,
+    case: Option<&NameCase>,
+    body: BodyLength,
+    upgrade: bool,
+    close: bool,
+    text: &mut BytesMut,
+) -> BodyEncoder {
     let connect = parts.method == Method::CONNECT;
-    tail.put_slice(parts.method.as_str().as_bytes());
-    tail.put_u8(b' ');
+    text.put_slice(parts.method.as_str().as_bytes());
+    text.put_u8(b' ');
     let authority = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
     match parts.uri.path_and_query() {
-        _ if connect => tail.put_slice(authority.unwrap_or_default()),
+        _ if connect => text.put_slice(authority.unwrap_or_default()),
         Some(path) => {
             if path.as_str().starts_with('?') {
-                tail.put_u8(b'/');
+                text.put_u8(b'/');
             }
-            tail.put_slice(path.as_str().as_bytes());
+            text.put_slice(path.as_str().as_bytes());
         }
-        None => tail.put_u8(b'/'),
+        None => text.put_u8(b'/'),
     }
-    tail.put_slice(b" HTTP/1.1\r\n");
-    let mut fields = FieldWriter { case, out: tail, length: None };
+    text.put_slice(b" HTTP/1.1\r\n");
+    let mut fields = FieldWriter { case, out: text, length: None };
     fields.put("host", authority.unwrap_or_default());
     let encoder = match body {
         _ if connect || upgrade => BodyEncoder::UntilClose,
@@ -167,7 +196,17 @@ pub fn response(
     case: Option<&NameCase>,
     body: BodyLength,
     to: ResponseTo,
-    out: &mut Output,
+    out: &mut impl Out,
+) -> BodyEncoder {
+    out.write(|text| response_head(parts, case, body, to, text))
+}
+
+fn response_head(
+    parts: &response::Parts,
+    case: Option<&NameCase>,
+    body: BodyLength,
+    to: ResponseTo,
+    text: &mut BytesMut,
 ) -> BodyEncoder {
     let status = parts.status;
     let switched = status == StatusCode::SWITCHING_PROTOCOLS;
@@ -186,13 +225,12 @@ pub fn response(
         BodyLength::Unknown if to.http_10 => BodyEncoder::UntilClose,
         BodyLength::Unknown => BodyEncoder::Chunked,
     };
-    let tail = out.tail();
-    tail.put_slice(if to.http_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
-    tail.put_slice(status.as_str().as_bytes());
-    tail.put_u8(b' ');
-    tail.put_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-    tail.put_slice(b"\r\n");
-    let mut fields = FieldWriter { case, out: tail, length: None };
+    text.put_slice(if to.http_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
+    text.put_slice(status.as_str().as_bytes());
+    text.put_u8(b' ');
+    text.put_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    text.put_slice(b"\r\n");
+    let mut fields = FieldWriter { case, out: text, length: None };
     fields.length = match (&encoder, body) {
         (BodyEncoder::Length(length), _) => Some(*length),
         (BodyEncoder::Empty, BodyLength::Known(length)) if !none => Some(length),
@@ -244,17 +282,10 @@ impl FieldWriter<'_> {
     }
 
     fn put_length(&mut self, length: u64) {
-        let mut digits = [0; 20];
-        let (mut rest, mut count) = (length, 0);
-        for place in digits.iter_mut().rev() {
-            *place = b'0' + (rest % 10) as u8;
-            count += 1;
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
-        }
-        self.put(CONTENT_LENGTH.as_str(), digits.get(digits.len() - count..).unwrap_or_default());
+        let written = self.case.and_then(|case| case.find(CONTENT_LENGTH.as_str(), 0));
+        self.out.put_slice(written.unwrap_or(CONTENT_LENGTH.as_str().as_bytes()));
+        self.out.put_slice(b": ");
+        put_number(self.out, length, 10, b"\r\n");
     }
 
     /// What the body and the connection need.
@@ -302,6 +333,25 @@ fn hop(name: &HeaderName) -> Hop {
         17 if text == "transfer-encoding" => Hop::Never,
         _ => Hop::No,
     }
+}
+
+/// Appends a number in base 10 or 16, and what ends it.
+fn put_number(out: &mut BytesMut, number: u64, base: u64, end: &[u8]) {
+    let mut digits = [0; 20];
+    let (mut rest, mut count) = (number, 0);
+    for place in digits.iter_mut().rev() {
+        *place = match (rest % base) as u8 {
+            digit @ 0..=9 => b'0' + digit,
+            digit => b'a' + digit - 10,
+        };
+        count += 1;
+        rest /= base;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.put_slice(digits.get(digits.len() - count..).unwrap_or_default());
+    out.put_slice(end);
 }
 
 fn put_field(out: &mut BytesMut, name: &[u8], value: &[u8]) {

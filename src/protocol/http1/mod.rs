@@ -1,7 +1,7 @@
 //! HTTP/1.0 and 1.1: heads and bodies from bytes, and back.
 //!
 //! Takes in the bytes of a connection as they come, gives out heads in the proxy's common form and bodies in
-//! pieces; the other way round it fills an [`Output`]. The common form is that of HTTP/2: the host is the
+//! pieces; the other way round it fills an [`Out`]. The common form is that of HTTP/2: the host is the
 //! target's authority and no `host` field is beside it, names are lower case (how they were written is kept in
 //! [`NameCase`]), and fields that concern one connection only are gone: `connection` and what it names,
 //! `keep-alive`, `proxy-connection`, `transfer-encoding`, `http2-settings`, `te` other than `trailers`, and
@@ -18,7 +18,6 @@ mod encode;
 mod fault;
 mod fields;
 mod framing;
-mod output;
 mod request;
 mod response;
 mod scan;
@@ -30,11 +29,11 @@ mod tests;
 pub use body::{BodyDecoder, Piece};
 pub use case::NameCase;
 pub use encode::{
-    BodyEncoder, BodyLength, ResponseTo, request as encode_request, response as encode_response,
+    BodyEncoder, BodyLength, Out, ResponseTo, WrongLength, request as encode_request,
+    response as encode_response,
 };
 pub use fault::Fault;
 pub use framing::Framing;
-pub use output::Output;
 pub use request::{RequestDecoder, RequestHead};
 pub use response::{Asked, ResponseDecoder, ResponseHead};
 

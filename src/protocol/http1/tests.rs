@@ -4,7 +4,7 @@ mod encode;
 mod requests;
 
 use super::*;
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 
 /// The first request of `text`.
 fn request(text: &[u8], limits: &Limits) -> Result<Option<RequestHead>, Fault> {
@@ -25,7 +25,6 @@ fn refused(text: &[u8], limits: &Limits) -> Fault {
     }
 }
 
-fn text(out: &mut Output) -> String {
-    let bytes = out.copy_to_bytes(out.remaining());
-    String::from_utf8(bytes.to_vec()).unwrap()
+fn text(out: &BytesMut) -> &str {
+    std::str::from_utf8(out).unwrap()
 }
