@@ -6,7 +6,7 @@ use super::query::Params;
 use super::reply::{self, Reply};
 use super::server::Context;
 use super::source::{Command, Kind, ServerState};
-use super::{listeners, redact};
+use super::{listeners, memory, redact};
 use crate::telemetry::logging::{self, Level};
 use crate::telemetry::{prometheus, text};
 use http::{Method, StatusCode};
@@ -78,7 +78,7 @@ pub async fn answer(context: &Context, method: &Method, path: &str, params: &Par
         "/listeners" => listener_list(context, params).await,
         "/config_dump" => config_dump(context, params).await,
         "/init_dump" => init_dump(context).await,
-        "/memory" => reply::json(StatusCode::OK, &memory()),
+        "/memory" => reply::json(StatusCode::OK, &memory_json()),
         "/certs" => reply::json(StatusCode::OK, &json!({ "certificates": [] })),
         "/runtime" => reply::json(StatusCode::OK, &json!({ "layers": [], "entries": {} })),
         "/hot_restart_version" => reply::text(StatusCode::OK, "disabled"),
@@ -256,21 +256,15 @@ async fn init_dump(context: &Context) -> Reply {
     reply::json(StatusCode::OK, &json!({ "unready_targets_dumps": dumps }))
 }
 
-/// `VmRSS` and its kin, in bytes; 0 where the kernel does not tell.
-fn memory() -> Json {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let bytes = |key: &str| {
-        let line = status.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'));
-        let kib = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0);
-        (kib * 1024).to_string()
-    };
+fn memory_json() -> Json {
+    let memory = memory::read();
     json!({
-        "allocated": bytes("RssAnon"),
-        "heap_size": bytes("VmData"),
+        "allocated": memory.anonymous.to_string(),
+        "heap_size": memory.data.to_string(),
         "pageheap_unmapped": "0",
         "pageheap_free": "0",
         "total_thread_cache": "0",
-        "total_physical_bytes": bytes("VmRSS"),
+        "total_physical_bytes": memory.resident.to_string(),
     })
 }
 

@@ -16,6 +16,7 @@ mod envoy;
 mod io;
 mod json;
 mod listeners;
+pub mod memory;
 mod mosn;
 mod query;
 mod redact;
@@ -23,7 +24,7 @@ mod reply;
 mod server;
 mod source;
 
-pub use derived::provide_cluster_gauges;
+pub use derived::{Updates, provide_by_name};
 pub use redact::redact;
 pub use server::{BindError, Server};
 pub use source::{

@@ -1,9 +1,12 @@
 use super::*;
-use crate::cluster::{BreakerState, ClusterEntry, ClusterSlot, ClusterSpec};
+use crate::cluster::{BreakerState, ClusterEntry, ClusterSlot, ClusterSpec, History};
 use crate::model::{self, Address, ClusterId, Discovery, Endpoints, Thresholds};
 use crate::snapshot::{Snapshot, Store};
-use crate::telemetry::{HostStats, Registration, Registry, Scope, XdsTypeStats, logging};
+use crate::stat_group;
+use crate::telemetry::{Counter, HostStats, Registration, Registry, Scope, logging};
+
 use serde_json::{Value as Json, json};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
@@ -11,6 +14,13 @@ use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+
+stat_group! {
+    pub struct XdsTypeStats {
+        update_success: Counter,
+        update_rejected: Counter,
+    }
+}
 
 /// A life-cycle that tests move by hand.
 struct Life(AtomicU8, AtomicBool);
@@ -47,6 +57,7 @@ fn cluster(id: u32, name: &str, hosts: &[&str]) -> ClusterSlot {
     cluster.breakers.default = Thresholds { max_requests: 7, ..Thresholds::default() };
     let endpoints = Endpoints::of(name, hosts.iter().map(|h| Address::Ip(h.parse().unwrap())));
     ClusterSlot::Ready(ClusterEntry {
+        history: History { membership_changes: 3, fetch_timeouts: 0 },
         spec: Arc::new(ClusterSpec {
             id: ClusterId(id),
             model: Arc::new(cluster),
@@ -123,7 +134,17 @@ async fn start(count: usize) -> Admin {
     snapshot.clusters.push_back(ClusterSlot::Warming);
     store.publish(Arc::new(snapshot));
     let registry = Registry::new();
-    provide_cluster_gauges(&registry, store.clone());
+    let eds = |name: &str| {
+        let updates = Updates {
+            update_attempt: 4,
+            update_success: 3,
+            update_no_rebuild: 1,
+            version_text: "v3".into(),
+            ..Updates::default()
+        };
+        HashMap::from([(Arc::<str>::from(name), updates)])
+    };
+    provide_by_name(&registry, store.clone(), Box::new(move || eds("c0-eds")), Box::new(HashMap::new));
     let lifecycle = Arc::new(Life(AtomicU8::new(2), AtomicBool::new(false)));
     let (sender, commands) = mpsc::channel(4);
     let source = Source {
@@ -292,6 +313,11 @@ async fn stats_as_a_pilot_agent_asks() {
     assert_eq!(
         gauges,
         "cluster.c0.circuit_breakers.default.remaining_rq: 7\ncluster.c0.membership_total: 2\n"
+    );
+    assert_eq!(
+        admin.get("/stats?usedonly&filter=^cluster.c0.(update_|version|membership_change)").await,
+        "cluster.c0.version_text: \"v3\"\ncluster.c0.membership_change: 3\ncluster.c0.update_attempt: 4\n\
+         cluster.c0.update_no_rebuild: 1\ncluster.c0.update_success: 3\n"
     );
     assert_eq!(admin.ask("POST", "/reset_counters").await.0, 200);
     assert!(admin.get("/stats?filter=cds.update_success").await.ends_with(": 0\n"));

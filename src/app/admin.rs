@@ -73,7 +73,6 @@ pub fn source(
     commands: mpsc::Sender<crate::admin::Command>,
 ) -> Source {
     let fixed = Arc::new(Fixed::new(bootstrap));
-    crate::admin::provide_cluster_gauges(&proxy.registry, proxy.store.clone());
     Source {
         store: proxy.store.clone(),
         registry: proxy.registry.clone(),

@@ -86,20 +86,8 @@ impl Ads {
         let mut rejections = Vec::new();
         let mut changes = self.changes(update.kind, &update.changed, &mut rejections);
         let noop = update.is_noop();
-        for name in &update.removed {
-            changes.push(match update.kind {
-                ResourceType::Cluster => Change::ClusterRemoved(name.to_string()),
-                ResourceType::Listener => Change::ListenerRemoved(name.to_string()),
-                ResourceType::Endpoint => Change::EndpointsWithdrawn(name.to_string()),
-                ResourceType::Route => Change::RoutesWithdrawn(name.to_string()),
-            });
-        }
-        for name in &update.withdrawn {
-            changes.push(match update.kind {
-                ResourceType::Route => Change::RoutesWithdrawn(name.to_string()),
-                _ => Change::EndpointsWithdrawn(name.to_string()),
-            });
-        }
+        let gone = update.removed.iter().chain(&update.withdrawn);
+        changes.extend(gone.map(|name| removal(update.kind, name)));
         if !changes.is_empty() {
             let refused = builder.apply(start, Origin::Ads, changes);
             let unbound = sockets.bind(builder, start);
@@ -206,7 +194,20 @@ impl Ads {
         tracing::warn!("serving the last good snapshot, {age} s old, until the control plane answers");
     }
 
-    /// Subscriptions, delayed answers, saving.
+    /// Takes away what the control plane has not renewed in time.
+    fn expire(&mut self, at: Instant, builder: &mut Builder, sockets: &mut Sockets) {
+        for (kind, names) in self.driver.take_expired() {
+            tracing::warn!("{}: time to live over for {names:?}", kind.label());
+            let changes = names.iter().map(|name| removal(kind, name)).collect();
+            builder.apply(at, Origin::Ads, changes);
+            sockets.bind(builder, at);
+            if let Some(disk) = &mut self.disk {
+                disk.writer.mark_changed(at);
+            }
+        }
+    }
+
+    /// Subscriptions, delayed answers, times to live, saving.
     pub fn pump(&mut self, at: Instant, builder: &mut Builder, sockets: &mut Sockets) {
         let restore_at = self.disk.as_ref().and_then(|disk| disk.restore_at);
         if restore_at.is_some_and(|restore| restore <= at) {
@@ -214,6 +215,7 @@ impl Ads {
         }
         if self.driver.next_timeout().is_some_and(|due| due <= at) {
             self.driver.on_timeout();
+            self.expire(at, builder, sockets);
         }
         self.subscribe(builder);
         if let Some(disk) = &mut self.disk
@@ -276,6 +278,16 @@ fn entries(driver: &Driver) -> Vec<Entry> {
         names.filter_map(move |name| driver.state.held(kind, &name)).map(move |raw| Entry::new(kind, raw))
     };
     ResourceType::ALL.into_iter().flat_map(held).collect()
+}
+
+/// EDS and RDS resources stay while something refers to them.
+fn removal(kind: ResourceType, name: &str) -> Change {
+    match kind {
+        ResourceType::Cluster => Change::ClusterRemoved(name.to_owned()),
+        ResourceType::Listener => Change::ListenerRemoved(name.to_owned()),
+        ResourceType::Endpoint => Change::EndpointsWithdrawn(name.to_owned()),
+        ResourceType::Route => Change::RoutesWithdrawn(name.to_owned()),
+    }
 }
 
 fn kind_of(kind: Kind) -> ResourceType {

@@ -81,7 +81,8 @@ impl Build {
         counts: SharedCounts,
         lifecycle: Arc<Lifecycle>,
     ) -> Self {
-        Build { builder, sockets: Sockets::new(workers), ads, store, counts, lifecycle, reap_at: None }
+        let sockets = Sockets::new(workers, lifecycle.clone());
+        Build { builder, sockets, ads, store, counts, lifecycle, reap_at: None }
     }
 
     /// Applies the bootstrap's resources. Gives what could not be applied, one line each.

@@ -2,6 +2,7 @@
 
 use crate::admin::{self, ServerState};
 use crate::snapshot::builder::Counts;
+use crate::telemetry::{Histogram, SharedCounter};
 use crate::xds::stats::XdsStats;
 use crate::xds::types::ResourceType;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -17,6 +18,15 @@ pub struct FetchLimits {
     pub listeners: Option<Duration>,
 }
 
+/// What became of listening sockets.
+#[derive(Debug, Default)]
+pub struct SocketStats {
+    /// Addresses that could not be bound or listened on.
+    pub failed: SharedCounter,
+    /// Listeners that were told to take no more connections.
+    pub stopped: SharedCounter,
+}
+
 /// Follows discovery and draining. Once live it does not go back to initialising.
 pub struct Lifecycle {
     limits: FetchLimits,
@@ -26,6 +36,11 @@ pub struct Lifecycle {
     /// The last look of [`settle`](Self::settle), microseconds after the start.
     looked: AtomicU64,
     xds: Arc<XdsStats>,
+    /// What became of listening sockets.
+    pub sockets: SocketStats,
+    /// From the start of the process to when it was live, in milliseconds.
+    pub initialization: Histogram,
+    noted: AtomicBool,
     live: AtomicBool,
     draining: AtomicBool,
     failed: AtomicBool,
@@ -40,6 +55,9 @@ impl Lifecycle {
             clusters_settled: OnceLock::new(),
             looked: AtomicU64::new(0),
             xds,
+            sockets: SocketStats::default(),
+            initialization: Histogram::default(),
+            noted: AtomicBool::new(false),
             live: AtomicBool::new(ads.is_none()),
             draining: AtomicBool::new(false),
             failed: AtomicBool::new(false),
@@ -64,10 +82,11 @@ impl Lifecycle {
     /// Called by the writer of configuration whenever something was applied or came due: only there do the
     /// answers of the control plane and the counts of what still warms belong together.
     pub fn settle(&self, now: Instant, counts: &Counts) {
+        let micros = now.saturating_duration_since(self.started).as_micros();
         if self.live.load(Relaxed) {
+            self.initialized(micros);
             return;
         }
-        let micros = now.saturating_duration_since(self.started).as_micros();
         self.looked.store(u64::try_from(micros).unwrap_or(u64::MAX), Relaxed);
         let over = |since: Instant, limit: Option<Duration>| limit.is_some_and(|limit| now >= since + limit);
         if !self.answered(ResourceType::Cluster) && !over(self.started, self.limits.clusters) {
@@ -77,6 +96,14 @@ impl Lifecycle {
         let listeners = self.answered(ResourceType::Listener) || over(settled, self.limits.listeners);
         if listeners && counts.total_listeners_warming == 0 && counts.total_clusters_warming == 0 {
             self.live.store(true, Relaxed);
+            self.initialized(micros);
+        }
+    }
+
+    /// Notes how long it took, once.
+    fn initialized(&self, micros: u128) {
+        if !self.noted.swap(true, Relaxed) {
+            self.initialization.record(u64::try_from(micros / 1000).unwrap_or(u64::MAX));
         }
     }
 

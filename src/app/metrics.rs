@@ -20,6 +20,7 @@ pub fn register(
     xds: &Arc<XdsStats>,
     counts: &SharedCounts,
     lifecycle: &Arc<Lifecycle>,
+    workers: u64,
 ) -> Vec<Box<dyn Any + Send + Sync>> {
     let mut kept: Vec<Box<dyn Any + Send + Sync>> = Vec::new();
     for kind in ResourceType::ALL {
@@ -49,9 +50,10 @@ pub fn register(
         out("connects", Value::Counter(stats.connects.get()));
         out("disconnects", Value::Counter(stats.disconnects.get()));
         out("unknown_type_url", Value::Counter(stats.unknown_type.get()));
-        out("rate_limit_enforced", Value::Counter(0));
-        out("pending_requests", gauge(0));
-        out("identifier", Value::Text(Some(Arc::new(stats.identifier.get().to_string()))));
+        out("unsolicited", Value::Counter(stats.unsolicited.get()));
+        out("pending_requests", gauge(stats.pending_requests.get()));
+        let identifier = stats.identifier.get();
+        out("identifier", Value::Text((!identifier.is_empty()).then(|| Arc::new(identifier.to_string()))));
     }));
     let (shared, stats) = (counts.clone(), xds.clone());
     kept.push(keep(registry, Scope::mizzen(), move |out: Out<'_>| snapshot(&shared, &stats, out)));
@@ -63,6 +65,7 @@ pub fn register(
         out("cluster_added", Value::Counter(counts.cluster_added));
         out("cluster_modified", Value::Counter(counts.cluster_modified));
         out("cluster_removed", Value::Counter(counts.cluster_removed));
+        out("cluster_updated", Value::Counter(counts.cluster_updated));
     }));
     let (shared, lifecycle) = (counts.clone(), lifecycle.clone());
     kept.push(keep(registry, Scope::listener_manager(), move |out: Out<'_>| {
@@ -71,16 +74,14 @@ pub fn register(
         out("workers_started", Value::Gauge(started.then_some(1)));
         out("listener_added", Value::Counter(counts.listener_added));
         // Envoy counts per worker.
-        let created = counts.listener_added + counts.listener_modified;
-        out("listener_create_success", Value::Counter(created));
-        out("listener_create_failure", Value::Counter(0));
+        out("listener_create_success", Value::Counter(counts.listener_applied * workers));
+        out("listener_create_failure", Value::Counter(lifecycle.sockets.failed.get()));
+        out("listener_stopped", Value::Counter(lifecycle.sockets.stopped.get()));
         out("listener_modified", Value::Counter(counts.listener_modified));
         out("listener_removed", Value::Counter(counts.listener_removed));
         out("total_listeners_active", gauge(counts.total_listeners_active));
         out("total_listeners_warming", gauge(counts.total_listeners_warming));
-        out("total_listeners_draining", gauge(counts.kept_versions));
-        // Every change is applied in place: sockets belong to addresses.
-        out("listener_in_place_updated", Value::Counter(counts.listener_modified));
+        out("listener_in_place_updated", Value::Counter(counts.listener_in_place_updated));
     }));
     kept
 }
@@ -97,20 +98,29 @@ fn gauge(value: u64) -> Sample {
     Value::Gauge(Some(i64::try_from(value).unwrap_or(i64::MAX)))
 }
 
+/// A moment in ms since 1970, if there was one.
+fn seen(unix_ms: u64) -> Sample {
+    Value::Gauge((unix_ms != 0).then(|| i64::try_from(unix_ms).unwrap_or(i64::MAX)))
+}
+
+/// As Envoy: a number that changes with the version, so that graphs can show it.
+pub fn version_hash(version: &str) -> Option<i64> {
+    (!version.is_empty()).then(|| (hash::xxh64(version.as_bytes(), 0) >> 1) as i64)
+}
+
 fn type_stats(stats: &XdsStats, kind: ResourceType, out: Out<'_>) {
     let of = stats.of(kind);
     out("update_attempt", Value::Counter(of.update_attempt.get()));
     out("update_success", Value::Counter(of.update_success.get()));
     out("update_rejected", Value::Counter(of.update_rejected.get()));
     out("update_failure", Value::Counter(of.update_failure.get()));
-    out("update_time", gauge(of.last_update_ms.get()));
-    // As Envoy: a number that changes with the version, so that graphs can show it.
-    let version = of.version.get().to_string();
-    out(
-        "version",
-        Value::Gauge((!version.is_empty()).then(|| (hash::xxh64(version.as_bytes(), 0) >> 1) as i64)),
-    );
-    out("version_text", Value::Text(Some(Arc::new(of.version.get().to_string()))));
+    out("update_time", seen(of.last_update_ms.get()));
+    let version = of.version.get();
+    out("version", Value::Gauge(version_hash(&version)));
+    out("version_text", Value::Text((of.last_update_ms.get() != 0).then(|| Arc::new(version.to_string()))));
+    out("update_duration", Value::Histogram(Box::new(of.update_duration.read())));
+    out("config_reload", Value::Counter(of.config_reload.get()));
+    out("config_reload_time_ms", seen(of.last_reload_ms.get()));
     out("unchanged", Value::Counter(of.unchanged.get()));
     out("held", gauge(of.held.get()));
     out("rejected", gauge(of.rejected.get()));
@@ -138,4 +148,8 @@ fn snapshot(counts: &SharedCounts, stats: &XdsStats, out: Out<'_>) {
     out("route_hold_expired", Value::Counter(counts.hold_expired));
     out("held_virtual_hosts", gauge(counts.held_virtual_hosts));
     out("linger_expired", Value::Counter(counts.linger_expired));
+    out("endpoints_fetch_timeout", Value::Counter(counts.endpoints_fetch_timeout));
+    out("routes_fetch_timeout", Value::Counter(counts.routes_fetch_timeout));
+    out("listener_cold", Value::Counter(counts.listener_cold));
+    out("snapshot_generation", gauge(counts.generation));
 }

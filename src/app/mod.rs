@@ -5,10 +5,12 @@ mod ads;
 mod build;
 mod lifecycle;
 mod metrics;
+mod name_metrics;
 mod pid;
 mod plan;
 mod proxy;
 mod run;
+mod server_metrics;
 mod signals;
 mod sockets;
 

@@ -3,7 +3,7 @@
 use super::ads::Ads;
 use super::build::{Build, Dump, Input, SharedCounts};
 use super::lifecycle::{FetchLimits, Lifecycle};
-use super::metrics;
+use super::{metrics, name_metrics, server_metrics};
 use crate::listener::Spread;
 use crate::proto::envoy::config::core::v3::Node;
 use crate::snapshot::Store;
@@ -116,7 +116,9 @@ impl Proxy {
         let builder = Builder::new(plan.options);
         let build = Build::new(builder, senders, ads, store.clone(), counts.clone(), lifecycle.clone());
         let build = start_build(build, plan.fixed, inputs)?;
-        let metrics = metrics::register(&registry, &xds, &counts, &lifecycle);
+        let metrics = metrics::register(&registry, &xds, &counts, &lifecycle, workers.len() as u64);
+        name_metrics::provide(&registry, &store, &xds, &counts);
+        server_metrics::provide(&registry, &lifecycle, &loads);
         Ok(Proxy {
             store,
             registry,

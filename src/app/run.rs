@@ -12,7 +12,7 @@ use crate::cli::{LogLevel, Mode, RunArgs};
 use crate::model::Address;
 use crate::net::options;
 use crate::stream::Drain;
-use crate::telemetry::logging;
+use crate::telemetry::{logging, panics};
 use anyhow::{Context, anyhow};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -33,6 +33,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     start_log(args, &bootstrap)?;
+    panics::watch();
     for warning in &bootstrap.warnings {
         tracing::warn!("{warning}");
     }

@@ -1,5 +1,6 @@
 //! Keeps the listening sockets in step with what the builder wants.
 
+use super::lifecycle::Lifecycle;
 use crate::model::{Address, Listener, NetworkFilter, Protocol};
 use crate::net::sockets::{SocketRegistry, Spread};
 use crate::snapshot::builder::{Builder, Rejection, Socket};
@@ -24,11 +25,12 @@ pub struct Sockets {
     /// Addresses the workers were told to close; they are free once the token is gone.
     closing: Vec<(Address, Weak<()>)>,
     closed: bool,
+    lifecycle: Arc<Lifecycle>,
 }
 
 impl Sockets {
     /// No socket yet.
-    pub fn new(workers: Vec<Sender>) -> Self {
+    pub fn new(workers: Vec<Sender>, lifecycle: Arc<Lifecycle>) -> Self {
         Sockets {
             registry: SocketRegistry::default(),
             workers,
@@ -37,6 +39,7 @@ impl Sockets {
             refused: BTreeSet::new(),
             closing: Vec::new(),
             closed: false,
+            lifecycle,
         }
     }
 
@@ -74,6 +77,7 @@ impl Sockets {
                 Err(error) => {
                     self.retry_at = self.retry_at.or(Some(now + RETRY));
                     if self.refused.insert(address.clone()) {
+                        self.lifecycle.sockets.failed.inc();
                         tracing::error!("listener {}: cannot bind {address}: {error}", listener.name);
                         rejections.extend(builder.on_bind_failed(
                             &listener.name,
@@ -120,12 +124,23 @@ impl Sockets {
                 }
             }
             Ok(None) => {}
-            Err(error) => tracing::error!("cannot listen on {address}: {error}"),
+            Err(error) => {
+                self.lifecycle.sockets.failed.inc();
+                tracing::error!("cannot listen on {address}: {error}");
+            }
         }
     }
 
     /// Closes listening sockets for good: all, or those of inbound listeners.
     pub fn stop(&mut self, builder: &Builder, inbound_only: bool) {
+        let inbound = |socket: &Socket| socket.listener.direction == crate::model::Direction::Inbound;
+        let told: BTreeSet<String> = builder
+            .sockets()
+            .iter()
+            .filter(|socket| !self.closed && (!inbound_only || inbound(socket)))
+            .map(|socket| socket.listener.name.clone())
+            .collect();
+        self.lifecycle.sockets.stopped.add(told.len() as u64);
         if !inbound_only {
             self.closed = true;
             for worker in &self.workers {
@@ -133,11 +148,9 @@ impl Sockets {
             }
             return;
         }
-        for socket in builder.sockets() {
-            if socket.listener.direction == crate::model::Direction::Inbound {
-                for worker in &self.workers {
-                    worker.send(Command::Close(socket.address.clone(), Arc::default()));
-                }
+        for socket in builder.sockets().iter().filter(|socket| inbound(socket)) {
+            for worker in &self.workers {
+                worker.send(Command::Close(socket.address.clone(), Arc::default()));
             }
         }
     }

@@ -71,6 +71,17 @@ pub struct ClusterEntry {
     pub spec: Arc<ClusterSpec>,
     /// The newest hosts.
     pub endpoints: Arc<Endpoints>,
+    /// What happened to it so far.
+    pub history: History,
+}
+
+/// Counts of one cluster name for as long as it serves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// How often hosts came or went.
+    pub membership_changes: u32,
+    /// How often it began to serve without an assignment because none had come in time.
+    pub fetch_timeouts: u32,
 }
 
 /// What everything on a worker's upstream side needs.

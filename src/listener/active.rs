@@ -30,6 +30,8 @@ pub struct Active {
     telling: Cell<Option<Spread>>,
     /// Waits for the last connection to go.
     emptied: Cell<Option<Waker>>,
+    /// Counted among the listeners that drain.
+    counted: Cell<bool>,
 }
 
 /// What the admin shows of a listener on one worker.
@@ -67,6 +69,7 @@ impl Active {
             spread,
             telling: Cell::new(None),
             emptied: Cell::new(None),
+            counted: Cell::new(false),
         })
     }
 
@@ -111,8 +114,16 @@ impl Active {
                 Some(next) if Arc::ptr_eq(next, &bound.chain) => {}
                 Some(next) if bound.chain.same_connection(next) => {
                     handle.rebind(Bound { chain: next.clone(), pinned: None });
+                    if handle.catch_up() && bound.chain.leftover.leave() {
+                        self.local.drains.total_filter_chains_draining.dec();
+                    }
                 }
-                _ => leaving.push(handle.clone()),
+                _ => {
+                    leaving.push(handle.clone());
+                    if handle.leave_behind() && bound.chain.leftover.enter() {
+                        self.local.drains.total_filter_chains_draining.inc();
+                    }
+                }
             }
         }
         Spread::over(self.spread).tell(leaving, &self.local.env);
@@ -125,6 +136,21 @@ impl Active {
             handle.rebind(Bound { chain: handle.bound().chain.clone(), pinned: Some(last.clone()) });
         }
         self.drain(Drain::Told, Spread::over(self.spread));
+        self.count_draining();
+    }
+
+    /// Counts the listener among those that drain while it is gone and has connections.
+    fn count_draining(&self) {
+        let drains = self.last_view.borrow().is_some() && self.connections() > 0;
+        if self.counted.replace(drains) == drains {
+            return;
+        }
+        let (spec, gauge) = (self.spec.borrow(), &self.local.drains.total_listeners_draining);
+        match drains {
+            true if spec.leftover.enter() => gauge.inc(),
+            false if spec.leftover.leave() => gauge.dec(),
+            _ => {}
+        }
     }
 
     /// Asks all its connections to leave, present and future ones; `spread`: when they are told, if they are to
@@ -230,6 +256,7 @@ impl Open {
     fn new(active: &Rc<Active>, handle: Rc<Handle>) -> Self {
         active.stats.downstream_cx_active.inc();
         let key = active.connections.borrow_mut().insert(handle);
+        active.count_draining();
         Open { active: active.clone(), key }
     }
 }
@@ -237,7 +264,14 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         let handle = self.active.connections.borrow_mut().try_remove(self.key);
-        drop(handle);
+        if let Some(handle) = handle {
+            let life = handle.since.elapsed().as_millis();
+            self.active.stats.downstream_cx_length_ms.record(u64::try_from(life).unwrap_or(u64::MAX));
+            if handle.was_left_behind() && handle.bound().chain.leftover.leave() {
+                self.active.local.drains.total_filter_chains_draining.dec();
+            }
+        }
+        self.active.count_draining();
         if self.active.connections() == 0
             && let Some(waiting) = self.active.emptied.take()
         {

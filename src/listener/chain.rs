@@ -114,6 +114,7 @@ mod tests {
         Arc::new(ChainSpec {
             model,
             filter: FilterSpec::Tcp { config: tcp, clusters: WeightedPick::default() },
+            leftover: Default::default(),
         })
     }
 
@@ -135,7 +136,8 @@ mod tests {
             exact_balance: false,
         });
         let default_chain = default.then(|| chain("default", ChainMatch::default()));
-        let spec = ListenerSpec { model, chains, default_chain, generation: 1 };
+        let leftover = Default::default();
+        let spec = ListenerSpec { model, chains, default_chain, generation: 1, leftover };
         let inputs = Inputs { destination: destination.parse().ok(), source: source.parse().ok() };
         find(&spec, &inputs).map(|chain| chain.model.name.clone())
     }

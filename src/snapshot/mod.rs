@@ -9,7 +9,7 @@ mod store;
 mod view;
 
 pub use builder::Builder;
-pub use spec::{ChainSpec, FilterSpec, ListenerSpec};
+pub use spec::{ChainSpec, FilterSpec, Leftover, ListenerSpec};
 pub use store::Store;
 pub use view::View;
 

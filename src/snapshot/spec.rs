@@ -3,6 +3,7 @@
 use crate::model::{FilterChain, HttpManager, Listener, Protocol, RouteId, RpcProxy, TcpProxy};
 use crate::router::WeightedPick;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// A listener ready to serve. Equal models keep the same `Arc` over generations.
 pub struct ListenerSpec {
@@ -14,6 +15,8 @@ pub struct ListenerSpec {
     pub default_chain: Option<Arc<ChainSpec>>,
     /// Snapshot generation that brought this spec; a connection compares it to learn that it must match again.
     pub generation: u64,
+    /// Workers on which it is gone and still has connections.
+    pub leftover: Leftover,
 }
 
 /// A filter chain ready to serve; keeps its `Arc` while its model is equal.
@@ -22,6 +25,24 @@ pub struct ChainSpec {
     pub model: FilterChain,
     /// What serves the connection.
     pub filter: FilterSpec,
+    /// Connections on it since it was replaced by one that cannot serve them.
+    pub leftover: Leftover,
+}
+
+/// Who still uses what is no longer configured, over all workers.
+#[derive(Debug, Default)]
+pub struct Leftover(AtomicU32);
+
+impl Leftover {
+    /// One user more; whether it is the first.
+    pub fn enter(&self) -> bool {
+        self.0.fetch_add(1, Relaxed) == 0
+    }
+
+    /// One user less; whether it was the last.
+    pub fn leave(&self) -> bool {
+        self.0.fetch_sub(1, Relaxed) == 1
+    }
 }
 
 /// A terminal filter with its names resolved.

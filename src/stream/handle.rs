@@ -22,6 +22,7 @@ pub struct Handle {
     bound: RefCell<Rc<Bound>>,
     drain: Cell<Drain>,
     streams: Cell<u32>,
+    left_behind: Cell<bool>,
     driver: RefCell<Option<Waker>>,
 }
 
@@ -65,6 +66,7 @@ impl Handle {
             bound: RefCell::new(Rc::new(Bound { chain, pinned: None })),
             drain: Cell::new(Drain::No),
             streams: Cell::new(0),
+            left_behind: Cell::new(false),
             driver: RefCell::new(None),
         })
     }
@@ -92,6 +94,21 @@ impl Handle {
             self.wake();
         }
         further
+    }
+
+    /// No chain of the new configuration can serve it: it stays with the one it has. `false` if that was known.
+    pub fn leave_behind(&self) -> bool {
+        !self.left_behind.replace(true)
+    }
+
+    /// A chain of the configuration serves it again. `false` if one did all the time.
+    pub fn catch_up(&self) -> bool {
+        self.left_behind.replace(false)
+    }
+
+    /// Whether it was left behind.
+    pub fn was_left_behind(&self) -> bool {
+        self.left_behind.get()
     }
 
     /// Streams open on it.

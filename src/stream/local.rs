@@ -5,7 +5,9 @@ use crate::message::Reason;
 use crate::model::{ClusterId, Listener};
 use crate::snapshot::View;
 use crate::telemetry::failure_log::FailureLog;
-use crate::telemetry::{HttpStats, ListenerStats, Registration, RpcStats, Scope, StatGroup, TcpStats};
+use crate::telemetry::{
+    DrainStats, HttpStats, ListenerStats, Registration, RpcStats, Scope, StatGroup, TcpStats,
+};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -16,6 +18,8 @@ pub struct Local {
     pub env: Rc<Env>,
     /// Clusters in use.
     pub clusters: Table,
+    /// What is no longer configured and still has connections.
+    pub drains: Registration<DrainStats>,
     /// One line per locally made failure.
     pub failures: FailureLog,
     view: RefCell<View>,
@@ -32,6 +36,7 @@ impl Local {
     pub fn new(env: Rc<Env>, view: View) -> Rc<Self> {
         Rc::new(Local {
             clusters: Table::new(env.clone()),
+            drains: env.registry.register(Scope::listener_manager(), DrainStats::default()),
             env,
             failures: FailureLog::default(),
             view: RefCell::new(view),

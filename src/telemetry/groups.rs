@@ -6,10 +6,7 @@
 mod control;
 mod tally;
 
-pub use control::{
-    ClusterManagerStats, Computed, ControlPlaneStats, EdsStats, ListenerManagerStats, SnapshotStats,
-    XdsContactStats, XdsTypeStats,
-};
+pub use control::{Computed, DrainStats};
 pub use tally::{ByReason, StatusCodes};
 
 use super::histogram::Histogram;
@@ -21,18 +18,8 @@ stat_group! {
     pub struct ServerStats {
         uptime: SecondsSince,
         concurrency: Gauge,
-        initialization_time_ms: Histogram,
         dynamic_unknown_fields: SharedCounter,
         static_unknown_fields: SharedCounter,
-        days_until_first_cert_expiring: Gauge,
-        total_connections: Gauge,
-        hot_restart_epoch: Gauge,
-        /// Bytes of heap in use.
-        memory_allocated: Gauge,
-        /// Bytes resident.
-        memory_physical_size: Gauge,
-        /// Panics that ended a connection.
-        panics: SharedCounter,
     }
 
     /// `listener.<address>.`
@@ -41,31 +28,20 @@ stat_group! {
         downstream_cx_active: Gauge,
         downstream_cx_destroy: Counter,
         downstream_cx_length_ms: Histogram,
-        downstream_cx_overflow: Counter,
-        downstream_cx_overload_reject: Counter,
-        downstream_cx_transport_socket_connect_timeout: Counter,
-        downstream_pre_cx_active: Gauge,
-        downstream_pre_cx_timeout: Counter,
-        downstream_global_cx_overflow: Counter,
         downstream_listener_filter_error: Counter,
-        downstream_listener_filter_remote_close: Counter,
         no_filter_chain_match: Counter,
-        connections_accepted_per_socket_event: Histogram,
         /// Pauses of accepting because the process ran out of file descriptors.
         accept_paused: Counter,
         /// HTTP/1 bytes on a listener that does not speak it.
         http1_unsupported: Counter,
         /// Connections handed to another worker.
         rebalanced: Counter,
-        draining_generations: Gauge,
     }
 
     /// `http.<stat_prefix>.`
     pub struct HttpStats {
         downstream_cx_total: Counter,
         downstream_cx_active: Gauge,
-        downstream_cx_http1_total: Counter,
-        downstream_cx_http1_active: Gauge,
         downstream_cx_http2_total: Counter,
         downstream_cx_http2_active: Gauge,
         downstream_cx_destroy: Counter,
@@ -80,13 +56,10 @@ stat_group! {
         downstream_cx_protocol_error: Counter,
         downstream_cx_length_ms: Histogram,
         downstream_cx_rx_bytes_total: Counter,
-        downstream_cx_rx_bytes_buffered: Gauge,
         downstream_cx_tx_bytes_total: Counter,
-        downstream_cx_tx_bytes_buffered: Gauge,
         downstream_flow_control_paused_reading_total: Counter,
         downstream_flow_control_resumed_reading_total: Counter,
         downstream_rq_total: Counter,
-        downstream_rq_http1_total: Counter,
         downstream_rq_http2_total: Counter,
         downstream_rq_active: Gauge,
         /// Responses by class and code.
@@ -96,11 +69,8 @@ stat_group! {
         downstream_rq_tx_reset: Counter,
         downstream_rq_timeout: Counter,
         downstream_rq_idle_timeout: Counter,
-        downstream_rq_header_timeout: Counter,
         downstream_rq_max_duration_reached: Counter,
         downstream_rq_too_large: Counter,
-        downstream_rq_non_relative_path: Counter,
-        downstream_rq_ws_on_non_ws_route: Counter,
         downstream_rq_time: Histogram,
         no_route: Counter,
         no_cluster: Counter,
@@ -143,8 +113,6 @@ stat_group! {
         response_codec_error: Counter,
         response_connection_closed: Counter,
         response_other: Counter,
-        /// Answers that came after their request had ended.
-        response_late: Counter,
         /// Frames that could not be decoded.
         decode_error: Counter,
         /// Frames over the size limit.
@@ -167,8 +135,6 @@ stat_group! {
         downstream_cx_length_ms: Histogram,
         idle_timeout: Counter,
         max_downstream_connection_duration: Counter,
-        upstream_flush_total: Counter,
-        upstream_flush_active: Gauge,
         /// Failures made here, by cause.
         failure: ByReason,
     }
@@ -177,7 +143,6 @@ stat_group! {
     pub struct ClusterStats {
         upstream_cx_total: Counter,
         upstream_cx_active: Gauge,
-        upstream_cx_http1_total: Counter,
         upstream_cx_http2_total: Counter,
         upstream_cx_connect_fail: Counter,
         upstream_cx_connect_timeout: Counter,
@@ -193,15 +158,11 @@ stat_group! {
         upstream_cx_close_notify: Counter,
         upstream_cx_idle_timeout: Counter,
         upstream_cx_max_requests: Counter,
-        upstream_cx_max_duration_reached: Counter,
         upstream_cx_none_healthy: Counter,
         upstream_cx_overflow: Counter,
-        upstream_cx_pool_overflow: Counter,
         upstream_cx_protocol_error: Counter,
         upstream_cx_rx_bytes_total: Counter,
-        upstream_cx_rx_bytes_buffered: Gauge,
         upstream_cx_tx_bytes_total: Counter,
-        upstream_cx_tx_bytes_buffered: Gauge,
         upstream_flow_control_paused_reading_total: Counter,
         upstream_flow_control_resumed_reading_total: Counter,
         upstream_flow_control_backed_up_total: Counter,
@@ -218,11 +179,8 @@ stat_group! {
         upstream_rq_pending_failure_eject: Counter,
         upstream_rq_active_overflow: Counter,
         upstream_rq_cancelled: Counter,
-        upstream_rq_maintenance_mode: Counter,
         upstream_rq_timeout: Counter,
         upstream_rq_per_try_timeout: Counter,
-        upstream_rq_per_try_idle_timeout: Counter,
-        upstream_rq_max_duration_reached: Counter,
         upstream_rq_rx_reset: Counter,
         upstream_rq_tx_reset: Counter,
         upstream_rq_retry: Counter,
@@ -230,20 +188,12 @@ stat_group! {
         upstream_rq_retry_overflow: Counter,
         upstream_rq_retry_limit_exceeded: Counter,
         upstream_rq_retry_backoff_exponential: Counter,
-        upstream_rq_retry_backoff_ratelimited: Counter,
+        /// Answers that came after their request had been given up (bolt).
+        upstream_rq_late_answer: Counter,
         /// Connections found dead by heartbeat or PING.
         upstream_cx_keepalive_timeout: Counter = "http2.keepalive_timeout",
-        lb_healthy_panic: Counter,
-        bind_errors: Counter,
         /// Failures made here, by cause.
         failure: ByReason,
-    }
-
-    /// `cluster.<name>.`: changes of its hosts. How many there are, and the breakers' gauges, are read off the
-    /// snapshot when asked for.
-    pub struct MembershipStats {
-        membership_change: Counter,
-        version: Gauge,
     }
 
     /// One host, per worker; under [`super::Scope::host`].

@@ -15,6 +15,7 @@ mod histogram;
 pub mod logging;
 mod metric;
 pub mod mosn;
+pub mod panics;
 pub mod prometheus;
 mod registry;
 mod scope;
@@ -22,9 +23,8 @@ pub mod text;
 
 pub use failure_log::{FailureLine, FailureLog};
 pub use groups::{
-    ByReason, ClusterManagerStats, ClusterStats, Computed, ControlPlaneStats, EdsStats, HostStats, HttpStats,
-    ListenerManagerStats, ListenerStats, MembershipStats, RpcStats, ServerStats, SnapshotStats, StatusCodes,
-    TcpStats, XdsContactStats, XdsTypeStats,
+    ByReason, ClusterStats, Computed, DrainStats, HostStats, HttpStats, ListenerStats, RpcStats, ServerStats,
+    StatusCodes, TcpStats,
 };
 pub use histogram::{Histogram, HistogramData};
 pub use metric::{Counter, Gauge, Metric, Sample, SecondsSince, SharedCounter, StatGroup, Text, Value};

@@ -189,7 +189,24 @@ pub fn to_string(registry: &Registry) -> String {
 mod tests {
     use super::*;
     use crate::message::Reason;
-    use crate::telemetry::{ClusterStats, MembershipStats, SnapshotStats, XdsContactStats};
+    use crate::stat_group;
+    use crate::telemetry::ClusterStats;
+    use crate::telemetry::metric::{Counter, Gauge, SecondsSince};
+
+    stat_group! {
+        pub struct MembershipStats {
+            membership_change: Counter,
+        }
+
+        pub struct SnapshotStats {
+            snapshot_stale: Gauge,
+            snapshot_age_seconds: SecondsSince,
+        }
+
+        pub struct XdsContactStats {
+            seconds_since_contact: SecondsSince,
+        }
+    }
 
     #[test]
     fn series_of_a_name_stand_together_under_one_type() {

@@ -82,7 +82,7 @@ impl Scope {
         Self::plain("envoy_control_plane", "control_plane.")
     }
 
-    /// `http.<stat_prefix>.rds.<route>.`, one per route table a filter asks for.
+    /// `http.<stat_prefix>.rds.<route>.`, one per route table an HTTP filter asks for.
     pub fn rds(stat_prefix: &str, route: &str) -> Self {
         let (stat_prefix, route) = (clean(stat_prefix), clean(route));
         Scope {
@@ -90,6 +90,20 @@ impl Scope {
             family: "envoy_http_rds",
             labels: vec![
                 ("envoy_http_conn_manager_prefix", stat_prefix.into_owned()),
+                ("envoy_rds_route_config", route.into_owned()),
+            ],
+            hidden: false,
+        }
+    }
+
+    /// `rpc.<stat_prefix>.rds.<route>.`, the same of RPC filters.
+    pub fn rpc_rds(stat_prefix: &str, route: &str) -> Self {
+        let (stat_prefix, route) = (clean(stat_prefix), clean(route));
+        Scope {
+            prefix: format!("rpc.{stat_prefix}.rds.{route}."),
+            family: "envoy_rpc_rds",
+            labels: vec![
+                ("envoy_rpc_prefix", stat_prefix.into_owned()),
                 ("envoy_rds_route_config", route.into_owned()),
             ],
             hidden: false,

@@ -241,7 +241,22 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::{ClusterManagerStats, Scope, ServerStats, XdsTypeStats};
+    use crate::stat_group;
+    use crate::telemetry::metric::{Counter, Gauge, Text};
+    use crate::telemetry::{Histogram, Scope, ServerStats};
+
+    stat_group! {
+        pub struct XdsTypeStats {
+            update_success: Counter,
+            update_rejected: Counter,
+            update_duration: Histogram,
+            version_text: Text,
+        }
+
+        pub struct ClusterManagerStats {
+            active_clusters: Gauge,
+        }
+    }
 
     fn text(registry: &Registry, query: &Query) -> String {
         let mut all = String::new();

@@ -3,6 +3,7 @@
 //! The only file of the client that names discovery messages. Runs on the build thread.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use prost::Message as _;
@@ -72,7 +73,9 @@ fn from_resource(resource: Resource) -> Item {
         Some(any) => (any.type_url, Some(Bytes::from(any.value))),
         None => (String::new(), None),
     };
-    Item { name, version: resource.version, type_url, body }
+    // A negative time to live is over at once.
+    let ttl = resource.ttl.map(|ttl| Duration::try_from(ttl).unwrap_or_default());
+    Item { name, version: resource.version, type_url, body, ttl }
 }
 
 fn identifier(control_plane: Option<ControlPlane>) -> String {

@@ -71,7 +71,7 @@ impl Entry {
     /// The entry of an accepted resource.
     #[must_use]
     pub fn new(kind: ResourceType, raw: RawResource) -> Self {
-        let RawResource { name, bytes, version, wire_name } = raw;
+        let RawResource { name, bytes, version, wire_name, ttl: _ } = raw;
         Self { kind, name, wire_name, version, bytes }
     }
 
@@ -79,7 +79,7 @@ impl Entry {
     #[must_use]
     pub fn into_raw(self) -> RawResource {
         let Self { name, bytes, version, wire_name, .. } = self;
-        RawResource { name, bytes, version, wire_name }
+        RawResource { name, bytes, version, wire_name, ttl: None }
     }
 }
 

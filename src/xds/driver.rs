@@ -16,6 +16,7 @@ use super::convert;
 use super::message::{Now, Rejection, Update};
 use super::state::{AdsState, StateConfig, Variant};
 use super::stats::XdsStats;
+use super::types::ResourceType;
 use crate::proto::envoy::config::core::v3::Node;
 
 /// The state and its link to the client task.
@@ -112,6 +113,12 @@ impl Driver {
         self.flush();
     }
 
+    /// Resources whose time to live is over.
+    #[must_use]
+    pub fn take_expired(&mut self) -> Vec<(ResourceType, Vec<Arc<str>>)> {
+        self.state.take_expired(now())
+    }
+
     /// Sends what the state has queued; never waits. What finds no room is sent at the next call.
     pub fn flush(&mut self) {
         let (stream, requests) = self.state.take_requests();
@@ -123,6 +130,7 @@ impl Driver {
             let Some(request) = self.unsent.pop_front() else { break };
             permit.send(request);
         }
+        self.state.stats().pending_requests.set(self.unsent.len() as u64);
         // Without a client task there is no stream to send on.
         if self.to_client.is_closed() {
             self.unsent.clear();

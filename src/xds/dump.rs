@@ -42,6 +42,7 @@ impl AdsState {
             bytes: held.bytes.clone(),
             version: held.version.clone(),
             wire_name: held.wire_name.clone(),
+            ttl: None,
         })
     }
 

@@ -4,14 +4,17 @@
 //! anyone decodes them, and what is gone; later takes in the verdicts and stores. Bytes decide, not
 //! versions: istiod leaves versions empty and repeats everything.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, MutexGuard};
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
+use slab::Slab;
 
-use super::message::{Item, RawResource, Rejected, Rejection, Response, Update};
+use super::message::{Item, Now, RawResource, Rejected, Rejection, Response, Update};
 use super::name::read_name;
+use super::names::{Key, NameStats, Names};
+use super::ttl::Ttls;
 use super::types::ResourceType;
 
 type Map<V> = HashMap<Arc<str>, V, RandomState>;
@@ -43,8 +46,11 @@ pub(super) struct Held {
     pub withdrawn: bool,
     /// The server was not told, or not with a version, that this is held: the first answer has to bring it.
     pub unconfirmed: bool,
-    /// Number of the response that last named it.
-    seen: u64,
+    /// Number of the response that last named it, and its place there.
+    seen: u32,
+    at: u32,
+    /// Its record among the [`Names`].
+    key: Key,
 }
 
 /// How a response reads against what is held.
@@ -65,7 +71,7 @@ pub(super) struct Reading<'a> {
     pub first_answer: bool,
     /// The subscribed names of a type that is not a complete list.
     pub wanted: Option<&'a BTreeSet<Arc<str>>>,
-    pub unix_ms: u64,
+    pub now: Now,
 }
 
 /// The resources of one type.
@@ -77,7 +83,11 @@ pub(super) struct Store {
     pub rejected: Map<Rejected>,
     /// Wrapper name → own name, only where they differ.
     aliases: Map<Arc<str>>,
-    sequence: u64,
+    sequence: u32,
+    names: Arc<Names>,
+    /// Records of names that are not held.
+    loose: Map<Key>,
+    pub ttls: Ttls,
 }
 
 /// One pass over a response.
@@ -87,13 +97,14 @@ struct Pass<'a> {
     version: Arc<str>,
     no_version: Arc<str>,
     out: Compared,
-    /// Names in this response that are not held.
-    present: HashSet<Arc<str>, RandomState>,
+    /// Names in this response that are not held, and their places.
+    present: Map<u32>,
     nameless: bool,
+    names: MutexGuard<'a, Slab<NameStats>>,
 }
 
 impl Store {
-    pub fn new(kind: ResourceType, limits: Limits) -> Self {
+    pub fn new(kind: ResourceType, limits: Limits, names: Arc<Names>) -> Self {
         Self {
             kind,
             limits,
@@ -101,20 +112,45 @@ impl Store {
             rejected: Map::default(),
             aliases: Map::default(),
             sequence: 0,
+            names,
+            loose: Map::default(),
+            ttls: Ttls::default(),
         }
+    }
+
+    /// Starts to count what happens to `names`; `failures` is what the type has counted of them so far.
+    pub fn watch<'n>(&mut self, names: impl Iterator<Item = &'n Arc<str>>, failures: u64) {
+        let failures_before = u32::try_from(failures).unwrap_or(u32::MAX);
+        let mut table = self.names.lock();
+        let mut record =
+            |name: &Arc<str>| Key::new(table.insert(NameStats::new(name.clone(), failures_before)));
+        for name in names {
+            match self.held.get_mut(name) {
+                Some(held) if held.key == Key::NONE => held.key = record(name),
+                None if !self.loose.contains_key(name) => drop(self.loose.insert(name.clone(), record(name))),
+                _ => {}
+            }
+        }
+    }
+
+    fn key_of(&self, name: &str) -> Key {
+        let held = self.held.get(name).map(|held| held.key).filter(|key| *key != Key::NONE);
+        held.or_else(|| self.loose.get(name).copied()).unwrap_or(Key::NONE)
     }
 
     /// Reads `response` against what is held. Changes no held bytes: that waits for [`Self::commit`].
     pub fn compare(&mut self, response: Response, reading: &Reading<'_>) -> Compared {
-        self.sequence += 1;
+        self.sequence = self.sequence.wrapping_add(1).max(1);
         self.rejected.remove("");
+        let names = self.names.clone();
         let mut pass = Pass {
             reading,
             version: Arc::from(response.version),
             no_version: Arc::from(""),
             out: Compared::default(),
-            present: HashSet::default(),
+            present: Map::default(),
             nameless: false,
+            names: names.lock(),
         };
         for (index, item) in response.items.into_iter().enumerate() {
             self.compare_item(&mut pass, index, item);
@@ -136,7 +172,12 @@ impl Store {
         let Some(body) = item.body else {
             // A heartbeat: it keeps what is held and says nothing about its content.
             let name = self.own_name(&item.name);
-            self.mark_present(pass, name);
+            self.ttls.set(
+                &name,
+                item.ttl.filter(|_| self.held.contains_key(&name)),
+                pass.reading.now.instant,
+            );
+            self.mark_present(pass, index, name);
             return;
         };
         let problem = if item.type_url != self.kind.type_url() {
@@ -160,60 +201,84 @@ impl Store {
                 self.limits.resource_bytes
             );
             let name: Arc<str> = Arc::from(name);
-            self.refuse(pass, name.clone(), version, Bytes::new(), &why);
-            self.mark_present(pass, name);
+            let refused = RawResource::new(name.clone(), Bytes::new(), version);
+            self.refuse(pass, refused, &why);
+            self.mark_present(pass, index, name);
             return;
         }
-        self.compare_body(pass, name, wire_name, version, &body);
+        let raw =
+            RawResource { name: Arc::from(name), bytes: body.clone(), version, wire_name, ttl: item.ttl };
+        self.compare_body(pass, index, raw);
     }
 
-    fn compare_body(
-        &mut self,
-        pass: &mut Pass<'_>,
-        name: &str,
-        wire_name: Option<Arc<str>>,
-        version: Arc<str>,
-        body: &Bytes,
-    ) {
+    fn compare_body(&mut self, pass: &mut Pass<'_>, index: usize, mut raw: RawResource) {
         let room = self.limits.resources.saturating_sub(self.held.len() + pass.present.len());
-        let Some((key, held)) = self.held.get_key_value(name) else {
-            let name: Arc<str> = Arc::from(name);
-            if !pass.present.insert(name.clone()) {
-                return self.refuse(pass, name, version, body.clone(), "name: given twice in one response");
+        let at = u32::try_from(index).unwrap_or(u32::MAX);
+        let now = pass.reading.now;
+        let Some(held) = self.held.get_mut(&raw.name) else {
+            if let Some(first) = pass.present.get(&raw.name).copied() {
+                return self.refuse_second(pass, index, first, raw);
             }
+            pass.present.insert(raw.name.clone(), at);
             if room == 0 {
                 let why = format!("more than {} resources of this type", self.limits.resources);
-                return self.refuse(pass, name, version, body.clone(), &why);
+                return self.refuse(pass, raw, &why);
             }
-            return pass.out.changed.push(RawResource { name, bytes: body.clone(), version, wire_name });
+            return pass.out.changed.push(raw);
         };
-        let key = key.clone();
         if held.seen == self.sequence {
-            return self.refuse(pass, key, version, body.clone(), "name: given twice in one response");
+            let first = held.at;
+            return self.refuse_second(pass, index, first, raw);
         }
-        let same = !held.withdrawn && held.bytes == *body;
-        if let Some(held) = self.held.get_mut(name) {
-            held.seen = self.sequence;
-            if same {
-                held.version = version;
-                held.unconfirmed = false;
-                pass.out.unchanged += 1;
-                // A good copy ends the memory of a bad one.
-                self.rejected.remove(name);
-                return;
+        (held.seen, held.at) = (self.sequence, at);
+        if !held.withdrawn && held.bytes == raw.bytes {
+            if let Some(stats) = pass.names.get_mut(held.key.index()) {
+                stats.accepted(&raw.version, false, now.unix_ms);
             }
-            if std::mem::take(&mut held.unconfirmed) {
-                // Named, so not gone; but its version on disk means nothing to this server.
-                held.version = Arc::from("");
+            held.version = raw.version;
+            held.unconfirmed = false;
+            pass.out.unchanged += 1;
+            if held.wire_name != raw.wire_name {
+                // The same resource under another wrapper, which removals will name.
+                let old = std::mem::replace(&mut held.wire_name, raw.wire_name.clone());
+                self.rename(old, raw.wire_name, &raw.name);
             }
+            self.ttls.set(&raw.name, raw.ttl, now.instant);
+            // A good copy ends the memory of a bad one.
+            self.rejected.remove(&raw.name);
+            return;
         }
-        pass.out.changed.push(RawResource { name: key, bytes: body.clone(), version, wire_name });
+        if std::mem::take(&mut held.unconfirmed) {
+            // Named, so not gone; but its version on disk means nothing to this server.
+            held.version = Arc::from("");
+        }
+        if let Some((key, _)) = self.held.get_key_value(&raw.name) {
+            raw.name = key.clone();
+        }
+        pass.out.changed.push(raw);
+    }
+
+    fn rename(&mut self, old: Option<Arc<str>>, new: Option<Arc<str>>, name: &Arc<str>) {
+        if let Some(old) = old {
+            self.aliases.remove(&old);
+        }
+        if let Some(new) = new {
+            self.aliases.insert(new, name.clone());
+        }
+    }
+
+    fn refuse_second(&self, pass: &mut Pass<'_>, index: usize, first: u32, raw: RawResource) {
+        let why = format!(
+            "resources[{index}].name: {}: given twice in one response (first as resources[{first}])",
+            raw.name
+        );
+        self.refuse(pass, raw, &why);
     }
 
     fn compare_removal(&mut self, pass: &mut Pass<'_>, wire_name: &str) {
         let name = self.own_name(wire_name);
         // A response is a set: a name both removed and given is given.
-        if pass.present.contains(&name) {
+        if pass.present.contains_key(&name) {
             return;
         }
         match self.held.get_mut(&name) {
@@ -247,7 +312,7 @@ impl Store {
         if everything {
             let (held, sequence) = (&self.held, self.sequence);
             self.rejected.retain(|name, _| {
-                pass.present.contains(name) || held.get(name).is_some_and(|held| held.seen == sequence)
+                pass.present.contains_key(name) || held.get(name).is_some_and(|held| held.seen == sequence)
             });
         }
     }
@@ -264,28 +329,31 @@ impl Store {
         if wire_name.is_empty() {
             pass.nameless = true;
             let text = Arc::from(format!("{} #{index}: {why}", self.kind.noun()));
-            let unix_ms = pass.reading.unix_ms;
-            return pass.out.refused.push(Rejected { name: Arc::from(""), version, text, unix_ms, bytes });
+            let unix_ms = pass.reading.now.unix_ms;
+            let name = Arc::from("");
+            let refused = Rejected { name, version, text, unix_ms, bytes, wire_name: None };
+            return pass.out.refused.push(refused);
         }
         let name = self.own_name(wire_name);
         if pass.reading.wanted.is_some_and(|wanted| !wanted.contains(&name)) {
             return;
         }
-        self.mark_present(pass, name.clone());
-        self.refuse(pass, name, version, bytes, why);
+        self.mark_present(pass, index, name.clone());
+        self.refuse(pass, RawResource::new(name, bytes, version), why);
     }
 
-    fn refuse(&self, pass: &mut Pass<'_>, name: Arc<str>, version: Arc<str>, bytes: Bytes, why: &str) {
-        let text = Arc::from(format!("{} {name}: {why}", self.kind.noun()));
-        pass.out.refused.push(Rejected { name, version, text, unix_ms: pass.reading.unix_ms, bytes });
+    fn refuse(&self, pass: &mut Pass<'_>, raw: RawResource, why: &str) {
+        let text = Arc::from(format!("{} {}: {why}", self.kind.noun(), raw.name));
+        pass.out.refused.push(Rejected::of(raw, text, pass.reading.now.unix_ms));
     }
 
-    fn mark_present(&mut self, pass: &mut Pass<'_>, name: Arc<str>) {
+    fn mark_present(&mut self, pass: &mut Pass<'_>, index: usize, name: Arc<str>) {
+        let at = u32::try_from(index).unwrap_or(u32::MAX);
         if let Some(held) = self.held.get_mut(&name) {
-            held.seen = self.sequence;
+            (held.seen, held.at) = (self.sequence, at);
             held.unconfirmed = false;
         } else {
-            pass.present.insert(name);
+            pass.present.insert(name, at);
         }
     }
 
@@ -294,48 +362,83 @@ impl Store {
     }
 
     /// Stores what was accepted and remembers what was not. Gives back the lines of the NACK, none for an ACK.
-    pub fn commit(&mut self, update: Update, rejections: Vec<Rejection>, unix_ms: u64) -> Vec<Arc<str>> {
+    pub fn commit(&mut self, update: Update, rejections: Vec<Rejection>, now: Now) -> Vec<Arc<str>> {
         let mut verdicts: Map<Arc<str>> =
             rejections.into_iter().map(|r| (r.name, Arc::from(r.text))).collect();
         let mut lines = Vec::new();
+        let names = self.names.clone();
+        let mut names = names.lock();
         for raw in update.changed {
+            let key = self.key_of(&raw.name).index();
             match verdicts.remove(&raw.name) {
                 Some(text) => {
                     lines.push(text.clone());
-                    let RawResource { name, bytes, version, .. } = raw;
-                    self.remember(Rejected { name, version, text, unix_ms, bytes });
+                    self.remember(Rejected::of(raw, text, now.unix_ms));
+                    if let Some(stats) = names.get_mut(key) {
+                        stats.rejected += 1;
+                    }
                 }
-                None => self.insert(raw, unix_ms),
+                None => {
+                    if let Some(stats) = names.get_mut(key) {
+                        stats.accepted(&raw.version, true, now.unix_ms);
+                    }
+                    self.ttls.set(&raw.name, raw.ttl, now.instant);
+                    self.insert(raw, now.unix_ms);
+                }
             }
         }
         for refused in update.ticket.refused {
             lines.push(refused.text.clone());
+            if let Some(stats) = names.get_mut(self.key_of(&refused.name).index()) {
+                stats.rejected += 1;
+            }
             self.remember(refused);
         }
         lines.extend(verdicts.into_values());
+        for name in &update.withdrawn {
+            if let Some(stats) = names.get_mut(self.key_of(name).index()) {
+                stats.emptied(now.unix_ms);
+            }
+        }
+        drop(names);
         for name in update.removed {
             self.forget(&name);
         }
         for name in update.withdrawn {
-            if let Some(held) = self.held.get_mut(&name) {
-                held.withdrawn = true;
-            }
+            self.withdraw(&name);
         }
         lines
     }
 
     /// Holds `raw` as the last good version of its name.
     pub fn insert(&mut self, raw: RawResource, updated_ms: u64) {
-        let RawResource { name, bytes, version, wire_name } = raw;
+        let RawResource { name, bytes, version, wire_name, .. } = raw;
         self.rejected.remove(&name);
-        if let Some(wire_name) = &wire_name {
-            self.aliases.insert(wire_name.clone(), name.clone());
+        let loose = self.loose.remove(&name);
+        if self.loose.is_empty() {
+            // Every name was here before its resource came.
+            self.loose.shrink_to_fit();
+        }
+        let old = self.held.get(&name);
+        let key = old.map(|old| old.key).filter(|key| *key != Key::NONE).or(loose).unwrap_or(Key::NONE);
+        let at = old.map_or(0, |old| old.at);
+        let alias = old.and_then(|old| old.wire_name.clone());
+        if alias != wire_name {
+            self.rename(alias, wire_name.clone(), &name);
         }
         let seen = self.sequence;
-        self.held.insert(
-            name,
-            Held { bytes, version, wire_name, updated_ms, withdrawn: false, unconfirmed: false, seen },
-        );
+        let held = Held {
+            bytes,
+            version,
+            wire_name,
+            updated_ms,
+            withdrawn: false,
+            unconfirmed: false,
+            seen,
+            at,
+            key,
+        };
+        self.held.insert(name, held);
     }
 
     fn remember(&mut self, rejected: Rejected) {
@@ -344,10 +447,38 @@ impl Store {
         }
     }
 
+    /// EDS, RDS: the server has it no more; what is held stays.
+    fn withdraw(&mut self, name: &str) {
+        self.ttls.clear(name);
+        if let Some(held) = self.held.get_mut(name) {
+            held.withdrawn = true;
+        }
+    }
+
+    /// Names whose time to live is over by `now`: CDS and LDS forget them, EDS and RDS mark them withdrawn.
+    pub fn expire(&mut self, now: Now) -> Vec<Arc<str>> {
+        let over = self.ttls.take_due(now.instant);
+        for name in &over {
+            if self.kind.is_wildcard() {
+                self.forget(name);
+            } else {
+                self.withdraw(name);
+            }
+        }
+        over
+    }
+
     /// Drops everything known about `name`.
     pub fn forget(&mut self, name: &str) {
         self.rejected.remove(name);
-        if let Some(wire_name) = self.held.remove(name).and_then(|held| held.wire_name) {
+        self.ttls.clear(name);
+        let held = self.held.remove(name);
+        let loose = self.loose.remove(name);
+        let key = held.as_ref().map(|held| held.key).filter(|key| *key != Key::NONE).or(loose);
+        if let Some(key) = key {
+            self.names.lock().try_remove(key.index());
+        }
+        if let Some(wire_name) = held.and_then(|held| held.wire_name) {
             self.aliases.remove(&wire_name);
         }
     }

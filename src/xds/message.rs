@@ -5,7 +5,7 @@
 //! held set, a request and a dump at once.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -48,6 +48,8 @@ pub struct Item {
     pub type_url: String,
     /// The encoded message in memory of its own, `None` in a heartbeat, which names a resource to keep.
     pub body: Option<Bytes>,
+    /// How long it is good for without a further sign; `None`: for ever.
+    pub ttl: Option<Duration>,
 }
 
 /// A resource as received: what the build thread decodes and translates.
@@ -61,13 +63,15 @@ pub struct RawResource {
     pub version: Arc<str>,
     /// The wrapper's name where it differs from `name`: removals and reconnects use it.
     pub(super) wire_name: Option<Arc<str>>,
+    /// How long it is good for; `None`: for ever.
+    pub(super) ttl: Option<Duration>,
 }
 
 impl RawResource {
     /// A resource whose wrapper name, if any, is its own.
     #[must_use]
     pub const fn new(name: Arc<str>, bytes: Bytes, version: Arc<str>) -> Self {
-        Self { name, bytes, version, wire_name: None }
+        Self { name, bytes, version, wire_name: None, ttl: None }
     }
 }
 
@@ -102,6 +106,8 @@ pub(super) struct Ticket {
     pub version: Arc<str>,
     /// Refused before anyone decoded them: no name, a second copy, too large, too many.
     pub refused: Vec<Rejected>,
+    /// When the response was read.
+    pub at: Instant,
 }
 
 /// A verdict against one changed resource. What no rejection names is accepted.
@@ -126,6 +132,15 @@ pub struct Rejected {
     pub unix_ms: u64,
     /// What was refused; empty when it was over the size limit.
     pub bytes: Bytes,
+    /// The wrapper's name where it differs from `name`.
+    pub(super) wire_name: Option<Arc<str>>,
+}
+
+impl Rejected {
+    pub(super) fn of(raw: RawResource, text: Arc<str>, unix_ms: u64) -> Self {
+        let RawResource { name, bytes, version, wire_name, ttl: _ } = raw;
+        Self { name, version, text, unix_ms, bytes, wire_name }
+    }
 }
 
 /// A request to send.

@@ -13,13 +13,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use super::held::Limits;
-use super::held::{Compared, Reading, Store};
-use super::message::{Now, RawResource, Rejection, Request, RequestBody, Response, Ticket, Update};
-use super::nack::error_text;
-use super::repeat::{Bad, Repeat};
-use super::requests::{MAX_REQUEST_BYTES, Names, delta_answer, delta_changes, delta_subscription, request};
+use super::held::Store;
+use super::message::{Now, RawResource, Request, RequestBody};
+use super::names::Names;
+use super::repeat::Repeat;
+use super::requests::{self, MAX_REQUEST_BYTES, delta_changes, delta_subscription, request};
 use super::stats::XdsStats;
 use super::types::{PerType, ResourceType};
+
+mod response;
 
 /// State of the world or delta.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +69,7 @@ pub(super) struct TypeState {
     /// State of the world: the last version accepted as a whole.
     pub(super) accepted: Arc<str>,
     /// State of the world: the names of the last request.
-    sent: Names,
+    sent: requests::Names,
     /// Updates handed out and not judged yet.
     pending: usize,
     /// State of the world: the interest changed while an update was pending.
@@ -81,9 +83,9 @@ pub(super) struct TypeState {
 }
 
 impl TypeState {
-    fn new(kind: ResourceType, limits: Limits) -> Self {
+    fn new(kind: ResourceType, limits: Limits, names: Arc<Names>) -> Self {
         Self {
-            store: Store::new(kind, limits),
+            store: Store::new(kind, limits, names),
             interest: BTreeSet::new(),
             subscribed: false,
             nonce: Arc::from(""),
@@ -120,7 +122,7 @@ impl AdsState {
     /// Nothing held, nothing wanted but the wildcard types.
     #[must_use]
     pub fn new(config: StateConfig, stats: Arc<XdsStats>) -> Self {
-        let types = PerType::build(|kind| TypeState::new(kind, config.limits));
+        let types = PerType::build(|kind| TypeState::new(kind, config.limits, stats.names(kind).clone()));
         let random = config.seed;
         Self {
             config,
@@ -235,7 +237,7 @@ impl AdsState {
         let state = self.types.get_mut(kind);
         state.subscribed = true;
         self.stats.of(kind).update_attempt.add(1);
-        let names: Names = state.interest.iter().cloned().collect();
+        let names: requests::Names = state.interest.iter().cloned().collect();
         if self.config.variant == Variant::Sotw {
             // A server that goes by the version alone must not stay silent about a name that is missing here.
             let complete = !state.restored && names.iter().all(|name| state.store.held.contains_key(name));
@@ -289,6 +291,7 @@ impl AdsState {
         for name in dropped.iter().chain(&strays) {
             state.store.forget(name);
         }
+        state.store.watch(added.iter(), self.stats.of(kind).update_failure.get());
         state.interest = names;
         let (changed, subscribed) = (!(added.is_empty() && dropped.is_empty()), state.subscribed);
         if self.stream.is_some() && subscribed && changed {
@@ -317,118 +320,6 @@ impl AdsState {
         self.push(request);
     }
 
-    /// Reads a response against what is held. `None` when it is not for us: an unknown type or one that was
-    /// not asked for; such a response gets no answer.
-    pub fn on_response(&mut self, now: Now, mut response: Response) -> Option<Update> {
-        let stream = self.stream?;
-        if !response.control_plane.is_empty() {
-            self.stats.identifier.set(Arc::from(std::mem::take(&mut response.control_plane)));
-        }
-        let Some(kind) = ResourceType::from_type_url(&response.type_url) else {
-            self.stats.unknown_type.add(1);
-            return None;
-        };
-        let state = self.types.get_mut(kind);
-        if !state.subscribed {
-            self.stats.unsolicited.add(1);
-            return None;
-        }
-        let stats = self.stats.of(kind);
-        stats.update_attempt.add(1);
-        stats.last_contact_ms.set(now.unix_ms);
-        let (nonce, version) = (Arc::from(response.nonce.as_str()), Arc::from(response.version.as_str()));
-        state.nonce = Arc::clone(&nonce);
-        state.pending += 1;
-        state.restored = false;
-        let reading = Reading {
-            absence_removes: self.config.variant == Variant::Sotw,
-            first_answer: std::mem::take(&mut state.unconfirmed),
-            wanted: (!kind.is_wildcard()).then_some(&state.interest),
-            unix_ms: now.unix_ms,
-        };
-        let Compared { changed, removed, withdrawn, refused, unchanged } =
-            state.store.compare(response, &reading);
-        stats.unchanged.add(unchanged);
-        self.refresh_gauges(kind);
-        Some(Update { kind, changed, removed, withdrawn, ticket: Ticket { stream, nonce, version, refused } })
-    }
-
-    /// Takes the verdicts on an update: what `rejections` does not name is accepted and held from now on.
-    /// Queues the ACK, or the NACK that names what is bad.
-    pub fn on_verdicts(&mut self, now: Now, mut update: Update, rejections: Vec<Rejection>) {
-        let kind = update.kind;
-        let (stream, nonce, version) =
-            (update.ticket.stream, update.ticket.nonce.clone(), update.ticket.version.clone());
-        let bad = Bad::of(&update, &rejections);
-        let state = self.types.get_mut(kind);
-        if !kind.is_wildcard() {
-            // The interest may have moved on while the verdict was out.
-            update.changed.retain(|raw| state.interest.contains(&raw.name));
-        }
-        let lines = state.store.commit(update, rejections, now.unix_ms);
-        let delay = state.repeat.note(bad, &mut self.random);
-        let stats = self.stats.of(kind);
-        if bad.is_some() {
-            stats.update_rejected.add(1);
-        } else {
-            stats.update_success.add(1);
-            stats.last_update_ms.set(now.unix_ms);
-            stats.version.set(version.clone());
-            state.accepted = version;
-        }
-        self.refresh_gauges(kind);
-        if self.stream == Some(stream) {
-            self.answer(now, kind, nonce, &lines, delay);
-        }
-        self.cds_known |= kind == ResourceType::Cluster;
-        self.advance(now);
-    }
-
-    fn answer(
-        &mut self,
-        now: Now,
-        kind: ResourceType,
-        nonce: Arc<str>,
-        lines: &[Arc<str>],
-        delay: Option<Duration>,
-    ) {
-        let state = self.types.get_mut(kind);
-        state.pending = state.pending.saturating_sub(1);
-        let mut answer = match self.config.variant {
-            Variant::Delta => delta_answer(kind, nonce),
-            Variant::Sotw => {
-                let body = RequestBody::Sotw { version: state.accepted.clone(), names: state.sent.clone() };
-                request(kind, nonce, body)
-            }
-        };
-        answer.error = (!lines.is_empty()).then(|| error_text(lines.iter().map(|line| &**line)));
-        let renew = state.dirty && state.pending == 0;
-        match delay {
-            None => self.push(answer),
-            Some(delay) => {
-                if let Some((_, earlier)) = state.delayed.replace((now.instant + delay, answer)) {
-                    self.out.push_back(earlier);
-                }
-                self.stats.of(kind).delayed_answers.add(1);
-            }
-        }
-        if renew {
-            self.push_names(kind);
-        }
-    }
-
-    /// A resource that was rejected for a cause outside of it is good after all: its refused bytes become
-    /// the held ones. `false` if no such rejection is remembered.
-    pub fn accept_late(&mut self, now: Now, kind: ResourceType, name: &str) -> bool {
-        let store = &mut self.types.get_mut(kind).store;
-        let Some(rejected) = store.rejected.remove(name).filter(|rejected| !rejected.bytes.is_empty()) else {
-            return false;
-        };
-        store.insert(RawResource::new(rejected.name, rejected.bytes, rejected.version), now.unix_ms);
-        self.refresh_gauges(kind);
-        true
-    }
-
     /// When [`Self::on_timeout`] has something to do.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
@@ -437,7 +328,8 @@ impl AdsState {
             .filter_map(|kind| self.types.get(kind).delayed.as_ref().map(|(at, _)| *at));
         let waiting =
             self.lds_at.filter(|_| !self.cds_known && !self.types.get(ResourceType::Listener).subscribed);
-        delayed.chain(waiting).min()
+        let ttls = ResourceType::ALL.into_iter().filter_map(|kind| self.types.get(kind).store.ttls.next());
+        delayed.chain(waiting).chain(ttls).min()
     }
 
     /// Releases what was held back until now.
@@ -449,6 +341,20 @@ impl AdsState {
             }
         }
         self.advance(now);
+    }
+
+    /// Resources whose time to live is over: CDS and LDS ones are gone, EDS and RDS ones count as taken back.
+    #[must_use]
+    pub fn take_expired(&mut self, now: Now) -> Vec<(ResourceType, Vec<Arc<str>>)> {
+        let mut expired = Vec::new();
+        for kind in ResourceType::ALL {
+            let names = self.types.get_mut(kind).store.expire(now);
+            if !names.is_empty() {
+                self.refresh_gauges(kind);
+                expired.push((kind, names));
+            }
+        }
+        expired
     }
 
     /// The requests to send since the last call, in order, and the stream they are for.

@@ -6,12 +6,17 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::names::Names;
 use super::types::{PerType, ResourceType};
+use crate::telemetry::Histogram;
 
 /// Everything about one stream, for all types.
 #[derive(Debug, Default)]
 pub struct XdsStats {
     types: PerType<TypeStats>,
+    names: PerType<Arc<Names>>,
+    /// Requests that wait for the stream to take them.
+    pub pending_requests: Counter,
     /// `control_plane.connected_state`.
     pub connected: Flag,
     /// Streams opened since start.
@@ -33,6 +38,12 @@ impl XdsStats {
     #[must_use]
     pub const fn of(&self, kind: ResourceType) -> &TypeStats {
         self.types.get(kind)
+    }
+
+    /// The records of one type's names; of EDS and RDS only.
+    #[must_use]
+    pub const fn names(&self, kind: ResourceType) -> &Arc<Names> {
+        self.names.get(kind)
     }
 }
 
@@ -57,6 +68,12 @@ pub struct TypeStats {
     pub rejected: Counter,
     /// `update_time`: the last accepted response, ms since 1970; 0 before the first.
     pub last_update_ms: Counter,
+    /// Responses that changed anything.
+    pub config_reload: Counter,
+    /// The last of them, ms since 1970; 0 before the first.
+    pub last_reload_ms: Counter,
+    /// From a response to its verdict, in milliseconds.
+    pub update_duration: Histogram,
     /// The last response of any verdict, ms since 1970; 0 before the first.
     pub last_contact_ms: Counter,
     /// What is held comes from disk and the control plane has not answered yet.

@@ -5,7 +5,7 @@ use super::listeners::{Active, Pending, all_chains, route_source};
 use super::tables::TableKey;
 use crate::model::{ClusterId, FilterChain, NetworkFilter, Protocol, RouteId, RouteSource};
 use crate::router::WeightedPick;
-use crate::snapshot::{ChainSpec, FilterSpec, ListenerSpec};
+use crate::snapshot::{ChainSpec, FilterSpec, Leftover, ListenerSpec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
@@ -39,6 +39,9 @@ impl Builder {
     /// Compiles the waiting version and makes it the one that serves.
     pub(super) fn activate(&mut self, name: &Arc<str>, pending: &Pending, old: Option<Active>) {
         let model = &pending.model;
+        self.counts.listener_applied += 1;
+        let in_place = old.as_ref().is_some_and(|old| old.spec.model.addresses == model.addresses);
+        self.counts.listener_in_place_updated += u64::from(in_place);
         let before: BTreeMap<Arc<str>, Arc<Chain>> =
             old.iter().flat_map(|old| &old.chains).map(|chain| (chain.slot.clone(), chain.clone())).collect();
         let mut seen = BTreeSet::new();
@@ -67,7 +70,13 @@ impl Builder {
         let mut specs: Vec<_> = chains.iter().map(|chain| chain.spec.clone()).collect();
         let default_chain = if model.default_filter_chain.is_some() { specs.pop() } else { None };
         let generation = self.next.generation() + 1;
-        let spec = Arc::new(ListenerSpec { model: model.clone(), chains: specs, default_chain, generation });
+        let spec = Arc::new(ListenerSpec {
+            model: model.clone(),
+            chains: specs,
+            default_chain,
+            generation,
+            leftover: Leftover::default(),
+        });
         self.next.set_listener(name, Some(spec.clone()));
         for claim in super::addresses::claims_of(model) {
             self.addresses.open.insert(claim, name.clone());
@@ -123,7 +132,7 @@ impl Builder {
             self.clusters.add_ref(*id);
             self.clusters.pin(*id);
         }
-        let spec = Arc::new(ChainSpec { model: model.clone(), filter });
+        let spec = Arc::new(ChainSpec { model: model.clone(), filter, leftover: Leftover::default() });
         Arc::new(Chain { spec, slot, table, rds: chain_rds, tcp })
     }
 

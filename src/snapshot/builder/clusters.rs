@@ -7,7 +7,7 @@
 use super::FastMap;
 use super::change::Owned;
 use super::ids::Ids;
-use crate::cluster::{BreakerState, ClusterSpec, Shared};
+use crate::cluster::{BreakerState, ClusterSpec, History, Shared};
 use crate::model::{Cluster, ClusterId, Discovery, Endpoints, RouteId};
 use smallvec::SmallVec;
 use std::collections::BTreeSet;
@@ -43,6 +43,7 @@ pub(super) struct ClusterState {
     pub(super) removed_at: Option<Instant>,
     pub(super) breakers: Option<Arc<BreakerState>>,
     pub(super) shared: Option<Arc<Shared>>,
+    pub(super) history: History,
     /// EDS names its versions refer to.
     assignments: SmallVec<[Arc<str>; 1]>,
     /// Applied virtual hosts and open TCP chains that name it: they keep a removed cluster serving.
@@ -131,6 +132,7 @@ impl Clusters {
                 removed_at: None,
                 breakers: None,
                 shared: None,
+                history: History::default(),
                 assignments: SmallVec::new(),
                 refs: 0,
                 pins: 0,

@@ -372,6 +372,7 @@ impl Builder {
         for wait in &pending.rds {
             if self.tables.rds.get(&wait.name).is_none_or(|rds| rds.model.current().is_none()) {
                 self.counts.routes_fetch_timeout += 1;
+                *self.counts.route_timeouts.entry(wait.name.clone()).or_default() += 1;
                 self.event(Event::RouteFetchTimeout { listener: name.clone(), table: wait.name.clone() });
             }
         }

@@ -7,6 +7,7 @@ use super::listeners::{ListenerState, Pending};
 use super::tables::Hold;
 use crate::model::{ClusterId, Discovery};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,12 +20,19 @@ pub struct Counts {
     pub listener_added: u64,
     pub listener_modified: u64,
     pub listener_removed: u64,
+    /// Listener versions that began to serve, and of them those that took over the sockets of their last one.
+    pub listener_applied: u64,
+    pub listener_in_place_updated: u64,
+    /// New sets of hosts for clusters that serve.
+    pub cluster_updated: u64,
     /// ADS resources that arrived under a static name.
     pub shadowed_by_static: u64,
     /// Clusters that serve without the assignment they waited for.
     pub endpoints_fetch_timeout: u64,
     /// Listeners that opened without a route table they waited for.
     pub routes_fetch_timeout: u64,
+    /// The same by table.
+    pub route_timeouts: BTreeMap<Arc<str>, u64>,
     /// Virtual hosts applied although their clusters did not serve.
     pub hold_expired: u64,
     /// Listeners applied although clusters they name did not serve.
@@ -41,6 +49,8 @@ pub struct Counts {
     /// Old snapshots, and old listener versions and chains, that something still holds.
     pub kept_snapshots: u64,
     pub kept_versions: u64,
+    /// Published last.
+    pub generation: u64,
 }
 
 /// Everything, by name.
@@ -140,6 +150,7 @@ impl Builder {
         }
         counts.kept_snapshots = self.kept.len().saturating_sub(1) as u64;
         counts.kept_versions = self.graveyard.len() as u64;
+        counts.generation = self.next.generation();
         counts
     }
 

@@ -4,15 +4,24 @@ use super::Builder;
 use super::change::{Event, Origin, Why};
 use super::clusters::assignment_name;
 use super::timers::Key;
-use crate::cluster::ClusterSpec;
-use crate::model::{Cluster, ClusterId, Discovery, Endpoints};
+use crate::cluster::{ClusterSpec, History};
+use crate::model::{Address, Cluster, ClusterId, Discovery, Endpoints};
 use crate::snapshot::{ClusterEntry, ClusterSlot};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 /// Hosts of a cluster whose assignment did not come.
 fn no_hosts(name: &str) -> Arc<Endpoints> {
     Arc::new(Endpoints::of(name, []))
+}
+
+/// Whether both have the same addresses, in whatever order and with whatever health.
+fn same_members(a: &Endpoints, b: &Endpoints) -> bool {
+    let members = |endpoints: &Endpoints| -> BTreeSet<Address> {
+        endpoints.iter().map(|endpoint| endpoint.address.clone()).collect()
+    };
+    members(a) == members(b)
 }
 
 impl Builder {
@@ -132,6 +141,9 @@ impl Builder {
             Some(hosts) => hosts,
             None if until.is_some_and(|until| until <= now) => {
                 self.counts.endpoints_fetch_timeout += 1;
+                if let Some(state) = self.clusters.get_mut(id) {
+                    state.history.fetch_timeouts += 1;
+                }
                 let service: Arc<str> = assignment_name(model).unwrap_or_default().into();
                 let hosts = no_hosts(&service);
                 self.event(Event::EndpointsFetchTimeout { cluster: model.name.as_str().into(), service });
@@ -178,11 +190,16 @@ impl Builder {
             _ => hosts,
         };
         let was_ready = state.active.is_some();
+        self.counts.cluster_updated += u64::from(was_ready && spec.is_none());
+        let moved =
+            state.hosts.as_ref().is_none_or(|old| !Arc::ptr_eq(old, &hosts) && !same_members(old, &hosts));
+        state.history.membership_changes += u32::from(moved);
         let Some(spec) = spec.or_else(|| state.active.clone()) else { return };
         state.active = Some(spec.clone());
         state.hosts = Some(hosts.clone());
         let name = state.name.clone();
-        self.next.set_cluster(id, &name, ClusterSlot::Ready(ClusterEntry { spec, endpoints: hosts }));
+        let entry = ClusterEntry { spec, endpoints: hosts, history: state.history };
+        self.next.set_cluster(id, &name, ClusterSlot::Ready(entry));
         if !was_ready {
             self.clusters.wake(id);
         }
@@ -212,6 +229,7 @@ impl Builder {
         let Some(state) = self.clusters.get_mut(id) else { return };
         (state.active, state.hosts, state.removed_at) = (None, None, None);
         (state.breakers, state.shared) = (None, None);
+        state.history = History::default();
         self.timers.set(Key::Cluster(id), None);
         self.clusters.link_assignments(id);
         if self.next.clear_cluster(id, &name) {

@@ -115,6 +115,7 @@ fn snapshot(routes: Vec<Route>, clusters: &[Cluster]) -> View {
         let Discovery::Static(endpoints) = &model.discovery else { panic!("static clusters only") };
         ClusterSlot::Ready(ClusterEntry {
             endpoints: endpoints.clone(),
+            history: Default::default(),
             spec: Arc::new(ClusterSpec {
                 id: ClusterId(id),
                 model: Arc::new(model.clone()),
@@ -142,7 +143,7 @@ impl Proxy {
             matcher: ChainMatch::default(),
             filter: NetworkFilter::Http(http_manager()),
         };
-        let chain = Arc::new(ChainSpec { model, filter });
+        let chain = Arc::new(ChainSpec { model, filter, leftover: Default::default() });
         let proxy = Proxy { address, local: local.clone(), handles: handles.clone() };
         spawn_local(async move {
             loop {

@@ -3,10 +3,11 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::xds::message::Item;
+use crate::xds::message::{Item, Rejection, Response, Update};
 use ResourceType::{Cluster, Endpoint, Listener, Route};
 use Variant::{Delta, Sotw};
 
+mod lifetime;
 mod model;
 mod rules;
 mod verdicts;
@@ -92,6 +93,7 @@ impl Rig {
             version: if self.variant == Delta { format!("v-{payload}") } else { String::new() },
             type_url: kind.type_url().to_owned(),
             body: Some(body(name, payload)),
+            ttl: None,
         };
         resources.iter().map(item).collect()
     }

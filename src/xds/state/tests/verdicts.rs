@@ -85,8 +85,8 @@ fn second_copy_in_one_response_is_a_rejection_of_that_name() {
         );
         assert_eq!(names(update.changed.iter().map(|raw| &raw.name)), ["a", "good"]);
         let nack = rig.judge_update(update).unwrap();
-        let lines =
-            "Cluster a: name: given twice in one response\nCluster old: name: given twice in one response";
+        let lines = "Cluster a: resources[1].name: a: given twice in one response (first as resources[0])\n\
+             Cluster old: resources[3].name: old: given twice in one response (first as resources[2])";
         assert_eq!(nack.error.as_deref(), Some(lines));
         assert_eq!(rig.held_names(Cluster), ["a", "good", "old"]);
         assert_eq!(rig.state.held(Cluster, "a").unwrap().bytes, body("a", "1"));
