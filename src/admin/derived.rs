@@ -53,7 +53,7 @@ fn clusters(snapshot: &Snapshot, updates: &HashMap<Arc<str>, Updates>) -> Groups
             updates.get(entry.spec.model.name.as_str()).cloned()
         }
         Discovery::Eds { service_name, .. } => updates.get(service_name.as_str()).cloned(),
-        Discovery::Static(_) | Discovery::Dns { .. } => None,
+        _ => None,
     };
     let mut groups: Groups = Vec::new();
     for slot in &snapshot.clusters {

@@ -192,6 +192,7 @@ stat_group! {
         upstream_rq_late_answer: Counter,
         /// Connections found dead by heartbeat or PING.
         upstream_cx_keepalive_timeout: Counter = "http2.keepalive_timeout",
+        lb_healthy_panic: Counter,
         /// Failures made here, by cause.
         failure: ByReason,
     }
