@@ -2,21 +2,25 @@
 //!
 //! [`Wire`] sits between h2 and the socket. It gathers what h2 writes in one turn, so that one system call
 //! carries the frames of many streams; it follows the frame headers that come in and bounds the kinds h2 takes
-//! without limit (PING, SETTINGS, PRIORITY, RST_STREAM, empty DATA); and it shows the connection's task what h2
-//! does not tell: floods, a GOAWAY, a peer that takes nothing.
+//! without limit (PING, SETTINGS, PRIORITY, RST_STREAM, empty DATA), and the resets that a peer provokes by
+//! breaking the rules of streams; and it shows the connection's task what h2 does not tell: floods, a GOAWAY, a
+//! peer that takes nothing.
 //!
 //! Empty DATA frames that end nothing mean nothing, yet h2 ends a connection over 100 of them in its life; they
 //! are taken out of what it reads.
 
+mod frames;
+#[cfg(test)]
+mod tests;
+
 use super::Conn;
 use bytes::{Buf, Bytes};
-use smallvec::SmallVec;
+use frames::{Echo, Follower, PREFACE};
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
@@ -24,29 +28,6 @@ use tokio::time::Instant;
 const BATCH: usize = 32 * 1024;
 /// With this much waiting for the socket h2 is asked to wait too.
 const LIMIT: usize = 64 * 1024;
-/// Over how long frames are counted.
-const SECOND: Duration = Duration::from_secs(1);
-/// Empty DATA frames after which a connection is to be retired: h2 ends one at 100 in its life. Only those
-/// that could not be taken out count.
-const EMPTY_DATA: u32 = 50;
-/// Length of the client's preface.
-const PREFACE: usize = 24;
-const FRAME_HEAD: usize = 9;
-
-const DATA: u8 = 0;
-const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const END_STREAM: u8 = 1;
-const PADDED: u8 = 8;
-
-/// Kinds of frames bounded per second. Orders of magnitude above what peers send in earnest, and cheap to
-/// serve at the limit: clients measuring bandwidth send a PING per round trip, cancelling ones were seen at
-/// 2,000 resets a second.
-const PER_SECOND: [(u8, u32); 5] =
-    [(PING, 1000), (SETTINGS, 100), (PRIORITY, 1000), (RST_STREAM, 5000), (DATA, 10_000)];
 
 thread_local! {
     /// One spare output buffer, so that idle connections hold none.
@@ -59,6 +40,7 @@ pub struct Wire {
     early: RefCell<Bytes>,
     out: RefCell<Out>,
     follower: RefCell<Follower>,
+    echo: RefCell<Echo>,
     received: Cell<u64>,
     sent: Cell<u64>,
     stalled: Cell<Option<Instant>>,
@@ -73,20 +55,22 @@ struct Out {
 impl Wire {
     /// Under the server side of a connection. `early`: what was read before the protocol was known.
     pub fn server(io: Conn, early: Bytes) -> Rc<Self> {
-        Self::new(io, early, PREFACE)
+        Self::new(io, early, PREFACE, 0)
     }
 
     /// Under the client side.
     pub fn client(io: Conn) -> Rc<Self> {
-        Self::new(io, Bytes::new(), 0)
+        Self::new(io, Bytes::new(), 0, PREFACE)
     }
 
-    fn new(io: Conn, early: Bytes, skip: usize) -> Rc<Self> {
+    /// `in_skip`, `out_skip`: bytes before the first frame.
+    fn new(io: Conn, early: Bytes, in_skip: usize, out_skip: usize) -> Rc<Self> {
         Rc::new(Wire {
             io: RefCell::new(io),
             early: RefCell::new(early),
             out: RefCell::default(),
-            follower: RefCell::new(Follower { skip, ..Follower::default() }),
+            follower: RefCell::new(Follower::after(in_skip)),
+            echo: RefCell::new(Echo::after(out_skip)),
             received: Cell::new(0),
             sent: Cell::new(0),
             stalled: Cell::new(None),
@@ -145,8 +129,7 @@ impl Wire {
 
     /// Whether the peer wants no new streams, or the connection is near a limit of h2.
     pub fn is_worn(&self) -> bool {
-        let follower = self.follower.borrow();
-        follower.goaway || follower.empty_data >= EMPTY_DATA
+        self.follower.borrow().is_worn()
     }
 
     /// Bytes received and sent so far.
@@ -160,6 +143,20 @@ impl Wire {
     }
 
     fn write(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let taken = self.take(cx, bufs);
+        if let Poll::Ready(Ok(mut taken)) = taken {
+            let (mut echo, mut follower) = (self.echo.borrow_mut(), self.follower.borrow_mut());
+            for buf in bufs {
+                let part = buf.get(..taken.min(buf.len())).unwrap_or_default();
+                taken -= part.len();
+                echo.follow(part, |code| follower.on_own_reset(code));
+            }
+        }
+        taken
+    }
+
+    /// Gathers or writes what h2 has to say; how much of it.
+    fn take(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let total: usize = bufs.iter().map(|buf| buf.len()).sum();
         let mut out = self.out.borrow_mut();
         if out.len() + total > BATCH {
@@ -255,103 +252,6 @@ impl Out {
     }
 }
 
-/// Follows the frames of one direction by their headers.
-#[derive(Default)]
-struct Follower {
-    /// Bytes until the next frame header.
-    skip: usize,
-    head: [u8; FRAME_HEAD],
-    /// Bytes of `head` that have come.
-    have: usize,
-    since: Option<Instant>,
-    counts: [u32; PER_SECOND.len()],
-    empty_data: u32,
-    greeted: bool,
-    goaway: bool,
-    flooded: bool,
-}
-
-impl Follower {
-    /// Follows `bytes` and moves what is left of them to their front; returns its length.
-    fn follow(&mut self, bytes: &mut [u8]) -> usize {
-        let mut cuts: SmallVec<[usize; 8]> = SmallVec::new();
-        let mut at = 0;
-        while at < bytes.len() {
-            let skipped = self.skip.min(bytes.len() - at);
-            self.skip -= skipped;
-            at += skipped;
-            let missing = self.head.get_mut(self.have..).unwrap_or_default();
-            let rest = bytes.get(at..).unwrap_or_default();
-            let taken = missing.len().min(rest.len());
-            for (to, from) in missing.iter_mut().zip(rest) {
-                *to = *from;
-            }
-            let whole = taken == FRAME_HEAD;
-            self.have += taken;
-            if self.have == FRAME_HEAD {
-                self.have = 0;
-                if self.on_frame(whole) {
-                    cuts.push(at);
-                }
-            }
-            at += taken;
-        }
-        cut(bytes, &cuts)
-    }
-
-    /// `whole`: the header can be taken out. Returns whether it is to be.
-    fn on_frame(&mut self, whole: bool) -> bool {
-        let [a, b, c, kind, flags, ..] = self.head;
-        self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
-        match kind {
-            DATA if flags & END_STREAM != 0 => {}
-            DATA if self.skip == 0 => {
-                self.count(DATA);
-                if whole {
-                    return true;
-                }
-                self.empty_data += 1;
-            }
-            // Padding alone is as empty to h2, but takes of the window; a short padded frame is taken for one,
-            // which costs nothing but an early retirement.
-            DATA if flags & PADDED != 0 && self.skip <= 256 => self.empty_data += 1,
-            DATA => {}
-            GOAWAY => self.goaway = true,
-            kind => {
-                self.greeted |= kind == SETTINGS;
-                self.count(kind);
-            }
-        }
-        false
-    }
-
-    fn count(&mut self, kind: u8) {
-        let Some(at) = PER_SECOND.iter().position(|(bounded, _)| *bounded == kind) else { return };
-        let now = Instant::now();
-        if self.since.is_none_or(|since| now.duration_since(since) >= SECOND) {
-            self.since = Some(now);
-            self.counts = Default::default();
-        }
-        if let (Some(count), Some((_, limit))) = (self.counts.get_mut(at), PER_SECOND.get(at)) {
-            *count += 1;
-            self.flooded |= *count > *limit;
-        }
-    }
-}
-
-/// Takes the frame headers at `cuts` (ascending) out of `bytes`; returns the length that is left.
-fn cut(bytes: &mut [u8], cuts: &[usize]) -> usize {
-    let Some((&first, _)) = cuts.split_first() else { return bytes.len() };
-    let mut left = first;
-    for (i, &start) in cuts.iter().enumerate() {
-        let kept = start + FRAME_HEAD..cuts.get(i + 1).copied().unwrap_or(bytes.len());
-        let len = kept.len();
-        bytes.copy_within(kept, left);
-        left += len;
-    }
-    left
-}
-
 /// See [`Wire::io`].
 pub struct WireIo(Rc<Wire>);
 
@@ -385,97 +285,5 @@ impl AsyncWrite for WireIo {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.0.poll_flush(cx))?;
         Pin::new(&mut *self.0.io.borrow_mut()).poll_shutdown(cx)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
-        let mut bytes = vec![0, (payload >> 8) as u8, payload as u8, kind, flags, 0, 0, 0, 1];
-        bytes.resize(FRAME_HEAD + payload, 0xff);
-        bytes
-    }
-
-    /// The follower after `parts`, cut into pieces, and what it left of them.
-    fn followed(parts: &[Vec<u8>], piece: usize) -> (Follower, Vec<u8>) {
-        let mut follower = Follower { skip: PREFACE, ..Follower::default() };
-        let mut bytes = vec![b'P'; PREFACE];
-        bytes.extend(parts.concat());
-        let mut left = Vec::new();
-        for piece in bytes.chunks_mut(piece) {
-            let len = follower.follow(piece);
-            left.extend_from_slice(&piece[..len]);
-        }
-        (follower, left.split_off(PREFACE))
-    }
-
-    #[test]
-    fn frames_are_counted_however_they_are_cut() {
-        let mut parts = vec![frame(DATA, 0, 300), frame(DATA, 0, 0), frame(DATA, END_STREAM, 0)];
-        parts.push(frame(DATA, PADDED, 7));
-        parts.extend((0..50).map(|_| frame(SETTINGS, 0, 0)));
-        parts.extend([frame(DATA, 0, 0), frame(DATA, 0, 0), frame(DATA, 0, 3), frame(DATA, 0, 0)]);
-        parts.push(frame(PING, 0, 8));
-        for piece in [1, 2, 8, 9, 10, 11, 100, 1000, 100_000] {
-            let (follower, left) = followed(&parts, piece);
-            assert_eq!(follower.counts, [1, 50, 0, 0, 4], "pieces of {piece}");
-            assert!(!follower.flooded && !follower.goaway && follower.greeted);
-            // What is left differs only by the empty frames that were cut apart.
-            let kept: Vec<_> = parts.iter().filter(|part| **part != frame(DATA, 0, 0)).cloned().collect();
-            let apart = follower.empty_data as usize - 1;
-            assert_eq!(left.len(), kept.concat().len() + apart * FRAME_HEAD, "pieces of {piece}");
-            if apart == 0 {
-                assert!(left == kept.concat());
-            }
-            let (_, again) = followed(&[left], 100_000);
-            assert!(again == kept.concat(), "pieces of {piece}");
-        }
-        parts.extend((0..51).map(|_| frame(SETTINGS, 1, 0)));
-        parts.push(frame(GOAWAY, 0, 8));
-        let (follower, _) = followed(&parts, 3);
-        assert!(follower.flooded && follower.goaway);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn counts_begin_anew_every_second() {
-        let mut follower = Follower::default();
-        for _ in 0..3 {
-            (0..1000).for_each(|_| assert_eq!(follower.follow(&mut frame(PING, 0, 8)), 17));
-            tokio::time::advance(SECOND).await;
-        }
-        assert!(!follower.flooded);
-    }
-
-    #[tokio::test]
-    async fn small_writes_leave_together_and_large_ones_keep_their_order() {
-        use tokio::io::AsyncReadExt;
-        let (near, mut far) = tokio::net::UnixStream::pair().unwrap();
-        let wire = Wire::client(Conn::Unix(near));
-        let mut expected = Vec::new();
-        let mut sizes = [3usize, 5000, 100, 16_384, 16_384, 70_000, 9].iter().cycle().take(70);
-        let reader = async {
-            let mut got = vec![0; 70 / 7 * (3 + 5000 + 100 + 2 * 16_384 + 70_000 + 9)];
-            far.read_exact(&mut got).await.unwrap();
-            got
-        };
-        let writer = async {
-            let mut io = wire.io();
-            for (i, size) in sizes.by_ref().enumerate() {
-                let part = vec![i as u8; *size];
-                expected.extend_from_slice(&part);
-                let mut rest = &part[..];
-                while !rest.is_empty() {
-                    let n = std::future::poll_fn(|cx| Pin::new(&mut io).poll_write(cx, rest)).await.unwrap();
-                    rest = &rest[n..];
-                    assert!(wire.out.borrow().len() <= LIMIT + 70_000);
-                }
-            }
-            std::future::poll_fn(|cx| wire.poll_flush(cx)).await.unwrap();
-        };
-        let (got, ()) = tokio::join!(reader, writer);
-        assert!(got == expected);
-        assert_eq!((wire.out.borrow().len(), wire.bytes().1), (0, expected.len() as u64));
     }
 }

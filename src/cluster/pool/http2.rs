@@ -4,31 +4,26 @@
 //! used up. Whoever sends holds a [`Lease`], one stream's place on one connection. A connection leaves the
 //! pool when it takes no new streams and ends after its last one.
 
-use super::dial::{Dial, connect};
-use crate::cluster::{Cluster, Host, Level, Permit, State};
+mod connection;
+mod link;
+
+pub use link::{Lease, Link, failure_of};
+
+use super::dial::Dial;
+use crate::cluster::{Cluster, Host, Level, State};
 use crate::message::{Failure, Reason};
-use crate::net::{Sleep, Wire, WireIo, h2 as settings};
 use crate::protocol::bridge;
-use bytes::Bytes;
-use h2::client::{Connection, ResponseFuture, SendRequest};
-use h2::{Ping, PingPong, SendStream};
-use http::{Request, Uri, uri::Scheme};
+use connection::Attempt;
+use http::{Uri, uri::Scheme};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
-use std::rc::{Rc, Weak};
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
 use tokio::task::spawn_local;
-use tokio::time::Instant;
 
 /// Streams a connection is expected to carry until a connection to this host has said so.
 const EXPECTED_STREAMS: usize = 100;
-/// A peer that takes nothing for this long is given up with all its streams.
-const STALL: Duration = Duration::from_secs(300);
-/// How long the peer may take to close its side after we closed ours.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// Connections of one host.
 pub struct Pool {
@@ -53,21 +48,6 @@ impl Default for Pool {
         }
     }
 }
-
-/// One open connection.
-pub struct Link {
-    sender: SendRequest<Bytes>,
-    active: Cell<usize>,
-    /// Streams the peer allows; what other connections of its were allowed until it has said so.
-    limit: Cell<usize>,
-    open: Cell<bool>,
-    remaining: Cell<u32>,
-    idle_since: Cell<Instant>,
-    host: Weak<Host>,
-}
-
-/// One stream's place on a connection, given back when dropped.
-pub struct Lease(Rc<Link>);
 
 impl Pool {
     /// A place on an open connection, if there is one: on the connection with the fewest streams.
@@ -258,285 +238,5 @@ impl Drop for Place<'_> {
         if was_called {
             self.pool.wake(1);
         }
-    }
-}
-
-impl Link {
-    fn has_room(&self) -> bool {
-        self.open.get() && self.active.get() < self.limit.get()
-    }
-
-    fn lease(self: &Rc<Self>) -> Option<Lease> {
-        if !self.has_room() {
-            return None;
-        }
-        self.active.set(self.active.get() + 1);
-        if self.remaining.get() != u32::MAX {
-            self.remaining.set(self.remaining.get().saturating_sub(1));
-            if self.remaining.get() == 0
-                && let Some(host) = self.host.upgrade()
-            {
-                host.http2.forget(self);
-            }
-        }
-        Some(Lease(self.clone()))
-    }
-}
-
-impl Lease {
-    /// Opens the stream. `end`: the request has no body.
-    ///
-    /// # Errors
-    /// The connection takes no more streams (it leaves the pool), or the request cannot be sent at all.
-    /// Nothing was sent.
-    pub fn send(
-        &self,
-        request: Request<()>,
-        end: bool,
-    ) -> Result<(ResponseFuture, SendStream<Bytes>), Failure> {
-        // A clone each time: one handle refuses while its last request still waits for the peer's limit.
-        self.0.sender.clone().send_request(request, end).map_err(|error| {
-            if error.is_io() || error.is_go_away() {
-                if let Some(host) = self.0.host.upgrade() {
-                    host.http2.forget(&self.0);
-                }
-                Failure::before(Reason::UpstreamClosed)
-            } else {
-                Failure::before(Reason::HeaderOverflow)
-            }
-        })
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let link = &self.0;
-        let active = link.active.get().saturating_sub(1);
-        link.active.set(active);
-        if active == 0 {
-            link.idle_since.set(Instant::now());
-        }
-        if let Some(host) = link.host.upgrade() {
-            host.http2.wake(1);
-        }
-    }
-}
-
-/// What an error of an upstream stream means for its request.
-pub fn failure_of(error: &h2::Error) -> Failure {
-    match error.reason() {
-        // Streams above the last one a GOAWAY names were not looked at (RFC 9113 6.8), refused ones neither.
-        _ if error.is_go_away() && error.is_remote() => Failure::before(Reason::UpstreamRefused),
-        Some(h2::Reason::REFUSED_STREAM) if error.is_remote() => Failure::before(Reason::UpstreamRefused),
-        Some(_) if error.is_reset() && error.is_remote() => Failure::after(Reason::UpstreamReset),
-        Some(_) if error.is_library() => Failure::after(Reason::UpstreamProtocol),
-        _ => Failure::after(Reason::UpstreamClosed),
-    }
-}
-
-/// The task that dials and then drives the connection.
-struct Attempt {
-    dial: Rc<Dial<Link>>,
-    host: Rc<Host>,
-    cluster: Rc<Cluster>,
-}
-
-impl Attempt {
-    async fn run(self, state: Rc<State>, permit: Option<Permit>) {
-        let stats = self.cluster.stats.clone();
-        let opened = self.open(&state).await;
-        self.host.http2.dials.borrow_mut().retain(|dial| !Rc::ptr_eq(dial, &self.dial));
-        let (wire, sender, connection) = match opened {
-            Ok(opened) => opened,
-            Err(reason) => return self.dial.resolve(Err(reason)),
-        };
-        stats.upstream_cx_total.inc();
-        stats.upstream_cx_http2_total.inc();
-        stats.upstream_cx_active.inc();
-        let model = &state.spec.model;
-        let link = Rc::new(Link {
-            sender,
-            active: Cell::new(0),
-            limit: Cell::new(self.host.http2.peer_limit.get()),
-            open: Cell::new(true),
-            remaining: Cell::new(match model.max_requests_per_connection {
-                0 => u32::MAX,
-                limit => limit,
-            }),
-            idle_since: Cell::new(Instant::now()),
-            host: Rc::downgrade(&self.host),
-        });
-        if !self.dial.is_retired() {
-            self.host.http2.links.borrow_mut().push(link.clone());
-        }
-        let driver = Driver::new(wire.clone(), connection, &link, &self, &state);
-        self.dial.resolve(Ok(link));
-        drop((self, state));
-        driver.run().await;
-        let (received, sent) = wire.bytes();
-        stats.upstream_cx_rx_bytes_total.add(received);
-        stats.upstream_cx_tx_bytes_total.add(sent);
-        stats.upstream_cx_active.dec();
-        stats.upstream_cx_destroy.inc();
-        drop(permit);
-        if let Some(io) = wire.into_conn() {
-            io.close_gently(LINGER).await;
-        }
-    }
-
-    /// Connects and sends what HTTP/2 begins with.
-    async fn open(
-        &self,
-        state: &State,
-    ) -> Result<(Rc<Wire>, SendRequest<Bytes>, Connection<WireIo, Bytes>), Reason> {
-        let wire = Wire::client(connect(&self.host, &self.cluster, state).await?);
-        let mut handshake = pin!(settings::client(&state.spec.model.http2).handshake::<_, Bytes>(wire.io()));
-        let opened = poll_fn(|cx| {
-            let opened = handshake.as_mut().poll(cx);
-            let _ = wire.poll_flush(cx);
-            opened
-        });
-        let (sender, connection) = opened.await.map_err(|_| Reason::ConnectFailed)?;
-        Ok((wire, sender, connection))
-    }
-}
-
-/// What a connection's task keeps between turns.
-struct Driver {
-    wire: Rc<Wire>,
-    connection: Connection<WireIo, Bytes>,
-    link: Weak<Link>,
-    cluster: Rc<Cluster>,
-    timer: Sleep,
-    idle_timeout: Option<Duration>,
-    keepalive: Option<Keepalive>,
-}
-
-/// Asks the peer by PING whether it lives, if configured.
-struct Keepalive {
-    pings: PingPong,
-    interval: Duration,
-    timeout: Duration,
-    due: Instant,
-    asked: bool,
-}
-
-impl Driver {
-    fn new(
-        wire: Rc<Wire>,
-        mut connection: Connection<WireIo, Bytes>,
-        link: &Rc<Link>,
-        attempt: &Attempt,
-        state: &State,
-    ) -> Self {
-        let model = &state.spec.model;
-        let now = Instant::now();
-        let keepalive = model.http2.keepalive.and_then(|(interval, timeout)| {
-            let pings = connection.ping_pong()?;
-            Some(Keepalive { pings, interval, timeout, due: now + interval, asked: false })
-        });
-        Driver {
-            wire,
-            connection,
-            link: Rc::downgrade(link),
-            timer: attempt.cluster.env().wheel.sleep_until(now),
-            cluster: attempt.cluster.clone(),
-            idle_timeout: model.idle_timeout,
-            keepalive,
-        }
-    }
-
-    async fn run(mut self) {
-        poll_fn(|cx| self.poll(cx)).await;
-        // Dropping the connection ends the streams that are left.
-        self.leave_pool();
-    }
-
-    fn leave_pool(&self) {
-        if let Some(link) = self.link.upgrade() {
-            match link.host.upgrade() {
-                Some(host) => host.http2.forget(&link),
-                None => link.open.set(false),
-            }
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let ended = Pin::new(&mut self.connection).poll(cx).is_ready();
-        if matches!(self.wire.poll_flush(cx), Poll::Ready(Err(_))) || ended || self.wire.flooded() {
-            return Poll::Ready(());
-        }
-        if self.wire.is_worn() {
-            self.leave_pool();
-        }
-        self.learn_limit();
-        if self.poll_keepalive(cx).is_ready() {
-            self.cluster.stats.upstream_cx_keepalive_timeout.inc();
-            return Poll::Ready(());
-        }
-        while Pin::new(&mut self.timer).poll(cx).is_ready() {
-            let now = Instant::now();
-            if self.wire.stalled_since().is_some_and(|since| now >= since + STALL) {
-                return Poll::Ready(());
-            }
-            let idle_at = self.idle_at(now);
-            if idle_at.is_some_and(|at| at <= now) {
-                self.cluster.stats.upstream_cx_idle_timeout.inc();
-                self.leave_pool();
-            }
-            let due = idle_at.filter(|at| *at > now).into_iter().chain([now + STALL]).min();
-            self.timer.reset(due.unwrap_or(now + STALL));
-        }
-        Poll::Pending
-    }
-
-    /// Follows the number of streams the peer allows.
-    fn learn_limit(&self) {
-        // A peer that allows none is waited for by h2, which keeps the request until it does.
-        let limit = self.connection.max_concurrent_send_streams().max(1);
-        if let Some(link) = self.link.upgrade()
-            && link.limit.get() != limit
-            && self.wire.is_greeted()
-        {
-            link.limit.set(limit);
-            if let Some(host) = link.host.upgrade() {
-                host.http2.peer_limit.set(limit);
-                host.http2.wake(limit);
-            }
-        }
-    }
-
-    /// When the connection has been without streams for too long, if it stays as it is.
-    fn idle_at(&self, now: Instant) -> Option<Instant> {
-        let (timeout, link) = (self.idle_timeout?, self.link.upgrade()?);
-        if !link.open.get() {
-            return None;
-        }
-        let since = if link.active.get() > 0 { now } else { link.idle_since.get() };
-        Some(since + timeout)
-    }
-
-    /// Ready when the peer did not answer in time.
-    fn poll_keepalive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(keepalive) = &mut self.keepalive else { return Poll::Pending };
-        loop {
-            if keepalive.asked && matches!(keepalive.pings.poll_pong(cx), Poll::Ready(Ok(_))) {
-                keepalive.asked = false;
-                keepalive.due = Instant::now() + keepalive.interval;
-            }
-            let now = Instant::now();
-            if keepalive.due > now {
-                break;
-            }
-            if keepalive.asked {
-                return Poll::Ready(());
-            }
-            keepalive.asked = keepalive.pings.send_ping(Ping::opaque()).is_ok();
-            keepalive.due = now + keepalive.timeout;
-        }
-        if keepalive.due < self.timer.deadline() {
-            self.timer.reset(keepalive.due);
-        }
-        Poll::Pending
     }
 }

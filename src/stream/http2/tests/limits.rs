@@ -60,6 +60,41 @@ fn floods_end_the_connection() {
     });
 }
 
+/// Streams that break a rule, each in its own way: what the client is told, and how.
+#[test]
+fn resets_that_a_client_provokes_are_bounded_as_its_own_are() {
+    run(async {
+        let proxy = Proxy::to(&[server(echo).await]).await;
+        let mut bystander = Client::connect(proxy.address).await;
+        let (answer, mut sink) = bystander.send(request("POST", "/"), false).await;
+        let overflow = |id| [frame(1, 4, id, GET), frame(8, 0, id, &[0x7f, 0xff, 0xff, 0xff])].concat();
+        let no_method = |id| frame(1, 5, id, &GET[1..]);
+        let breaks: [(&dyn Fn(u32) -> Vec<u8>, u8); 2] = [(&overflow, 3), (&no_method, 1)];
+        for (one, code) in breaks {
+            let resets = |frames: &[(u8, u32, Vec<u8>)]| {
+                frames.iter().filter(|(kind, _, payload)| *kind == 3 && payload[3] == code).count()
+            };
+            // A few are told, and the connection goes on.
+            let mut stream = raw(proxy.address).await;
+            let some: Vec<u8> = (0..20).flat_map(|i| one(2 * i + 1)).chain(frame(1, 5, 41, GET)).collect();
+            stream.write_all(&some).await.unwrap();
+            let told = frames(&mut stream).await;
+            assert_eq!(resets(&told), 20, "{told:?}");
+            assert!(told.iter().any(|(kind, id, _)| (*kind, *id) == (1, 41)));
+
+            let mut stream = raw(proxy.address).await;
+            let many: Vec<u8> = (0..2000).flat_map(|i| one(2 * i + 1)).collect();
+            let _ = stream.write_all(&many).await;
+            let told = frames(&mut stream).await;
+            let (kind, _, payload) = told.last().unwrap();
+            assert_eq!((*kind, &payload[4..8]), (7, &[0, 0, 0, 11][..]), "ENHANCE_YOUR_CALM");
+            assert!(resets(&told) < 2000);
+        }
+        sink.send_data(Bytes::from_static(b"untouched"), true).unwrap();
+        assert_eq!(got(answer).await.body, b"untouched");
+    });
+}
+
 #[test]
 fn requests_cancelled_in_one_write_disturb_nobody() {
     run(async {

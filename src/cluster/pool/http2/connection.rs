@@ -1,0 +1,230 @@
+//! The task of one connection: dials, drives h2, finds a dead or silent peer.
+
+use super::link::Link;
+use crate::cluster::pool::dial::{Dial, connect};
+use crate::cluster::{Cluster, Host, Permit, State};
+use crate::message::Reason;
+use crate::net::{Sleep, Wire, WireIo, h2 as settings};
+use bytes::Bytes;
+use h2::client::{Connection, SendRequest};
+use h2::{Ping, PingPong};
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A peer that takes nothing for this long is given up with all its streams.
+const STALL: Duration = Duration::from_secs(300);
+/// How long the peer may take to close its side after we closed ours.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// The task that dials and then drives the connection.
+pub(super) struct Attempt {
+    pub(super) dial: Rc<Dial<Link>>,
+    pub(super) host: Rc<Host>,
+    pub(super) cluster: Rc<Cluster>,
+}
+
+impl Attempt {
+    /// Dials, tells those who wait, and drives the connection to its end.
+    pub(super) async fn run(self, state: Rc<State>, permit: Option<Permit>) {
+        let stats = self.cluster.stats.clone();
+        let opened = self.open(&state).await;
+        self.host.http2.dials.borrow_mut().retain(|dial| !Rc::ptr_eq(dial, &self.dial));
+        let (wire, sender, connection) = match opened {
+            Ok(opened) => opened,
+            Err(reason) => return self.dial.resolve(Err(reason)),
+        };
+        stats.upstream_cx_total.inc();
+        stats.upstream_cx_http2_total.inc();
+        stats.upstream_cx_active.inc();
+        let model = &state.spec.model;
+        let link = Rc::new(Link {
+            sender,
+            active: Cell::new(0),
+            limit: Cell::new(self.host.http2.peer_limit.get()),
+            open: Cell::new(true),
+            remaining: Cell::new(match model.max_requests_per_connection {
+                0 => u32::MAX,
+                limit => limit,
+            }),
+            idle_since: Cell::new(Instant::now()),
+            host: Rc::downgrade(&self.host),
+        });
+        if !self.dial.is_retired() {
+            self.host.http2.links.borrow_mut().push(link.clone());
+        }
+        let driver = Driver::new(wire.clone(), connection, &link, &self, &state);
+        self.dial.resolve(Ok(link));
+        drop((self, state));
+        driver.run().await;
+        let (received, sent) = wire.bytes();
+        stats.upstream_cx_rx_bytes_total.add(received);
+        stats.upstream_cx_tx_bytes_total.add(sent);
+        stats.upstream_cx_active.dec();
+        stats.upstream_cx_destroy.inc();
+        drop(permit);
+        if let Some(io) = wire.into_conn() {
+            io.close_gently(LINGER).await;
+        }
+    }
+
+    /// Connects and sends what HTTP/2 begins with.
+    async fn open(
+        &self,
+        state: &State,
+    ) -> Result<(Rc<Wire>, SendRequest<Bytes>, Connection<WireIo, Bytes>), Reason> {
+        let wire = Wire::client(connect(&self.host, &self.cluster, state).await?);
+        let mut handshake = pin!(settings::client(&state.spec.model.http2).handshake::<_, Bytes>(wire.io()));
+        let opened = poll_fn(|cx| {
+            let opened = handshake.as_mut().poll(cx);
+            let _ = wire.poll_flush(cx);
+            opened
+        });
+        let (sender, connection) = opened.await.map_err(|_| Reason::ConnectFailed)?;
+        Ok((wire, sender, connection))
+    }
+}
+
+/// What a connection's task keeps between turns.
+struct Driver {
+    wire: Rc<Wire>,
+    connection: Connection<WireIo, Bytes>,
+    link: Weak<Link>,
+    cluster: Rc<Cluster>,
+    timer: Sleep,
+    idle_timeout: Option<Duration>,
+    keepalive: Option<Keepalive>,
+}
+
+/// Asks the peer by PING whether it lives, if configured.
+struct Keepalive {
+    pings: PingPong,
+    interval: Duration,
+    timeout: Duration,
+    due: Instant,
+    asked: bool,
+}
+
+impl Driver {
+    fn new(
+        wire: Rc<Wire>,
+        mut connection: Connection<WireIo, Bytes>,
+        link: &Rc<Link>,
+        attempt: &Attempt,
+        state: &State,
+    ) -> Self {
+        let model = &state.spec.model;
+        let now = Instant::now();
+        let keepalive = model.http2.keepalive.and_then(|(interval, timeout)| {
+            let pings = connection.ping_pong()?;
+            Some(Keepalive { pings, interval, timeout, due: now + interval, asked: false })
+        });
+        Driver {
+            wire,
+            connection,
+            link: Rc::downgrade(link),
+            timer: attempt.cluster.env().wheel.sleep_until(now),
+            cluster: attempt.cluster.clone(),
+            idle_timeout: model.idle_timeout,
+            keepalive,
+        }
+    }
+
+    async fn run(mut self) {
+        poll_fn(|cx| self.poll(cx)).await;
+        // Dropping the connection ends the streams that are left.
+        self.leave_pool();
+    }
+
+    fn leave_pool(&self) {
+        if let Some(link) = self.link.upgrade() {
+            match link.host.upgrade() {
+                Some(host) => host.http2.forget(&link),
+                None => link.open.set(false),
+            }
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let ended = Pin::new(&mut self.connection).poll(cx).is_ready();
+        if matches!(self.wire.poll_flush(cx), Poll::Ready(Err(_))) || ended || self.wire.flooded() {
+            return Poll::Ready(());
+        }
+        if self.wire.is_worn() {
+            self.leave_pool();
+        }
+        self.learn_limit();
+        if self.poll_keepalive(cx).is_ready() {
+            self.cluster.stats.upstream_cx_keepalive_timeout.inc();
+            return Poll::Ready(());
+        }
+        while Pin::new(&mut self.timer).poll(cx).is_ready() {
+            let now = Instant::now();
+            if self.wire.stalled_since().is_some_and(|since| now >= since + STALL) {
+                return Poll::Ready(());
+            }
+            let idle_at = self.idle_at(now);
+            if idle_at.is_some_and(|at| at <= now) {
+                self.cluster.stats.upstream_cx_idle_timeout.inc();
+                self.leave_pool();
+            }
+            let due = idle_at.filter(|at| *at > now).into_iter().chain([now + STALL]).min();
+            self.timer.reset(due.unwrap_or(now + STALL));
+        }
+        Poll::Pending
+    }
+
+    /// Follows the number of streams the peer allows.
+    fn learn_limit(&self) {
+        // A peer that allows none is waited for by h2, which keeps the request until it does.
+        let limit = self.connection.max_concurrent_send_streams().max(1);
+        if let Some(link) = self.link.upgrade()
+            && link.limit.get() != limit
+            && self.wire.is_greeted()
+        {
+            link.limit.set(limit);
+            if let Some(host) = link.host.upgrade() {
+                host.http2.peer_limit.set(limit);
+                host.http2.wake(limit);
+            }
+        }
+    }
+
+    /// When the connection has been without streams for too long, if it stays as it is.
+    fn idle_at(&self, now: Instant) -> Option<Instant> {
+        let (timeout, link) = (self.idle_timeout?, self.link.upgrade()?);
+        if !link.open.get() {
+            return None;
+        }
+        let since = if link.active.get() > 0 { now } else { link.idle_since.get() };
+        Some(since + timeout)
+    }
+
+    /// Ready when the peer did not answer in time.
+    fn poll_keepalive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(keepalive) = &mut self.keepalive else { return Poll::Pending };
+        loop {
+            if keepalive.asked && matches!(keepalive.pings.poll_pong(cx), Poll::Ready(Ok(_))) {
+                keepalive.asked = false;
+                keepalive.due = Instant::now() + keepalive.interval;
+            }
+            let now = Instant::now();
+            if keepalive.due > now {
+                break;
+            }
+            if keepalive.asked {
+                return Poll::Ready(());
+            }
+            keepalive.asked = keepalive.pings.send_ping(Ping::opaque()).is_ok();
+            keepalive.due = now + keepalive.timeout;
+        }
+        if keepalive.due < self.timer.deadline() {
+            self.timer.reset(keepalive.due);
+        }
+        Poll::Pending
+    }
+}
