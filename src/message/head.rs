@@ -14,6 +14,14 @@ pub trait Head {
     /// The header's value; several occurrences joined with `,`. Pseudo headers (`:method`, `:path`,
     /// `:authority`, `:scheme`) work where the protocol has them.
     fn header(&self, name: &str) -> Option<Cow<'_, [u8]>>;
+    /// Gives `each` every occurrence of a header by itself; a protocol that cannot tell them apart gives the
+    /// joined value.
+    fn each_value(&self, name: &str, each: &mut dyn FnMut(&[u8])) {
+        if let Some(value) = self.header(name) {
+            each(&value);
+        }
+    }
+
     /// Whether this is a gRPC request.
     fn is_grpc(&self) -> bool {
         self.header("content-type").is_some_and(|v| {

@@ -3,8 +3,10 @@
 //! Depends on `bytes` only. Routers and filters see requests through [`Head`]; drivers report failures as
 //! [`Failure`]; [`failure`] is the only place that maps a failure to status codes, flags and words.
 
+mod facts;
 pub mod failure;
 mod head;
 
+pub use facts::{Fact, Facts, Moment};
 pub use failure::{Failure, Reason};
 pub use head::Head;

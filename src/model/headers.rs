@@ -1,7 +1,8 @@
 //! Header matchers and header edits.
 
+use super::format::Format;
 use super::text::StringMatch;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// One condition on one header. Several occurrences of a header are joined with `,` before matching.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -14,6 +15,34 @@ pub struct HeaderMatch {
     pub invert: bool,
     /// An absent header counts as an empty value.
     pub treat_missing_as_empty: bool,
+}
+
+impl HeaderMatch {
+    /// Whether a header with this value (`None`: absent) satisfies it. Envoy's rules: an absent header fails
+    /// every text or range condition, inverted or not, unless it counts as empty; presence alone is what
+    /// `Present` asks about.
+    pub fn holds(&self, value: Option<&[u8]>) -> bool {
+        if let HeaderMatchKind::Present(wanted) = self.kind {
+            return (value.is_some() == wanted) != self.invert;
+        }
+        let bytes = match value {
+            Some(value) => value,
+            None if self.treat_missing_as_empty => &[],
+            None => return false,
+        };
+        let hit = match &self.kind {
+            HeaderMatchKind::Present(_) => true,
+            HeaderMatchKind::Text(text) => text.matches(bytes),
+            HeaderMatchKind::Range { start, end } => {
+                integer(bytes).is_some_and(|number| (*start..*end).contains(&number))
+            }
+        };
+        hit != self.invert
+    }
+}
+
+fn integer(text: &[u8]) -> Option<i64> {
+    std::str::from_utf8(text).ok()?.trim_ascii().parse().ok()
 }
 
 /// What a header must satisfy.
@@ -47,11 +76,71 @@ impl HeaderEdits {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub enum HeaderEdit {
     /// Adds a further occurrence.
-    Append { name: String, value: String },
+    Append { name: String, value: EditValue },
     /// Adds only when the header is absent.
-    AddIfAbsent { name: String, value: String },
+    AddIfAbsent { name: String, value: EditValue },
     /// Replaces every occurrence, or adds.
-    Set { name: String, value: String },
+    Set { name: String, value: EditValue },
     /// Replaces only when present.
-    ReplaceIfPresent { name: String, value: String },
+    ReplaceIfPresent { name: String, value: EditValue },
+}
+
+impl HeaderEdit {
+    /// The header's name.
+    pub fn name(&self) -> &str {
+        let (HeaderEdit::Append { name, .. }
+        | HeaderEdit::AddIfAbsent { name, .. }
+        | HeaderEdit::Set { name, .. }
+        | HeaderEdit::ReplaceIfPresent { name, .. }) = self;
+        name
+    }
+
+    /// Its value.
+    pub fn value(&self) -> &EditValue {
+        let (HeaderEdit::Append { value, .. }
+        | HeaderEdit::AddIfAbsent { value, .. }
+        | HeaderEdit::Set { value, .. }
+        | HeaderEdit::ReplaceIfPresent { value, .. }) = self;
+        value
+    }
+}
+
+/// The value of a header to write.
+#[derive(Clone, Debug, PartialEq)]
+pub enum EditValue {
+    /// Always the same.
+    Text(Box<[u8]>),
+    /// Depends on the stream. One that gives nothing is not written, unless `keep_empty`.
+    Format { format: Format, keep_empty: bool },
+}
+
+impl EditValue {
+    /// The bytes of a value that is always the same; empty for others, which a router resolves first.
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            EditValue::Text(text) => text,
+            EditValue::Format { .. } => &[],
+        }
+    }
+}
+
+impl From<&str> for EditValue {
+    fn from(text: &str) -> Self {
+        EditValue::Text(text.as_bytes().into())
+    }
+}
+
+impl From<String> for EditValue {
+    fn from(text: String) -> Self {
+        text.as_str().into()
+    }
+}
+
+impl Serialize for EditValue {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            EditValue::Text(text) => serializer.serialize_str(&String::from_utf8_lossy(text)),
+            EditValue::Format { format, .. } => format.serialize(serializer),
+        }
+    }
 }

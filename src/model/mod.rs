@@ -8,11 +8,14 @@
 mod address;
 mod cluster;
 mod endpoint;
+mod format;
 mod headers;
 mod ids;
 mod listener;
 mod route;
+mod route_options;
 mod text;
+mod uri_template;
 
 pub use address::{Address, Cidr};
 pub use cluster::{
@@ -21,14 +24,22 @@ pub use cluster::{
     SlowStart, SocketOption, SocketState, StatusRange, Subsets, TcpKeepalive, Thresholds, UpstreamProtocol,
 };
 pub use endpoint::{Endpoint, Endpoints, Health, Locality};
-pub use headers::{HeaderEdit, HeaderEdits, HeaderMatch, HeaderMatchKind};
+pub(crate) use format::query_parameter;
+pub use format::{Block, Format, FormatError, TimeFormat};
+pub use headers::{EditValue, HeaderEdit, HeaderEdits, HeaderMatch, HeaderMatchKind};
 pub use ids::{ClusterId, RouteId};
 pub use listener::{
     ChainMatch, Codec, Direction, FilterChain, HttpManager, Listener, NetworkFilter, Protocol, RouteSource,
     RpcProxy, SourceType, TcpProxy,
 };
 pub use route::{
-    Action, ClusterChoice, DirectResponse, PathMatch, QueryMatch, Redirect, RetryOn, RetryPolicy, Route,
-    RouteAction, RouteConfig, RouteMatch, VirtualHost, WeightedCluster,
+    Action, ClusterChoice, DirectResponse, Fraction, HostRewrite, Mirror, PathMatch, PathRewrite, QueryMatch,
+    Redirect, RequireTls, Route, RouteAction, RouteConfig, RouteFilter, RouteFilters, RouteMatch,
+    TemplatePart, VirtualHost, WeightedCluster,
+};
+pub use route_options::{
+    DrawBy, HashPolicy, HashSource, MaxStream, RateLimitedBackOff, ResetFormat, RetryOn, RetryPolicy,
+    RouteOptions, Upgrade,
 };
 pub use text::{Regex, RegexError, StringMatch};
+pub use uri_template::{TemplateError, UriTemplate};

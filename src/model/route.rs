@@ -1,7 +1,8 @@
 //! Route tables.
 
-use super::{HeaderEdits, HeaderMatch, Regex, StringMatch};
+use super::{Format, HeaderEdits, HeaderMatch, Regex, RetryPolicy, RouteOptions, StringMatch, UriTemplate};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,13 @@ pub struct RouteConfig {
     pub ignore_port: bool,
     /// Apply the most specific header edits last instead of first.
     pub most_specific_header_mutations_wins: bool,
+    /// Compare paths up to their first `;`.
+    pub ignore_path_parameters: bool,
+    /// Headers to remove from requests that come from outside, lower case.
+    pub internal_only_headers: Vec<String>,
+    /// For virtual hosts that have none.
+    pub mirrors: Vec<Mirror>,
+    pub filters: RouteFilters,
 }
 
 /// One virtual host.
@@ -25,21 +33,51 @@ pub struct VirtualHost {
     /// Lower-cased: exact, `*.suffix`, `prefix.*`, `*`. Unique over the table.
     pub domains: Vec<String>,
     /// First match wins.
-    pub routes: Vec<Route>,
+    pub routes: Vec<Arc<Route>>,
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
     /// Default for routes that have none.
-    pub retry: Option<RetryPolicy>,
+    pub retry: Option<Arc<RetryPolicy>>,
+    pub require_tls: RequireTls,
+    /// Send `x-envoy-attempt-count` upstream.
+    pub attempt_count_in_request: bool,
+    /// Send it with the response.
+    pub attempt_count_in_response: bool,
+    /// Bytes of a request that are kept for a retry or a mirror; `None` as the listener says.
+    pub buffer_limit: Option<u64>,
+    /// For routes that have none.
+    pub mirrors: Vec<Mirror>,
+    pub filters: RouteFilters,
 }
 
 impl VirtualHost {
-    /// Names of the clusters its routes name, with repetitions.
+    /// Names of the clusters its routes go to, with repetitions; mirrors not counted.
     pub fn clusters(&self) -> impl Iterator<Item = &str> {
         self.routes.iter().flat_map(|route| match &route.action {
             Action::Route(action) => action.cluster.names(),
             _ => Vec::new(),
         })
     }
+}
+
+/// Whether requests that came without TLS are sent back for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum RequireTls {
+    #[default]
+    No,
+    /// Those from outside only.
+    External,
+    All,
+}
+
+/// Configuration of HTTP filters by the filter's name, at one level of a table.
+pub type RouteFilters = BTreeMap<String, RouteFilter>;
+
+/// What one level says about one filter.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum RouteFilter {
+    /// The filter is passed over.
+    Disabled,
 }
 
 /// Match and action.
@@ -50,24 +88,61 @@ pub struct Route {
     pub action: Action,
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
+    /// As [`VirtualHost::buffer_limit`].
+    pub buffer_limit: Option<u64>,
+    pub filters: RouteFilters,
+}
+
+impl Route {
+    /// A route without anything beside match and action.
+    pub fn new(name: &str, matcher: RouteMatch, action: Action) -> Route {
+        Route {
+            name: name.to_owned(),
+            matcher,
+            action,
+            request_headers: HeaderEdits::default(),
+            response_headers: HeaderEdits::default(),
+            buffer_limit: None,
+            filters: RouteFilters::new(),
+        }
+    }
 }
 
 /// All parts must hold.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct RouteMatch {
     pub path: PathMatch,
     pub headers: Vec<HeaderMatch>,
     pub query: Vec<QueryMatch>,
     /// Only gRPC requests (`content-type: application/grpc…`).
     pub grpc: bool,
-    /// Share of requests in millionths; `None` all.
-    pub fraction: Option<u32>,
+    /// Share of requests; `None` all.
+    pub fraction: Option<Fraction>,
 }
 
-/// Condition on the path without query. Requests without a path (bolt) match `Any` and the prefix `/` only.
+/// A share of requests, that runtime may override.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Fraction {
+    pub numerator: u32,
+    /// 100, 10,000 or 1,000,000.
+    pub denominator: u32,
+    /// Empty: none.
+    pub runtime_key: String,
+}
+
+impl Fraction {
+    /// Whether the request with `random` (uniform over `u64`) belongs to it.
+    pub fn holds(&self, random: u64) -> bool {
+        random % u64::from(self.denominator.max(1)) < u64::from(self.numerator)
+    }
+}
+
+/// Condition on the path without query. Requests without a path (bolt) match `Any` and the prefix `/` only;
+/// those with the method CONNECT and no path match `Connect` only.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub enum PathMatch {
     /// MOSN's rule with headers only.
+    #[default]
     Any,
     Prefix {
         value: String,
@@ -83,6 +158,9 @@ pub enum PathMatch {
         ignore_case: bool,
     },
     Regex(Regex),
+    Template(UriTemplate),
+    /// CONNECT requests, with a path or without.
+    Connect,
 }
 
 /// Condition on one query parameter.
@@ -106,7 +184,7 @@ pub enum Action {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DirectResponse {
     pub status: u16,
-    pub body: Vec<u8>,
+    pub body: Arc<[u8]>,
 }
 
 /// An HTTP redirect; parts left `None` stay as requested.
@@ -118,22 +196,60 @@ pub struct Redirect {
     pub port: Option<u16>,
     pub path: Option<String>,
     pub prefix_rewrite: Option<String>,
+    /// Pattern and substitution for the path without query.
+    pub regex_rewrite: Option<(Regex, String)>,
     pub strip_query: bool,
 }
 
 /// Forwarding.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct RouteAction {
     pub cluster: ClusterChoice,
     /// Whole request, all tries; `None` off. Envoy default 15 s, MOSN 60 s.
     pub timeout: Option<Duration>,
     /// No progress this long ends the stream; `None` inherits the filter's.
     pub idle_timeout: Option<Duration>,
-    pub retry: Option<RetryPolicy>,
-    pub prefix_rewrite: Option<String>,
-    pub regex_rewrite: Option<(Regex, String)>,
-    pub host_rewrite: Option<String>,
-    pub auto_host_rewrite: bool,
+    /// For gRPC requests, `grpc-timeout` in place of `timeout`, up to this; zero is no cap.
+    pub max_grpc_timeout: Option<Duration>,
+    pub retry: Option<Arc<RetryPolicy>>,
+    pub path_rewrite: Option<Box<PathRewrite>>,
+    pub host_rewrite: Option<Box<HostRewrite>>,
+    /// What few routes have.
+    pub options: Option<Box<RouteOptions>>,
+}
+
+/// A change of the path; the query stays.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum PathRewrite {
+    /// Replaces what the route matched.
+    Prefix(String),
+    /// Replaces every hit; `\0` to `\9` in the text name its groups.
+    Regex(Regex, String),
+    /// Builds a path from the variables of the route's template.
+    Template(Vec<TemplatePart>),
+    /// A format string, whole path.
+    Format(Format),
+}
+
+/// A part of a templated path.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum TemplatePart {
+    Text(String),
+    /// A variable by its number.
+    Variable(usize),
+}
+
+/// A change of the authority.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum HostRewrite {
+    Literal(String),
+    /// The picked host's name.
+    Auto,
+    /// The value of a request header, if it is there.
+    Header(String),
+    /// What the substitution makes of the path without query.
+    PathRegex(Regex, String),
+    Format(Format),
 }
 
 /// How the cluster is found.
@@ -146,55 +262,49 @@ pub enum ClusterChoice {
     Header(String),
 }
 
+impl Default for ClusterChoice {
+    fn default() -> Self {
+        ClusterChoice::Single(String::new())
+    }
+}
+
 impl ClusterChoice {
     /// Names known from configuration.
     pub fn names(&self) -> Vec<&str> {
         match self {
             ClusterChoice::Single(name) => vec![name],
-            ClusterChoice::Weighted(list) => list.iter().map(|w| w.name.as_str()).collect(),
+            ClusterChoice::Weighted(list) => {
+                list.iter().filter(|w| w.header.is_none()).map(|w| w.name.as_str()).collect()
+            }
             ClusterChoice::Header(_) => Vec::new(),
         }
     }
 }
 
 /// A cluster and its share.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct WeightedCluster {
+    /// Empty where `header` names it.
     pub name: String,
     pub weight: u32,
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
+    /// The cluster is named by this request header.
+    pub header: Option<String>,
+    pub host_rewrite: Option<String>,
+    pub filters: RouteFilters,
 }
 
-/// When and how often to try again.
+/// A copy of requests for another cluster, whose answers nobody sees.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct RetryPolicy {
-    pub on: RetryOn,
-    /// Tries after the first. Default 1.
-    pub retries: u32,
-    /// Limit of one try; `None` the route's timeout.
-    pub per_try_timeout: Option<Duration>,
-    /// Base of the exponential back-off (full jitter). Default 25 ms.
-    pub base_interval: Duration,
-    /// Cap of the back-off. Default 10 × base.
-    pub max_interval: Duration,
-    /// Extra HTTP-like status codes to retry (`retriable-status-codes`).
-    pub status_codes: Vec<u16>,
-    /// Do not pick a host that was tried before, up to this many re-picks.
-    pub previous_hosts_attempts: u32,
-}
-
-/// Conditions of `retry_on`; each as Envoy defines its word.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct RetryOn {
-    pub connect_failure: bool,
-    pub refused_stream: bool,
-    pub reset: bool,
-    pub reset_before_request: bool,
-    pub five_xx: bool,
-    pub gateway_error: bool,
-    pub retriable_4xx: bool,
-    pub retriable_status_codes: bool,
-    /// Set of gRPC codes, one bit each (`cancelled` = bit 1 …).
-    pub grpc_codes: u32,
+pub struct Mirror {
+    /// Its name, or the request header that names it.
+    pub cluster: ClusterChoice,
+    /// `None` all.
+    pub fraction: Option<Fraction>,
+    /// `None` as the request.
+    pub trace_sampled: Option<bool>,
+    /// Leave `-shadow` off the host.
+    pub keep_host: bool,
+    pub host_rewrite: Option<String>,
 }

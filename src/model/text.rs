@@ -3,6 +3,8 @@
 use serde::{Serialize, Serializer};
 use std::sync::Arc;
 
+mod re2;
+
 /// Largest compiled automaton a pattern may need, in bytes.
 pub const REGEX_SIZE_LIMIT: usize = 1 << 20;
 
@@ -24,7 +26,7 @@ impl Regex {
     /// # Errors
     /// The syntax error, or that the automaton exceeds [`REGEX_SIZE_LIMIT`].
     pub fn full(pattern: &str) -> Result<Self, RegexError> {
-        Self::build(pattern, &format!("^(?s-m:(?:{pattern}))$"))
+        Self::build(pattern, &format!("^(?-m:(?:{}))$", re2::adapted(pattern)))
     }
 
     /// Compiles for a search anywhere in the text, as MOSN uses its patterns.
@@ -32,13 +34,13 @@ impl Regex {
     /// # Errors
     /// As [`Regex::full`].
     pub fn search(pattern: &str) -> Result<Self, RegexError> {
-        Self::build(pattern, pattern)
+        Self::build(pattern, &re2::adapted(pattern))
     }
 
     fn build(pattern: &str, effective: &str) -> Result<Self, RegexError> {
         // Parsed alone first: `a)(b` must not become valid by the group put around it.
         let config = regex_automata::util::syntax::Config::new();
-        if let Err(error) = regex_automata::util::syntax::parse_with(pattern, &config) {
+        if let Err(error) = regex_automata::util::syntax::parse_with(&re2::adapted(pattern), &config) {
             return Err(RegexError(error.to_string().lines().last().unwrap_or("bad syntax").to_owned()));
         }
         let config = regex_automata::meta::Config::new().nfa_size_limit(Some(REGEX_SIZE_LIMIT));
@@ -52,6 +54,46 @@ impl Regex {
     /// Whether `text` matches, by the way this was compiled (whole or search).
     pub fn is_match(&self, text: &[u8]) -> bool {
         self.compiled.is_match(text)
+    }
+
+    /// `text` with every hit replaced by `substitution`, in which `\0` to `\9` stand for the hit and its
+    /// groups, and `\\` for a backslash. Only for patterns made by [`Regex::search`].
+    pub fn replace_all(&self, text: &[u8], substitution: &str) -> Vec<u8> {
+        let mut out = Vec::with_capacity(text.len());
+        let mut done = 0;
+        for captures in self.compiled.captures_iter(text) {
+            let Some(hit) = captures.get_match() else { continue };
+            out.extend_from_slice(text.get(done..hit.start()).unwrap_or_default());
+            let mut bytes = substitution.bytes();
+            while let Some(byte) = bytes.next() {
+                match if byte == b'\\' { bytes.next() } else { None } {
+                    Some(digit @ b'0'..=b'9') => {
+                        let group = captures.get_group(usize::from(digit - b'0'));
+                        let group = group.and_then(|span| text.get(span.range()));
+                        out.extend_from_slice(group.unwrap_or_default());
+                    }
+                    Some(other) => out.push(other),
+                    None => out.push(byte),
+                }
+            }
+            done = hit.end();
+        }
+        out.extend_from_slice(text.get(done..).unwrap_or_default());
+        out
+    }
+
+    /// The groups of the first match, the whole match first; one that took no part is empty.
+    pub fn groups<'t>(&self, text: &'t [u8]) -> Option<Vec<&'t [u8]>> {
+        let mut captures = self.compiled.create_captures();
+        self.compiled.captures(text, &mut captures);
+        captures.get_match()?;
+        let group = |span: Option<regex_automata::Span>| span.and_then(|span| text.get(span.range()));
+        Some(captures.iter().map(|span| group(span).unwrap_or_default()).collect())
+    }
+
+    /// Groups in the pattern, the whole match not counted.
+    pub fn group_count(&self) -> usize {
+        self.compiled.captures_len().saturating_sub(1)
     }
 
     /// The pattern as configured.
@@ -132,6 +174,19 @@ mod tests {
         assert!(Regex::search("b+").unwrap().is_match(b"abbc"));
         assert!(Regex::full("a)(b").is_err());
         assert!(Regex::full("(a{1000}){1000}").is_err());
+        assert!(
+            Regex::full("a.c").unwrap().is_match(b"abc") && !Regex::full("a.c").unwrap().is_match(b"a\nc")
+        );
+    }
+
+    #[test]
+    fn every_hit_is_replaced() {
+        let regex = Regex::search("/(v[0-9])").unwrap();
+        assert_eq!(regex.replace_all(b"/v1/x/v2/", r"/\1-\\\0"), br"/v1-\/v1/x/v2-\/v2/");
+        assert_eq!(Regex::search("x*").unwrap().replace_all(b"axb", "-"), b"-a-b-");
+        let full = Regex::full("/(a)|/(b)").unwrap();
+        assert_eq!(full.groups(b"/b").unwrap(), [&b"/b"[..], b"", b"b"]);
+        assert_eq!((full.groups(b"/c"), full.group_count()), (None, 2));
     }
 
     #[test]

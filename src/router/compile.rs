@@ -1,11 +1,11 @@
 //! Model → compiled virtual host.
 
-use super::host::{ActionSpec, ClusterPick, CompiledHost, ForwardSpec, RouteSpec};
-use super::rewrite::PathRewrite;
+use super::host::{ActionSpec, ClusterPick, CompiledHost, ForwardSpec, MirrorSpec, RouteSpec};
 use super::routes::Routes;
 use super::{EditPlan, WeightedPick};
 use crate::model::{
-    Action, ClusterChoice, ClusterId, HeaderEdits, Route, RouteAction, RouteConfig, VirtualHost,
+    Action, ClusterChoice, ClusterId, HeaderEdits, HostRewrite, Mirror, PathMatch, Redirect, RequireTls,
+    Route, RouteAction, RouteConfig, RouteFilters, RouteMatch, VirtualHost,
 };
 use std::sync::Arc;
 
@@ -32,48 +32,92 @@ impl CompiledHost {
             .collect();
         clusters.sort_unstable();
         clusters.dedup();
+        let to_tls = (host.require_tls != RequireTls::No).then(|| Arc::new(to_tls(host, table)));
         Arc::new(CompiledHost {
             model: Arc::clone(host),
             routes: Routes::new(routes),
             clusters: clusters.into(),
+            to_tls,
         })
     }
 }
 
+/// The redirect to the same address over TLS. It is no route of anyone's: no header edits apply to it.
+fn to_tls(host: &Arc<VirtualHost>, table: &RouteConfig) -> RouteSpec {
+    let redirect = Redirect { status: 301, scheme: Some("https".to_owned()), ..Redirect::default() };
+    let matcher = RouteMatch { path: PathMatch::Any, ..RouteMatch::default() };
+    let route = Arc::new(Route::new("", matcher, Action::Redirect(redirect)));
+    let bare = Arc::new(VirtualHost {
+        request_headers: HeaderEdits::default(),
+        response_headers: HeaderEdits::default(),
+        routes: Vec::new(),
+        ..VirtualHost::clone(host)
+    });
+    let table = RouteConfig { name: table.name.clone(), ..RouteConfig::default() };
+    compile_route(&Levels { route: &route, host: &bare, table: &table }, &mut |_| ClusterId(0))
+}
+
 /// A route and the two levels above it.
 struct Levels<'a> {
-    route: &'a Route,
-    host: &'a VirtualHost,
+    route: &'a Arc<Route>,
+    host: &'a Arc<VirtualHost>,
     table: &'a RouteConfig,
 }
 
 impl Levels<'_> {
+    /// Joined, a drawn share's first. Most specific first, so that the table has the last word, or in the
+    /// reverse where the table says so.
+    fn join(&self, share: &HeaderEdits, of: [&HeaderEdits; 3]) -> EditPlan {
+        let [route, host, table] = of;
+        if self.table.most_specific_header_mutations_wins {
+            EditPlan::of_levels(&[share, table, host, route])
+        } else {
+            EditPlan::of_levels(&[share, route, host, table])
+        }
+    }
+
     fn request(&self, share: &HeaderEdits) -> EditPlan {
-        let levels =
-            [share, &self.route.request_headers, &self.host.request_headers, &self.table.request_headers];
-        EditPlan::of_levels(&levels, self.table.most_specific_header_mutations_wins)
+        let of = [&self.route.request_headers, &self.host.request_headers, &self.table.request_headers];
+        self.join(share, of)
     }
 
     fn response(&self, share: &HeaderEdits) -> EditPlan {
-        let levels =
-            [share, &self.route.response_headers, &self.host.response_headers, &self.table.response_headers];
-        EditPlan::of_levels(&levels, self.table.most_specific_header_mutations_wins)
+        let of = [&self.route.response_headers, &self.host.response_headers, &self.table.response_headers];
+        self.join(share, of)
+    }
+
+    fn filters(&self) -> Option<Box<RouteFilters>> {
+        let levels = [&self.table.filters, &self.host.filters, &self.route.filters];
+        if levels.iter().all(|level| level.is_empty()) {
+            return None;
+        }
+        let all = levels.iter().flat_map(|level| level.iter());
+        Some(Box::new(all.map(|(name, filter)| (name.clone(), filter.clone())).collect()))
+    }
+
+    fn mirrors<'s>(&'s self, action: &'s RouteAction) -> &'s [Mirror] {
+        let own = action.options.as_ref().map(|options| options.mirrors.as_slice());
+        match own {
+            Some(own) if !own.is_empty() => own,
+            _ if !self.host.mirrors.is_empty() => &self.host.mirrors,
+            _ => &self.table.mirrors,
+        }
     }
 }
 
 fn compile_route(levels: &Levels<'_>, intern: &mut dyn FnMut(&str) -> ClusterId) -> RouteSpec {
     let none = HeaderEdits::default();
     RouteSpec {
-        name: levels.route.name.clone(),
-        host_name: levels.host.name.clone(),
+        model: Arc::clone(levels.route),
+        host: Arc::clone(levels.host),
         action: match &levels.route.action {
             Action::Route(action) => ActionSpec::Route(compile_forward(levels, action, intern)),
             Action::Direct(direct) => ActionSpec::Direct(direct.clone()),
-            Action::Redirect(redirect) => ActionSpec::Redirect(redirect.clone()),
+            Action::Redirect(redirect) => ActionSpec::Redirect(Box::new(redirect.clone())),
         },
         request_edits: levels.request(&none),
         response_edits: levels.response(&none),
-        matcher: levels.route.matcher.clone(),
+        filters: levels.filters(),
     }
 }
 
@@ -85,20 +129,25 @@ fn compile_forward(
     let clusters = match &action.cluster {
         ClusterChoice::Single(name) => ClusterPick::Single(intern(name)),
         ClusterChoice::Weighted(shares) => {
-            ClusterPick::Weighted(WeightedPick::with_edits(shares, intern, |share| {
+            ClusterPick::Weighted(Box::new(WeightedPick::with_edits(shares, intern, |share| {
                 (levels.request(&share.request_headers), levels.response(&share.response_headers))
-            }))
+            })))
         }
         ClusterChoice::Header(name) => ClusterPick::Header(name.clone()),
     };
+    let mirrors = levels.mirrors(action).iter().map(|mirror| MirrorSpec {
+        cluster: match &mirror.cluster {
+            ClusterChoice::Single(name) => Some(intern(name)),
+            _ => None,
+        },
+        model: mirror.clone(),
+    });
     ForwardSpec {
         clusters,
-        cluster_names: action.cluster.names().join(","),
         timeout: action.timeout,
         idle_timeout: action.idle_timeout,
         retry: action.retry.clone().or_else(|| levels.host.retry.clone()),
-        host_rewrite: action.host_rewrite.clone(),
-        auto_host_rewrite: action.auto_host_rewrite,
-        path_rewrite: PathRewrite::of(action),
+        auto_host_rewrite: matches!(action.host_rewrite.as_deref(), Some(HostRewrite::Auto)),
+        mirrors: mirrors.collect(),
     }
 }

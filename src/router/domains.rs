@@ -80,13 +80,13 @@ fn insert_wildcard(sets: &mut Vec<(usize, Exact)>, fixed: &[u8], host: u32) {
     }
 }
 
-/// `host:port` without the port. A colon inside an IPv6 literal is no port.
+/// `host:port` without what follows the last colon, be it a port or not. A colon inside brackets is an IPv6
+/// address's.
 pub(super) fn without_port(host: &[u8]) -> &[u8] {
-    let Some(colon) = host.iter().rposition(|b| *b == b':') else { return host };
-    let (name, port) = host.split_at(colon);
-    let port = port.get(1..).unwrap_or_default();
-    let literal = name.contains(&b':') && name.last() != Some(&b']');
-    if literal || port.is_empty() || !port.iter().all(u8::is_ascii_digit) { host } else { name }
+    match host.iter().rposition(|b| *b == b':' || *b == b']') {
+        Some(at) if host.get(at) == Some(&b':') => host.get(..at).unwrap_or(host),
+        _ => host,
+    }
 }
 
 /// A domain in the form tables hold it.

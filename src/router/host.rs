@@ -1,25 +1,30 @@
 //! Compiled virtual hosts and their routes.
 
 use super::matcher::Target;
-use super::rewrite::PathRewrite;
 use super::routes::Routes;
 use super::{Choice, EditPlan, WeightedPick};
 use crate::message::Head;
-use crate::model::{ClusterId, DirectResponse, Redirect, RetryPolicy, RouteMatch, VirtualHost};
+use crate::model::{
+    Action, ClusterId, DirectResponse, Fraction, Mirror, Redirect, RequireTls, RetryPolicy, Route,
+    RouteFilter, RouteFilters, RouteMatch, RouteOptions, VirtualHost,
+};
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A virtual host with its names resolved. Depends on its model and on its table's header edits only, so a
-/// new table takes over the hosts that did not change.
+/// A virtual host with its names resolved. Depends on its model and on what its table hands down (header
+/// edits, mirrors, filter configuration), so a new table takes over the hosts that did not change.
 pub struct CompiledHost {
     /// As configured.
     pub model: Arc<VirtualHost>,
     pub(super) routes: Routes,
     pub(super) clusters: Box<[ClusterId]>,
+    /// Where requests without TLS go, if they must not come in.
+    pub(super) to_tls: Option<Arc<RouteSpec>>,
 }
 
 impl CompiledHost {
-    /// Every cluster its routes could pick, each once, ascending.
+    /// Every cluster its routes could pick or copy to, each once, ascending.
     pub fn clusters(&self) -> impl Iterator<Item = ClusterId> {
         self.clusters.iter().copied()
     }
@@ -29,24 +34,34 @@ impl CompiledHost {
         self.routes.all()
     }
 
-    pub(super) fn find<H: Head + ?Sized>(&self, head: &H, random: u64) -> Option<&Arc<RouteSpec>> {
-        self.routes.find(head, &Target::new(head, random))
+    pub(super) fn find<H: Head + ?Sized>(&self, head: &H, target: &Target<'_>) -> Option<&Arc<RouteSpec>> {
+        match &self.to_tls {
+            Some(redirect) if self.wants_tls(head) => Some(redirect),
+            _ => self.routes.find(head, target),
+        }
+    }
+
+    fn wants_tls<H: Head + ?Sized>(&self, head: &H) -> bool {
+        // The header says how the client came, whatever the connection here is.
+        let scheme = head.header("x-forwarded-proto").or_else(|| head.header(":scheme"));
+        let external = || head.header("x-envoy-internal").is_none_or(|value| *value != *b"true");
+        scheme.is_none_or(|scheme| *scheme != *b"https")
+            && (self.model.require_tls == RequireTls::All || external())
     }
 }
 
 /// One compiled route. A stream keeps the `Arc` it was matched with.
 pub struct RouteSpec {
-    /// As configured, may be empty.
-    pub name: String,
-    /// Name of its virtual host.
-    pub host_name: String,
+    pub(super) model: Arc<Route>,
+    pub(super) host: Arc<VirtualHost>,
     /// What happens.
     pub action: ActionSpec,
     /// Request header edits of route, virtual host and table. A weighted draw brings its own complete plan.
     pub request_edits: EditPlan,
     /// Response header edits, likewise.
     pub response_edits: EditPlan,
-    pub(super) matcher: RouteMatch,
+    /// Filter configuration of route, virtual host and table in one; `None` where nobody has any.
+    pub(super) filters: Option<Box<RouteFilters>>,
 }
 
 /// What a matched request meets.
@@ -56,26 +71,38 @@ pub enum ActionSpec {
     /// A fixed answer.
     Direct(DirectResponse),
     /// A redirect; [`RouteSpec::location`] builds its target.
-    Redirect(Redirect),
+    Redirect(Box<Redirect>),
 }
 
 /// Forwarding with names resolved.
 pub struct ForwardSpec {
     /// Where to.
     pub clusters: ClusterPick,
-    /// The configured names, joined with `,`, for logs of requests that reached none of them.
-    pub cluster_names: String,
-    /// Whole request, all tries; `None` off.
+    /// Whole request, all tries; `None` off. [`RouteSpec::limits`] says what holds for one request.
     pub timeout: Option<Duration>,
     /// No progress this long ends the stream; `None` inherits the filter's.
     pub idle_timeout: Option<Duration>,
-    /// The route's policy, else its virtual host's.
-    pub retry: Option<RetryPolicy>,
-    /// Replaces the authority.
-    pub host_rewrite: Option<String>,
-    /// Replaces the authority by the picked host's name.
+    /// The route's policy, else its virtual host's. [`RouteSpec::retry`] says what holds for one request.
+    pub retry: Option<Arc<RetryPolicy>>,
+    /// Replaces the authority by the picked host's name; other rewrites are [`RouteSpec::rewrite_host`]'s.
     pub auto_host_rewrite: bool,
-    pub(super) path_rewrite: Option<PathRewrite>,
+    /// Copies to make: the route's, else its virtual host's, else its table's.
+    pub mirrors: Box<[MirrorSpec]>,
+}
+
+/// A copy of requests for another cluster.
+pub struct MirrorSpec {
+    /// As configured.
+    pub model: Mirror,
+    /// Where to; `None` where a request header names it.
+    pub cluster: Option<ClusterId>,
+}
+
+impl MirrorSpec {
+    /// Whether the request with `random` (uniform over `u64`) is copied.
+    pub fn wants(&self, random: u64) -> bool {
+        self.model.fraction.as_ref().is_none_or(|fraction: &Fraction| fraction.holds(random))
+    }
 }
 
 /// How the cluster is found.
@@ -83,47 +110,109 @@ pub enum ClusterPick {
     /// Always this one.
     Single(ClusterId),
     /// Drawn by weight.
-    Weighted(WeightedPick),
+    Weighted(Box<WeightedPick>),
     /// Named by this request header.
     Header(String),
 }
 
 /// The outcome of [`RouteSpec::draw`].
 pub enum Drawn<'a> {
-    /// A cluster, and the edits to apply.
-    Cluster(ClusterId, &'a EditPlan, &'a EditPlan),
-    /// Look the cluster up by the value of this request header.
-    Header(&'a str),
+    /// A cluster, and what goes with it.
+    Cluster(ClusterId, Draw<'a>),
+    /// Look the cluster up by the first value of this request header.
+    Header(&'a str, Draw<'a>),
     /// The route does not forward.
     None,
 }
 
+/// What a draw brings beside the cluster.
+#[derive(Clone, Copy)]
+pub struct Draw<'a> {
+    /// Edits of the request's headers, all levels.
+    pub request_edits: &'a EditPlan,
+    /// Edits of the response's headers, all levels.
+    pub response_edits: &'a EditPlan,
+    /// The share that was drawn, if the clusters are weighted.
+    pub share: Option<&'a Choice>,
+}
+
 impl RouteSpec {
-    /// What names it in logs: its own name, else its virtual host's.
-    pub fn label(&self) -> &str {
-        if self.name.is_empty() { &self.host_name } else { &self.name }
+    /// As configured.
+    pub fn model(&self) -> &Route {
+        &self.model
     }
 
-    /// Draws the cluster of one request with `random` (uniform over `u64`), with the request and response
-    /// edits that go with it.
-    pub fn draw(&self, random: u64) -> Drawn<'_> {
-        let ActionSpec::Route(forward) = &self.action else { return Drawn::None };
-        match &forward.clusters {
-            ClusterPick::Single(cluster) => {
-                Drawn::Cluster(*cluster, &self.request_edits, &self.response_edits)
-            }
-            ClusterPick::Weighted(pick) => match pick.draw(random) {
-                Some(Choice { cluster, request_edits, response_edits }) => {
-                    Drawn::Cluster(*cluster, request_edits, response_edits)
-                }
-                None => Drawn::None,
-            },
-            ClusterPick::Header(name) => Drawn::Header(name),
+    /// Its virtual host, as configured.
+    pub fn host(&self) -> &VirtualHost {
+        &self.host
+    }
+
+    /// Its name, may be empty.
+    pub fn name(&self) -> &str {
+        &self.model.name
+    }
+
+    /// What names it in logs: its own name, else its virtual host's.
+    pub fn label(&self) -> &str {
+        if self.model.name.is_empty() { &self.host.name } else { &self.model.name }
+    }
+
+    /// The configured cluster names, joined with `,`, for logs of requests that reached none of them.
+    pub fn cluster_names(&self) -> Cow<'_, str> {
+        let Action::Route(action) = &self.model.action else { return "".into() };
+        match action.cluster.names().as_slice() {
+            [one] => Cow::Borrowed(*one),
+            many => many.join(",").into(),
         }
     }
 
     /// What must hold for this route.
     pub fn matcher(&self) -> &RouteMatch {
-        &self.matcher
+        &self.model.matcher
+    }
+
+    /// What few forwarding routes have.
+    pub fn options(&self) -> Option<&RouteOptions> {
+        match &self.model.action {
+            Action::Route(action) => action.options.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Bytes of a request that are kept for a retry or a mirror; `None` as the listener says.
+    pub fn buffer_limit(&self) -> Option<u64> {
+        self.model.buffer_limit.or(self.host.buffer_limit)
+    }
+
+    /// The most specific configuration of the filter `name`: the drawn share's, the route's, the virtual
+    /// host's or the table's.
+    pub fn filter<'s>(&'s self, name: &str, share: Option<&'s Choice>) -> Option<&'s RouteFilter> {
+        let own = share.and_then(|share| share.filters.as_ref()?.get(name));
+        own.or_else(|| self.filters.as_ref()?.get(name))
+    }
+
+    /// Draws the cluster of one request with `random` (uniform over `u64`). Where the route says so, the
+    /// number comes from a header, or from `hash`, what [`RouteSpec::hash`] made.
+    pub fn draw<H: Head + ?Sized>(&self, head: &H, random: u64, hash: Option<u64>) -> Drawn<'_> {
+        let ActionSpec::Route(forward) = &self.action else { return Drawn::None };
+        let plain =
+            Draw { request_edits: &self.request_edits, response_edits: &self.response_edits, share: None };
+        match &forward.clusters {
+            ClusterPick::Single(cluster) => Drawn::Cluster(*cluster, plain),
+            ClusterPick::Header(name) => Drawn::Header(name, plain),
+            ClusterPick::Weighted(pick) => {
+                let number = self.number(head, hash).unwrap_or(random);
+                let Some(share) = pick.draw(number) else { return Drawn::None };
+                let draw = Draw {
+                    request_edits: &share.request_edits,
+                    response_edits: &share.response_edits,
+                    share: Some(share),
+                };
+                match &share.header {
+                    Some(name) => Drawn::Header(name, draw),
+                    None => Drawn::Cluster(share.cluster, draw),
+                }
+            }
+        }
     }
 }

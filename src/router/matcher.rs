@@ -1,13 +1,15 @@
 //! Whether one request satisfies one route.
 
 use crate::message::Head;
-use crate::model::{HeaderMatch, HeaderMatchKind, PathMatch, QueryMatch, RouteMatch};
+use crate::model::{HeaderMatch, PathMatch, QueryMatch, RouteMatch};
 
 /// The parts of a head that every route of a table asks for, taken once per look-up.
 #[derive(Clone, Copy)]
 pub(super) struct Target<'a> {
     /// Path without query and fragment; `None` when the protocol has no path.
     pub path: Option<&'a [u8]>,
+    /// The path as templates see it: path parameters included, whatever the table says.
+    pub whole: &'a [u8],
     /// What follows `?`, without fragment.
     pub query: &'a [u8],
     /// Uniform over `u64`, the same for all routes of one request.
@@ -15,12 +17,13 @@ pub(super) struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    pub(super) fn new<H: Head + ?Sized>(head: &'a H, random: u64) -> Self {
+    pub(super) fn new<H: Head + ?Sized>(head: &'a H, random: u64, ignore_parameters: bool) -> Self {
         let Some(full) = head.path_and_query() else {
-            return Target { path: None, query: &[], random };
+            return Target { path: None, whole: &[], query: &[], random };
         };
-        let (path, query) = split_path(full);
-        Target { path: Some(path), query, random }
+        let (whole, query) = split_path(full);
+        let path = if ignore_parameters { whole.split(|b| *b == b';').next() } else { Some(whole) };
+        Target { path, whole, query, random }
     }
 }
 
@@ -36,19 +39,21 @@ pub(super) fn split_path(full: &[u8]) -> (&[u8], &[u8]) {
 
 /// All parts of `matcher` hold.
 pub(super) fn matches<H: Head + ?Sized>(matcher: &RouteMatch, head: &H, target: &Target<'_>) -> bool {
-    path_matches(&matcher.path, target.path)
+    path_matches(&matcher.path, target, head)
         && matcher.headers.iter().all(|header| header_matches(header, head))
         && matcher.query.iter().all(|query| query_matches(query, target.query))
         && (!matcher.grpc || head.is_grpc())
         // The high half: the low bits draw among weighted clusters and must not depend on this test.
-        && matcher.fraction.is_none_or(|share| (target.random >> 32) % 1_000_000 < u64::from(share))
+        && matcher.fraction.as_ref().is_none_or(|share| share.holds(target.random >> 32))
 }
 
-fn path_matches(matcher: &PathMatch, path: Option<&[u8]>) -> bool {
-    let Some(path) = path else {
+fn path_matches<H: Head + ?Sized>(matcher: &PathMatch, target: &Target<'_>, head: &H) -> bool {
+    let is_connect = || head.method() == Some(b"CONNECT");
+    let Some(path) = target.path else {
         return match matcher {
+            PathMatch::Connect => is_connect(),
             PathMatch::Any => true,
-            PathMatch::Prefix { value, .. } => value.is_empty() || value == "/",
+            PathMatch::Prefix { value, .. } => (value.is_empty() || value == "/") && !is_connect(),
             _ => false,
         };
     };
@@ -61,33 +66,13 @@ fn path_matches(matcher: &PathMatch, path: Option<&[u8]>) -> bool {
                 && matches!(path.get(value.len()), None | Some(b'/'))
         }
         PathMatch::Regex(regex) => regex.is_match(path),
+        PathMatch::Template(template) => template.is_match(target.whole),
+        PathMatch::Connect => is_connect(),
     }
 }
 
-/// Envoy's rules: an absent header fails every text or range condition, inverted or not, unless it counts
-/// as empty; presence alone is what `Present` asks about.
 pub(super) fn header_matches<H: Head + ?Sized>(matcher: &HeaderMatch, head: &H) -> bool {
-    let value = head.header(&matcher.name);
-    if let HeaderMatchKind::Present(wanted) = matcher.kind {
-        return (value.is_some() == wanted) != matcher.invert;
-    }
-    let bytes: &[u8] = match &value {
-        Some(value) => value,
-        None if matcher.treat_missing_as_empty => &[],
-        None => return false,
-    };
-    let hit = match &matcher.kind {
-        HeaderMatchKind::Present(_) => true,
-        HeaderMatchKind::Text(text) => text.matches(bytes),
-        HeaderMatchKind::Range { start, end } => {
-            integer(bytes).is_some_and(|number| (*start..*end).contains(&number))
-        }
-    };
-    hit != matcher.invert
-}
-
-fn integer(text: &[u8]) -> Option<i64> {
-    std::str::from_utf8(text).ok()?.parse().ok()
+    matcher.holds(head.header(&matcher.name).as_deref())
 }
 
 /// The first occurrence of the parameter counts; names and values are compared undecoded, as Envoy does.

@@ -2,21 +2,28 @@
 //!
 //! Owns matching: virtual host, route, weighted draw, header edits, path rewrites. Takes in models and a
 //! cluster-id resolver; gives out [`RouteTable`]s. Sees requests only through `message::Head`. A look-up
-//! allocates nothing and takes no lock: virtual hosts are found by hash, routes by an index over exact
-//! paths and one exact header, the rest by scan; the first match in configured order wins.
+//! allocates nothing and takes no lock: virtual hosts are found by hash, routes by an index over paths and one
+//! exact header, the rest by scan; the first match in configured order wins.
 
 mod compile;
 mod domains;
 mod edits;
+mod hash;
 mod host;
+mod limits;
 mod matcher;
+mod paths;
+/// Which outcomes a retry policy wants to try again.
+pub mod retry;
 mod rewrite;
 mod routes;
 mod table;
 mod weighted;
 
 pub use edits::{Edit, EditPlan};
-pub use host::{ActionSpec, ClusterPick, CompiledHost, Drawn, ForwardSpec, RouteSpec};
+pub use hash::{Hash, NewCookie};
+pub use host::{ActionSpec, ClusterPick, CompiledHost, Draw, Drawn, ForwardSpec, MirrorSpec, RouteSpec};
+pub use limits::Limits;
 pub use table::RouteTable;
 pub use weighted::{Choice, WeightedPick};
 

@@ -1,51 +1,62 @@
-//! What a route makes of the path: rewrites towards the cluster, and redirect targets.
+//! What a route makes of a request's target: rewrites towards the cluster, and redirects.
 
+use super::domains::without_port;
 use super::matcher::split_path;
-use super::{ActionSpec, RouteSpec};
-use crate::message::Head;
-use crate::model::{PathMatch, Redirect, RouteAction};
-use regex_automata::meta::Regex;
-
-/// A change of the path; the query stays.
-pub(super) enum PathRewrite {
-    /// Replaces what the route matched.
-    Prefix(String),
-    /// Replaces every hit of the pattern; `\0`–`\9` in the text name its groups.
-    Regex(Regex, Vec<Part>),
-}
-
-/// A piece of a substitution.
-pub(super) enum Part {
-    Text(Vec<u8>),
-    Group(usize),
-}
-
-impl PathRewrite {
-    pub(super) fn of(action: &RouteAction) -> Option<Self> {
-        if let Some(prefix) = &action.prefix_rewrite {
-            return Some(PathRewrite::Prefix(prefix.clone()));
-        }
-        let (pattern, substitution) = action.regex_rewrite.as_ref()?;
-        // The model's pattern may be anchored to the whole text; a rewrite works on parts of it. It has been
-        // accepted already, so it compiles again.
-        let regex = Regex::new(pattern.as_str()).ok()?;
-        Some(PathRewrite::Regex(regex, parts(substitution.as_bytes())))
-    }
-}
+use super::{ActionSpec, Choice, RouteSpec};
+use crate::message::{Facts, Head};
+use crate::model::{Action, HostRewrite, PathMatch, PathRewrite, Redirect};
 
 impl RouteSpec {
-    /// The path and query to send for `path_and_query`; `None` when it stays as it is.
-    pub fn rewrite_path(&self, path_and_query: &[u8]) -> Option<Vec<u8>> {
-        let ActionSpec::Route(forward) = &self.action else { return None };
-        let rewrite = forward.path_rewrite.as_ref()?;
+    /// The path and query to send for `path_and_query`; `None` when it stays as it is. `facts` are asked for
+    /// the values of format strings.
+    pub fn rewrite_path(&self, path_and_query: &[u8], facts: &dyn Facts) -> Option<Vec<u8>> {
+        let Action::Route(action) = &self.model.action else { return None };
         let (path, _) = split_path(path_and_query);
-        let tail = path_and_query.get(path.len()..).unwrap_or_default();
-        let mut out = match rewrite {
+        let mut out = match action.path_rewrite.as_deref()? {
             PathRewrite::Prefix(prefix) => self.replace_matched(path, prefix.as_bytes()),
-            PathRewrite::Regex(regex, parts) => replace_all(regex, parts, path),
+            PathRewrite::Regex(regex, substitution) => regex.replace_all(path, substitution),
+            PathRewrite::Template(parts) => {
+                let PathMatch::Template(template) = &self.model.matcher.path else { return None };
+                template.expand(parts, path)?
+            }
+            PathRewrite::Format(format) => {
+                let mut out = Vec::new();
+                format.write(facts, b"", &mut out);
+                if out.is_empty() {
+                    return None;
+                }
+                out
+            }
         };
-        out.extend_from_slice(tail);
+        out.extend_from_slice(path_and_query.get(path.len()..).unwrap_or_default());
         Some(out)
+    }
+
+    /// The authority to send; `None` when it stays. Asked after the header edits and before the path is
+    /// rewritten: `head` is what they left. `share` is what was drawn.
+    pub fn rewrite_host<H: Head + ?Sized>(
+        &self,
+        head: &H,
+        share: Option<&Choice>,
+        facts: &dyn Facts,
+    ) -> Option<Vec<u8>> {
+        let Action::Route(action) = &self.model.action else { return None };
+        let own = match action.host_rewrite.as_deref() {
+            None | Some(HostRewrite::Auto) => None,
+            Some(HostRewrite::Literal(host)) => Some(host.as_bytes().to_vec()),
+            Some(HostRewrite::Header(name)) => first_value(head, name),
+            Some(HostRewrite::PathRegex(regex, substitution)) => {
+                let (path, _) = split_path(head.path_and_query().unwrap_or_default());
+                Some(regex.replace_all(path, substitution))
+            }
+            Some(HostRewrite::Format(format)) => {
+                let mut out = Vec::new();
+                format.write(facts, b"", &mut out);
+                Some(out)
+            }
+        };
+        let shares = || share?.host_rewrite.as_deref().map(|host| host.as_bytes().to_vec());
+        own.filter(|host| !host.is_empty()).or_else(shares)
     }
 
     /// `Location` for a redirect route; `None` when the route is none. `scheme` is the request's.
@@ -56,15 +67,20 @@ impl RouteSpec {
         out.extend_from_slice(target.as_bytes());
         out.extend_from_slice(b"://");
         let authority = head.authority().unwrap_or_default();
-        let bare = super::domains::without_port(authority);
-        match (&redirect.host, redirect.port) {
-            (Some(host), _) => out.extend_from_slice(host.as_bytes()),
-            (None, Some(_)) => out.extend_from_slice(bare),
-            // A port that is the default of the old scheme says nothing about the new one.
-            (None, None) if target != scheme && is_default_port(authority, bare, scheme) => {
-                out.extend_from_slice(bare);
+        match &redirect.host {
+            Some(host) => out.extend_from_slice(host.as_bytes()),
+            // A route that no virtual host lists is the one to TLS, which keeps everything.
+            None if self.host.routes.is_empty() => out.extend_from_slice(authority),
+            None => {
+                let came_by = head.header("x-forwarded-proto");
+                let came_by = came_by.as_deref().unwrap_or(scheme.as_bytes());
+                let bare = without_port(authority);
+                // A port that is the default of the old scheme says nothing about the new one.
+                let old = came_by != target.as_bytes()
+                    && is_default_port(authority.get(bare.len()..).unwrap_or_default(), came_by);
+                let keep = redirect.port.is_none() && !old;
+                out.extend_from_slice(if keep { authority } else { bare });
             }
-            (None, None) => out.extend_from_slice(authority),
         }
         if let Some(port) = redirect.port {
             out.push(b':');
@@ -76,13 +92,29 @@ impl RouteSpec {
 
     fn push_redirect_path(&self, redirect: &Redirect, full: &[u8], out: &mut Vec<u8>) {
         let (path, query) = split_path(full);
-        let own_query = redirect.path.as_ref().is_some_and(|path| path.contains('?'));
-        match (&redirect.path, &redirect.prefix_rewrite) {
-            (Some(fixed), _) => out.extend_from_slice(fixed.as_bytes()),
-            (None, Some(prefix)) => out.extend(self.replace_matched(path, prefix.as_bytes())),
-            (None, None) => out.extend_from_slice(path),
+        let mut own_query = false;
+        match (&redirect.path, &redirect.prefix_rewrite, &redirect.regex_rewrite) {
+            (Some(fixed), _, _) => {
+                own_query = fixed.contains('?');
+                out.extend_from_slice(fixed.as_bytes());
+            }
+            (None, Some(prefix), _) => {
+                let made = self.replace_matched(path, prefix.as_bytes());
+                // A query inside the rewrite goes with the request's.
+                if redirect.strip_query {
+                    out.extend_from_slice(split_path(&made).0);
+                } else {
+                    out.extend(made);
+                }
+            }
+            (None, None, Some((regex, substitution))) => match regex.replace_all(path, substitution) {
+                made if made.is_empty() => out.extend_from_slice(path),
+                made => out.extend(made),
+            },
+            (None, None, None) => out.extend_from_slice(path),
         }
-        if !redirect.strip_query && !own_query && !query.is_empty() {
+        let has_query = path.len() < full.len();
+        if !redirect.strip_query && !own_query && has_query {
             out.push(b'?');
             out.extend_from_slice(query);
         }
@@ -90,10 +122,12 @@ impl RouteSpec {
 
     /// `path` with the part this route matched replaced: the prefix, or for other matchers the whole path.
     fn replace_matched(&self, path: &[u8], with: &[u8]) -> Vec<u8> {
-        let matched = match &self.matcher.path {
-            PathMatch::Prefix { value, .. } | PathMatch::SeparatedPrefix { value, .. } => value.len(),
+        let matched = match &self.model.matcher.path {
+            PathMatch::Prefix { value, .. }
+            | PathMatch::SeparatedPrefix { value, .. }
+            | PathMatch::Exact { value, .. } => value.len(),
             PathMatch::Any => 0,
-            PathMatch::Exact { .. } | PathMatch::Regex(_) => path.len(),
+            PathMatch::Regex(_) | PathMatch::Template(_) | PathMatch::Connect => path.len(),
         };
         let rest = path.get(matched..).unwrap_or_default();
         let mut out = Vec::with_capacity(with.len() + rest.len());
@@ -103,53 +137,15 @@ impl RouteSpec {
     }
 }
 
-fn is_default_port(authority: &[u8], bare: &[u8], scheme: &str) -> bool {
-    matches!((scheme, authority.get(bare.len()..)), ("http", Some(b":80")) | ("https", Some(b":443")))
+/// The first occurrence of a header.
+pub(super) fn first_value<H: Head + ?Sized>(head: &H, name: &str) -> Option<Vec<u8>> {
+    let mut first = None;
+    head.each_value(name, &mut |value| {
+        first.get_or_insert_with(|| value.to_vec());
+    });
+    first
 }
 
-fn parts(substitution: &[u8]) -> Vec<Part> {
-    let mut parts = Vec::new();
-    let mut text = Vec::new();
-    let mut bytes = substitution.iter();
-    while let Some(byte) = bytes.next() {
-        match (byte, (*byte == b'\\').then(|| bytes.as_slice().first()).flatten()) {
-            (_, Some(digit @ b'0'..=b'9')) => {
-                if !text.is_empty() {
-                    parts.push(Part::Text(std::mem::take(&mut text)));
-                }
-                parts.push(Part::Group(usize::from(digit - b'0')));
-                bytes.next();
-            }
-            (_, Some(b'\\')) => {
-                text.push(b'\\');
-                bytes.next();
-            }
-            _ => text.push(*byte),
-        }
-    }
-    if !text.is_empty() {
-        parts.push(Part::Text(text));
-    }
-    parts
-}
-
-fn replace_all(regex: &Regex, parts: &[Part], path: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(path.len());
-    let mut done = 0;
-    for captures in regex.captures_iter(path) {
-        let Some(hit) = captures.get_match() else { continue };
-        out.extend_from_slice(path.get(done..hit.start()).unwrap_or_default());
-        for part in parts {
-            match part {
-                Part::Text(text) => out.extend_from_slice(text),
-                Part::Group(number) => {
-                    let group = captures.get_group(*number).and_then(|span| path.get(span.range()));
-                    out.extend_from_slice(group.unwrap_or_default());
-                }
-            }
-        }
-        done = hit.end();
-    }
-    out.extend_from_slice(path.get(done..).unwrap_or_default());
-    out
+fn is_default_port(port: &[u8], scheme: &[u8]) -> bool {
+    matches!((scheme, port), (b"http", b":80") | (b"https", b":443"))
 }

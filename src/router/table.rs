@@ -1,6 +1,7 @@
 //! A compiled RouteConfiguration.
 
 use super::domains::{Domains, normal};
+use super::matcher::Target;
 use super::{CompiledHost, RouteSpec};
 use crate::message::Head;
 use crate::model::RouteConfig;
@@ -11,6 +12,8 @@ use std::sync::Arc;
 pub struct RouteTable {
     hosts: Vec<Arc<CompiledHost>>,
     domains: Domains,
+    ignore_parameters: bool,
+    internal_only_headers: Box<[String]>,
 }
 
 impl RouteTable {
@@ -23,7 +26,12 @@ impl RouteTable {
             .collect();
         let domains =
             Domains::new(owned.iter().map(|(domain, at)| (domain.as_ref(), *at)), config.ignore_port);
-        RouteTable { hosts, domains }
+        RouteTable {
+            hosts,
+            domains,
+            ignore_parameters: config.ignore_path_parameters,
+            internal_only_headers: config.internal_only_headers.clone().into(),
+        }
     }
 
     /// The virtual hosts, in configured order.
@@ -36,9 +44,15 @@ impl RouteTable {
         self.hosts.get(self.domains.find(authority)? as usize)
     }
 
+    /// Headers that only requests from inside may bring, lower case: others lose them before the look-up.
+    pub fn internal_only_headers(&self) -> &[String] {
+        &self.internal_only_headers
+    }
+
     /// The first route of the request's virtual host that matches. `random` must be uniform over `u64`;
     /// it decides fractional matches, and the same number can then be given to [`RouteSpec::draw`].
     pub fn find<H: Head + ?Sized>(&self, head: &H, random: u64) -> Option<&Arc<RouteSpec>> {
-        self.host(head.authority())?.find(head, random)
+        let host = self.host(head.authority())?;
+        host.find(head, &Target::new(head, random, self.ignore_parameters))
     }
 }

@@ -1,14 +1,16 @@
 use super::*;
-use crate::message::Head;
+use crate::message::{Fact, Facts, Head};
 use crate::model::*;
 use proptest::prelude::*;
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 #[derive(Clone, Debug, Default)]
 struct Request {
     authority: Option<String>,
     path: Option<String>,
+    method: Option<String>,
     headers: Vec<(String, String)>,
 }
 
@@ -20,7 +22,7 @@ impl Head for Request {
         self.path.as_deref().map(str::as_bytes)
     }
     fn method(&self) -> Option<&[u8]> {
-        None
+        self.method.as_deref().map(str::as_bytes)
     }
     fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
         let mut values = self.headers.iter().filter(|(n, _)| n == name).map(|(_, v)| v.as_str());
@@ -34,20 +36,11 @@ impl Head for Request {
 }
 
 fn forward(cluster: ClusterChoice) -> Action {
-    Action::Route(RouteAction {
-        cluster,
-        timeout: None,
-        idle_timeout: None,
-        retry: None,
-        prefix_rewrite: None,
-        regex_rewrite: None,
-        host_rewrite: None,
-        auto_host_rewrite: false,
-    })
+    Action::Route(RouteAction { cluster, ..RouteAction::default() })
 }
 
 fn anything() -> RouteMatch {
-    RouteMatch { path: PathMatch::Any, headers: vec![], query: vec![], grpc: false, fraction: None }
+    RouteMatch::default()
 }
 
 fn prefix(value: &str) -> RouteMatch {
@@ -60,20 +53,14 @@ fn exact_header(name: &str, value: &str) -> HeaderMatch {
 }
 
 fn route(name: &str, matcher: RouteMatch) -> Route {
-    Route {
-        name: name.into(),
-        matcher,
-        action: forward(ClusterChoice::Single(name.into())),
-        request_headers: HeaderEdits::default(),
-        response_headers: HeaderEdits::default(),
-    }
+    Route::new(name, matcher, forward(ClusterChoice::Single("c".into())))
 }
 
 fn host(name: &str, domains: &[&str], routes: Vec<Route>) -> Arc<VirtualHost> {
     Arc::new(VirtualHost {
         name: name.into(),
         domains: domains.iter().map(|d| (*d).to_owned()).collect(),
-        routes,
+        routes: routes.into_iter().map(Arc::new).collect(),
         ..VirtualHost::default()
     })
 }
@@ -96,11 +83,11 @@ fn table(hosts: Vec<Arc<VirtualHost>>) -> RouteTable {
 }
 
 fn found<'a>(table: &'a RouteTable, request: &Request) -> Option<&'a str> {
-    table.find(request, 0).map(|route| route.name.as_str())
+    table.find(request, 0).map(|route| route.name())
 }
 
 fn to(authority: &str, path: &str) -> Request {
-    Request { authority: Some(authority.into()), path: Some(path.into()), headers: vec![] }
+    Request { authority: Some(authority.into()), path: Some(path.into()), ..Request::default() }
 }
 
 #[test]
@@ -161,9 +148,7 @@ fn ports_are_ignored_only_when_asked() {
     assert_eq!(found(&table(hosts.clone()), &to("a.com:80", "/")), None);
     let ignoring = table_of(&RouteConfig { virtual_hosts: hosts, ignore_port: true, ..Default::default() });
     assert_eq!(found(&ignoring, &to("a.com:80", "/")), Some("r"));
-    for (full, bare) in
-        [("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("::1", "::1"), ("a:", "a:"), ("a:x", "a:x")]
-    {
+    for (full, bare) in [("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("::1", ":"), ("a:", "a"), ("a:x", "a")] {
         assert_eq!(domains::without_port(full.as_bytes()), bare.as_bytes());
     }
 }
@@ -219,80 +204,408 @@ fn query_and_fraction_narrow_a_match() {
     let value = Some(StringMatch::Prefix { value: "1".into(), ignore_case: false });
     wanted.query.push(QueryMatch { name: "v".into(), value, present: true });
     wanted.query.push(QueryMatch { name: "no".into(), value: None, present: false });
-    wanted.fraction = Some(500_000);
+    wanted.fraction = Some(Fraction { numerator: 50, denominator: 100, runtime_key: String::new() });
     let table = table(vec![host("h", &["*"], vec![route("r", wanted)])]);
-    assert!(table.find(&to("h", "/?a&v=12&v=3"), 499_999 << 32).is_some());
-    assert!(table.find(&to("h", "/?v=12"), 500_000 << 32).is_none());
+    assert!(table.find(&to("h", "/?a&v=12&v=3"), 149 << 32).is_some());
+    assert!(table.find(&to("h", "/?v=12"), 150 << 32).is_none());
     for miss in ["/?v=21&v=1", "/?v=1&no", "/", "/#?v=1"] {
         assert!(table.find(&to("h", miss), 0).is_none(), "{miss}");
     }
 }
 
+/// Facts about a request alone.
+struct Known<'a>(&'a Request);
+
+impl Facts for Known<'_> {
+    fn request_header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        self.0.header(name)
+    }
+    fn fact(&self, _: Fact, _: &mut Vec<u8>) -> bool {
+        false
+    }
+}
+
+fn set(name: &str) -> HeaderEdits {
+    let edit = HeaderEdit::Set { name: name.into(), value: "1".into() };
+    HeaderEdits { remove: vec![], edits: vec![edit] }
+}
+
+fn weighted(names: &[&str]) -> Route {
+    let share = |name: &&str| WeightedCluster {
+        name: (*name).into(),
+        weight: 1,
+        request_headers: set(name),
+        ..WeightedCluster::default()
+    };
+    let mut route = route("r", anything());
+    route.action = forward(ClusterChoice::Weighted(names.iter().map(share).collect()));
+    route
+}
+
+fn changed(mut route: Route, change: impl FnOnce(&mut RouteAction)) -> Route {
+    let Action::Route(action) = &mut route.action else { unreachable!() };
+    change(action);
+    route
+}
+
+fn options(route: Route, change: impl FnOnce(&mut RouteOptions)) -> Route {
+    changed(route, |action| change(action.options.get_or_insert_default()))
+}
+
 #[test]
 fn a_weighted_draw_brings_every_level_of_edits() {
-    let set = |name: &str| HeaderEdits {
-        remove: vec![],
-        edits: vec![HeaderEdit::Set { name: name.into(), value: "1".into() }],
-    };
-    let share = |name: &str, weight| WeightedCluster {
-        name: name.into(),
-        weight,
-        request_headers: set(name),
-        response_headers: HeaderEdits::default(),
-    };
-    let mut weighted = route("r", anything());
-    weighted.action = forward(ClusterChoice::Weighted(vec![share("c0", 1), share("c1", 1)]));
-    weighted.request_headers = set("route");
-    let config = RouteConfig {
-        virtual_hosts: vec![host("h", &["*"], vec![weighted])],
+    let mut route = weighted(&["c0", "c1"]);
+    route.request_headers = set("route");
+    let mut config = RouteConfig {
+        virtual_hosts: vec![host("h", &["*"], vec![route])],
         request_headers: set("table"),
         ..RouteConfig::default()
     };
-    let table = table_of(&config);
-    let spec = table.find(&Request::default(), 0).unwrap();
-    let Drawn::Cluster(cluster, request, response) = spec.draw(1) else { panic!("no cluster") };
-    assert_eq!(cluster, ClusterId(1));
-    let names: Vec<_> = request
-        .iter()
-        .map(|edit| match edit {
-            Edit::Write(HeaderEdit::Set { name, .. }) => name.as_str(),
-            other => panic!("{other:?}"),
-        })
-        .collect();
-    assert_eq!(names, ["c1", "route", "table"]);
-    assert!(response.is_empty());
-    assert_eq!(table.hosts()[0].clusters().collect::<Vec<_>>(), [ClusterId(0), ClusterId(1)]);
+    for (most_specific_wins, wanted) in [(false, ["c1", "route", "table"]), (true, ["c1", "table", "route"])]
+    {
+        config.most_specific_header_mutations_wins = most_specific_wins;
+        let table = table_of(&config);
+        let spec = table.find(&Request::default(), 0).unwrap();
+        let Drawn::Cluster(cluster, draw) = spec.draw(&Request::default(), 1, None) else {
+            panic!("no cluster")
+        };
+        assert_eq!(cluster, ClusterId(1));
+        let names: Vec<_> = draw
+            .request_edits
+            .iter()
+            .map(|edit| match edit {
+                Edit::Write(edit) => edit.name(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(names, wanted);
+        assert!(draw.response_edits.is_empty());
+        assert_eq!(table.hosts()[0].clusters().collect::<Vec<_>>(), [ClusterId(0), ClusterId(1)]);
+    }
 }
 
-fn rewritten(matcher: RouteMatch, change: impl FnOnce(&mut RouteAction), path: &str) -> Option<String> {
-    let mut made = route("r", matcher);
-    let Action::Route(action) = &mut made.action else { unreachable!() };
-    change(action);
+#[test]
+fn a_draw_may_follow_a_header_or_the_hash() {
+    let drawn = |draw: DrawBy, number: Option<&str>, hash: Option<u64>| {
+        let route = options(weighted(&["c0", "c1", "c2"]), |options| options.draw = draw);
+        let table = table(vec![host("h", &["*"], vec![route])]);
+        let headers = number.map(|n| ("n".to_owned(), n.to_owned())).into_iter().collect();
+        let request = Request { headers, ..Request::default() };
+        match table.find(&request, 0).unwrap().draw(&request, 0, hash) {
+            Drawn::Cluster(cluster, _) => cluster.0,
+            _ => panic!("no cluster"),
+        }
+    };
+    let by_header = || DrawBy::Header("n".into());
+    assert_eq!(drawn(by_header(), Some("5"), None), 2);
+    assert_eq!(drawn(by_header(), Some("x"), None), 0);
+    assert_eq!(drawn(by_header(), None, Some(1)), 0);
+    assert_eq!(drawn(DrawBy::Hash, None, Some(4)), 1);
+    assert_eq!(drawn(DrawBy::Random, Some("5"), Some(4)), 0);
+}
+
+#[test]
+fn shares_may_be_named_by_a_header_and_rewrite_the_host() {
+    let share = WeightedCluster {
+        weight: 1,
+        header: Some("to".into()),
+        host_rewrite: Some("share".into()),
+        filters: [("f".to_owned(), RouteFilter::Disabled)].into(),
+        ..WeightedCluster::default()
+    };
+    let mut made = route("r", anything());
+    made.action = forward(ClusterChoice::Weighted(vec![share]));
+    let own = changed(made.clone(), |action| {
+        action.host_rewrite = Some(Box::new(HostRewrite::Header("x-host".into())));
+    });
+    let request = Request { headers: vec![("to".into(), "c".into())], ..to("a", "/") };
+    for (route, headers, wanted) in [(made, "", "share"), (own.clone(), "", "share"), (own, "own", "own")] {
+        let table = table(vec![host("h", &["*"], vec![route])]);
+        let spec = table.find(&request, 0).unwrap();
+        let Drawn::Header(name, draw) = spec.draw(&request, 0, None) else { panic!("no header") };
+        assert_eq!(name, "to");
+        assert_eq!(spec.filter("f", draw.share), Some(&RouteFilter::Disabled));
+        assert_eq!(spec.filter("f", None), None);
+        let mut edited = request.clone();
+        edited.headers.extend((!headers.is_empty()).then(|| ("x-host".to_owned(), headers.to_owned())));
+        let host = spec.rewrite_host(&edited, draw.share, &Known(&edited)).unwrap();
+        assert_eq!(String::from_utf8(host).unwrap(), wanted);
+        assert_eq!(table.hosts()[0].clusters().count(), 0);
+    }
+}
+
+#[test]
+fn hosts_are_made_of_paths_and_formats() {
+    let host_of = |rewrite: HostRewrite, path: &str| {
+        let made = changed(route("r", anything()), |action| action.host_rewrite = Some(Box::new(rewrite)));
+        let table = table(vec![host("h", &["*"], vec![made])]);
+        let mut request = to("a", path);
+        request.headers.push(("who".into(), "me".into()));
+        let spec = table.find(&request, 0).unwrap();
+        spec.rewrite_host(&request, None, &Known(&request)).map(|host| String::from_utf8(host).unwrap())
+    };
+    let regex = || HostRewrite::PathRegex(Regex::search("^/([^/]+)/.*$").unwrap(), r"\1.test".into());
+    assert_eq!(host_of(regex(), "/eu/x?y").as_deref(), Some("eu.test"));
+    assert_eq!(host_of(HostRewrite::Literal("l".into()), "/").as_deref(), Some("l"));
+    let format = Format::parse("%REQ(who)%.test").unwrap();
+    assert_eq!(host_of(HostRewrite::Format(format), "/").as_deref(), Some("me.test"));
+    assert_eq!(host_of(HostRewrite::Header("none".into()), "/"), None);
+    assert_eq!(host_of(HostRewrite::Auto, "/"), None);
+}
+
+fn rewritten(matcher: RouteMatch, rewrite: Option<PathRewrite>, path: &str) -> Option<String> {
+    let made = changed(route("r", matcher), |action| action.path_rewrite = rewrite.map(Box::new));
     let table = table(vec![host("h", &["*"], vec![made])]);
-    let spec = table.find(&to("h", path), 0).unwrap();
-    spec.rewrite_path(path.as_bytes()).map(|bytes| String::from_utf8(bytes).unwrap())
+    let request = to("h", path);
+    let spec = table.find(&request, 0).unwrap();
+    spec.rewrite_path(path.as_bytes(), &Known(&request)).map(|bytes| String::from_utf8(bytes).unwrap())
 }
 
 #[test]
 fn rewrites_replace_what_matched_and_keep_the_query() {
-    let by_prefix = |with: &str| {
-        let with = with.to_owned();
-        move |action: &mut RouteAction| action.prefix_rewrite = Some(with)
-    };
+    let by_prefix = |with: &str| Some(PathRewrite::Prefix(with.to_owned()));
     assert_eq!(rewritten(prefix("/a"), by_prefix("/b"), "/a/c?q=/a").as_deref(), Some("/b/c?q=/a"));
     let exact = PathMatch::Exact { value: "/a".into(), ignore_case: false };
     assert_eq!(
         rewritten(RouteMatch { path: exact, ..anything() }, by_prefix("/z"), "/a").as_deref(),
         Some("/z")
     );
-    let by_regex = |action: &mut RouteAction| {
-        action.regex_rewrite = Some((Regex::full("/(v[0-9])/").unwrap(), r"/\1-\\\0".into()));
-    };
+    let by_regex = PathRewrite::Regex(Regex::search("/(v[0-9])/").unwrap(), r"/\1-\\\0".into());
     assert_eq!(
-        rewritten(prefix("/"), by_regex, "/v1/x/v2/?/v3/").as_deref(),
+        rewritten(prefix("/"), Some(by_regex), "/v1/x/v2/?/v3/").as_deref(),
         Some(r"/v1-\/v1/x/v2-\/v2/?/v3/")
     );
-    assert_eq!(rewritten(prefix("/"), |_| (), "/x"), None);
+    assert_eq!(rewritten(prefix("/"), None, "/x"), None);
+    let template = UriTemplate::parse("/u/{id}/{rest=**}").unwrap();
+    let parts = PathRewrite::Template(template.rewrite("/{rest}/{id}").unwrap());
+    let matcher = RouteMatch { path: PathMatch::Template(template), ..anything() };
+    assert_eq!(rewritten(matcher, Some(parts), "/u/7/a/b?q").as_deref(), Some("/a/b/7?q"));
+    let format = PathRewrite::Format(Format::parse("/to%REQ(none)%").unwrap());
+    assert_eq!(rewritten(prefix("/"), Some(format), "/x?q").as_deref(), Some("/to?q"));
+}
+
+#[test]
+fn connect_meets_its_own_routes() {
+    let connect = RouteMatch { path: PathMatch::Connect, ..anything() };
+    let routes = || vec![route("connect", connect.clone()), route("root", prefix("/"))];
+    let table = table(vec![host("h", &["*"], routes())]);
+    let mut request = Request { method: Some("CONNECT".into()), ..to("a:80", "/") };
+    assert_eq!(found(&table, &request), Some("connect"));
+    request.path = None;
+    assert_eq!(found(&table, &request), Some("connect"));
+    request.method = None;
+    assert_eq!(found(&table, &request), Some("root"));
+}
+
+#[test]
+fn path_parameters_count_unless_they_are_ignored() {
+    let exact = |value: &str| PathMatch::Exact { value: value.into(), ignore_case: false };
+    let routes = vec![
+        route("plain", RouteMatch { path: exact("/a"), ..anything() }),
+        route("full", RouteMatch { path: exact("/a;b=1"), ..anything() }),
+    ];
+    let mut config = RouteConfig { virtual_hosts: vec![host("h", &["*"], routes)], ..RouteConfig::default() };
+    assert_eq!(found(&table_of(&config), &to("h", "/a;b=1?c")), Some("full"));
+    config.ignore_path_parameters = true;
+    assert_eq!(found(&table_of(&config), &to("h", "/a;b=1?c")), Some("plain"));
+}
+
+#[test]
+fn requests_without_tls_are_sent_for_it() {
+    let mut virtual_host = VirtualHost::clone(&host("h", &["*"], vec![route("r", prefix("/"))]));
+    virtual_host.require_tls = RequireTls::External;
+    let table = table(vec![Arc::new(virtual_host)]);
+    let came_by = |headers: &[(&str, &str)]| {
+        let headers = headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        let request = Request { headers, ..to("a:80", "/x?q") };
+        let spec = table.find(&request, 0).unwrap();
+        spec.location(&request, "http").map(|to| String::from_utf8(to).unwrap())
+    };
+    assert_eq!(came_by(&[]).as_deref(), Some("https://a:80/x?q"));
+    assert_eq!(came_by(&[("x-forwarded-proto", "http")]).as_deref(), Some("https://a:80/x?q"));
+    assert_eq!(came_by(&[("x-forwarded-proto", "https")]), None);
+    assert_eq!(came_by(&[("x-envoy-internal", "true")]), None);
+}
+
+#[test]
+fn mirrors_and_filters_are_handed_down() {
+    let mirror = |name: &str| Mirror {
+        cluster: ClusterChoice::Single(name.into()),
+        fraction: Some(Fraction { numerator: 1, denominator: 100, runtime_key: String::new() }),
+        trace_sampled: None,
+        keep_host: false,
+        host_rewrite: None,
+    };
+    let own = options(route("own", prefix("/own")), |options| options.mirrors.push(mirror("m-route")));
+    let mut virtual_host = VirtualHost::clone(&host("h", &["*"], vec![own, route("other", prefix("/"))]));
+    virtual_host.filters.insert("f".into(), RouteFilter::Disabled);
+    let config = RouteConfig {
+        virtual_hosts: vec![Arc::new(virtual_host)],
+        mirrors: vec![mirror("m-table")],
+        ..RouteConfig::default()
+    };
+    let table = table_of(&config);
+    for (path, name) in [("/own", "m-route"), ("/", "m-table")] {
+        let spec = table.find(&to("h", path), 0).unwrap();
+        let ActionSpec::Route(forward) = &spec.action else { panic!() };
+        assert_eq!(forward.mirrors[0].model.cluster.names(), [name]);
+        assert!(forward.mirrors[0].cluster.is_some());
+        assert!(forward.mirrors[0].wants(100) && !forward.mirrors[0].wants(1));
+        assert_eq!(spec.filter("f", None), Some(&RouteFilter::Disabled));
+    }
+    // What is copied to counts as used, but no route waits for it.
+    assert_eq!(table.hosts()[0].clusters().count(), 3);
+    assert_eq!(config.virtual_hosts[0].clusters().collect::<Vec<_>>(), ["c", "c"]);
+}
+
+fn limits(route: Route, internal: bool, headers: &[(&str, &str)]) -> Limits {
+    let headers = headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+    let request = Request { headers, ..to("h", "/") };
+    let table = table(vec![host("h", &["*"], vec![route])]);
+    table.find(&request, 0).unwrap().limits(&request, internal)
+}
+
+const GRPC: (&str, &str) = ("content-type", "application/grpc");
+
+#[test]
+fn grpc_calls_may_bring_their_timeout() {
+    let ms = Duration::from_millis;
+    let with = |most: Option<u64>, offset: Option<u64>, asked: &str| {
+        let made = changed(route("r", anything()), |action| {
+            action.timeout = Some(ms(15_000));
+            action.max_grpc_timeout = most.map(ms);
+        });
+        let made = options(made, |options| options.grpc_timeout_offset = offset.map(ms));
+        limits(made, false, &[GRPC, ("grpc-timeout", asked)]).timeout
+    };
+    assert_eq!(with(None, None, "1S"), Some(ms(15_000)));
+    assert_eq!(with(Some(0), None, "1S"), Some(ms(1000)));
+    assert_eq!(with(Some(0), None, "bad"), None);
+    assert_eq!(with(Some(500), None, "1S"), Some(ms(500)));
+    assert_eq!(with(Some(500), None, ""), Some(ms(500)));
+    assert_eq!(with(Some(0), Some(10), "1100u"), Some(ms(2)));
+    assert_eq!(with(Some(0), Some(1), "10m"), Some(ms(9)));
+    let plain = changed(route("r", anything()), |action| {
+        (action.timeout, action.max_grpc_timeout) = (Some(ms(7)), Some(ms(0)));
+    });
+    assert_eq!(limits(plain, false, &[("grpc-timeout", "1S")]).timeout, Some(ms(7)), "no gRPC");
+}
+
+#[test]
+fn a_limit_of_the_stream_replaces_the_timeout() {
+    let ms = Duration::from_millis;
+    let with = |max: MaxStream, headers: &[(&str, &str)]| {
+        let made = changed(route("r", anything()), |action| action.timeout = Some(ms(15_000)));
+        let limits = limits(options(made, |options| options.max_stream = Some(max)), false, headers);
+        assert_eq!(limits.timeout, None);
+        limits.max_stream
+    };
+    let max = |limit: Option<u64>, header: Option<u64>, offset: Option<u64>| MaxStream {
+        limit: limit.map(ms),
+        grpc_header_max: header.map(ms),
+        grpc_header_offset: offset.map(ms),
+    };
+    assert_eq!(with(max(None, None, None), &[]), None);
+    assert_eq!(with(max(Some(0), Some(0), None), &[]), Some(None));
+    assert_eq!(with(max(Some(5), Some(0), None), &[]), Some(Some(ms(5))));
+    let asks = [("grpc-timeout", "20m")];
+    assert_eq!(with(max(Some(5), Some(0), None), &asks), Some(Some(ms(20))));
+    assert_eq!(with(max(Some(5), Some(10), Some(3)), &asks), Some(Some(ms(7))));
+    assert_eq!(with(max(Some(5), None, None), &asks), Some(Some(ms(5))));
+}
+
+#[test]
+fn requests_from_inside_set_their_own_limits() {
+    let ms = Duration::from_millis;
+    let made = || {
+        changed(route("r", anything()), |action| {
+            action.timeout = Some(ms(100));
+            action.retry =
+                Some(Arc::new(RetryPolicy { per_try_timeout: Some(ms(40)), ..Default::default() }));
+        })
+    };
+    let asks = [("x-envoy-upstream-rq-timeout-ms", "50"), ("x-envoy-upstream-rq-per-try-timeout-ms", "20")];
+    let outside = limits(made(), false, &asks);
+    assert_eq!((outside.timeout, outside.per_try), (Some(ms(100)), Some(ms(40))));
+    let inside = limits(made(), true, &asks);
+    assert_eq!((inside.timeout, inside.per_try), (Some(ms(50)), Some(ms(20))));
+    let off = limits(made(), true, &[("x-envoy-upstream-rq-timeout-ms", "0")]);
+    assert_eq!((off.timeout, off.per_try), (None, Some(ms(40))));
+    let short = limits(made(), true, &[("x-envoy-upstream-rq-timeout-ms", "30")]);
+    assert_eq!((short.timeout, short.per_try), (Some(ms(30)), None), "not longer than the whole");
+}
+
+#[test]
+fn requests_from_inside_add_to_the_retry_policy() {
+    let retry = |route: Route, internal: bool, headers: &[(&str, &str)]| {
+        let headers = headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        let request = Request { headers, ..to("h", "/") };
+        let table = table(vec![host("h", &["*"], vec![route])]);
+        table.find(&request, 0).unwrap().retry(&request, internal).map(Cow::into_owned)
+    };
+    let asks = [
+        ("x-envoy-retry-on", "5xx, retriable-status-codes"),
+        ("x-envoy-retry-grpc-on", "cancelled"),
+        ("x-envoy-max-retries", "4"),
+        ("x-envoy-retriable-status-codes", "418,no,419"),
+    ];
+    assert_eq!(retry(route("r", anything()), false, &asks), None);
+    let made = retry(route("r", anything()), true, &asks).unwrap();
+    assert!(made.on.five_xx && made.on.retriable_status_codes && !made.on.reset);
+    assert_eq!((made.on.grpc_codes, made.retries, made.status_codes), (2, 4, vec![418, 419]));
+    assert_eq!(retry(route("r", anything()), true, &asks[2..]), None);
+    let own = changed(route("r", anything()), |action| {
+        let on = RetryOn { reset: true, ..RetryOn::default() };
+        action.retry = Some(Arc::new(RetryPolicy { on, ..Default::default() }));
+    });
+    let both = retry(own, true, &asks[..1]).unwrap();
+    assert!(both.on.reset && both.on.five_xx);
+}
+
+#[test]
+fn hashes_are_envoys() {
+    use crate::util::hash::xxh64;
+    let policy = |source: HashSource, terminal: bool| HashPolicy { source, terminal };
+    let header = |name: &str| HashSource::Header { name: name.into(), rewrite: None };
+    let hash = |policies: Vec<HashPolicy>| {
+        let route = options(route("r", anything()), |options| options.hash = policies);
+        let table = table(vec![host("h", &["*"], vec![route])]);
+        let request = Request {
+            headers: vec![
+                ("a".into(), "1".into()),
+                ("b".into(), "2".into()),
+                ("cookie".into(), "x=; sid=\"s1\"; sid=s2".into()),
+            ],
+            ..to("h", "/?q=v&q=w")
+        };
+        let client = Some("10.0.0.1".parse().unwrap());
+        table.find(&request, 0).unwrap().hash(&request, client, 7)
+    };
+    let one = |source| hash(vec![policy(source, false)]).value;
+    let cookie = |name: &str, ttl| HashSource::Cookie {
+        name: name.into(),
+        ttl,
+        path: "/p".into(),
+        attributes: vec![("SameSite".into(), "Lax".into()), ("Secure".into(), String::new())],
+    };
+    assert_eq!(one(header("a")), Some(xxh64(b"1", 0)));
+    assert_eq!(one(header("none")), None);
+    let rewrite = Some((Regex::search("1").unwrap(), "9".to_owned()));
+    assert_eq!(one(HashSource::Header { name: "a".into(), rewrite }), Some(xxh64(b"9", 0)));
+    assert_eq!(one(HashSource::SourceIp), Some(xxh64(b"10.0.0.1", 0)));
+    assert_eq!(one(HashSource::QueryParameter("q".into())), Some(xxh64(b"v", 0)));
+    assert_eq!(one(cookie("sid", None)), Some(xxh64(b"s1", 0)));
+    assert_eq!(one(cookie("x", None)), None);
+    let made = hash(vec![policy(cookie("x", Some(Duration::from_secs(60))), false)]);
+    assert_eq!(made.value, Some(xxh64(b"0000000000000007", 0)));
+    assert_eq!(
+        made.cookies[0].header,
+        "x=\"0000000000000007\"; Max-Age=60; Path=/p; SameSite=Lax; Secure; HttpOnly"
+    );
+    let both = hash(vec![policy(header("a"), false), policy(header("b"), false)]).value;
+    assert_eq!(both, Some(xxh64(b"1", 0).rotate_left(1) ^ xxh64(b"2", 0)));
+    let first = hash(vec![policy(header("a"), true), policy(header("b"), false)]).value;
+    assert_eq!(first, Some(xxh64(b"1", 0)));
 }
 
 #[test]
@@ -314,16 +627,28 @@ fn redirect_targets_keep_what_is_not_replaced() {
     assert_eq!(location(fixed, "a", "/old?q"), "http://b/p?k");
     let strip = Redirect { strip_query: true, ..Redirect::default() };
     assert_eq!(location(strip, "a", "/old?q"), "http://a/old");
+    let regex = Some((Regex::search("^/old/(.*)$").unwrap(), r"/\1/new".to_owned()));
+    let by_regex = Redirect { regex_rewrite: regex, ..Redirect::default() };
+    assert_eq!(location(by_regex, "a", "/old/x?q"), "http://a/x/new?q");
+    let fixed = || Redirect { path: Some("/p".into()), ..Redirect::default() };
+    assert_eq!(location(fixed(), "a", "/old?q"), "http://a/p?q");
+    assert_eq!(location(Redirect { strip_query: true, ..fixed() }, "a", "/old?q"), "http://a/p");
+    assert_eq!(location(https(), "[::1]:80", "/old"), "https://[::1]/old");
 }
 
 // ---- the index gives what a plain scan gives ----
 
+fn half() -> Fraction {
+    Fraction { numerator: 50, denominator: 100, runtime_key: String::new() }
+}
+
 fn arb_matcher() -> impl Strategy<Value = RouteMatch> {
-    let value = prop::sample::select(vec!["/", "/a", "/a/b", "/b", ""]).prop_map(str::to_owned);
-    let path = (value, 0..5u8, any::<bool>()).prop_map(|(value, kind, ignore_case)| match kind {
-        0 => PathMatch::Prefix { value, ignore_case },
-        1 | 2 => PathMatch::Exact { value, ignore_case },
-        3 => PathMatch::SeparatedPrefix { value, ignore_case },
+    let path = (arb_path(), 0..9u8, any::<bool>()).prop_map(|(value, kind, ignore_case)| match kind {
+        0..3 => PathMatch::Prefix { value, ignore_case },
+        3..5 => PathMatch::Exact { value, ignore_case },
+        5 => PathMatch::SeparatedPrefix { value, ignore_case },
+        6 => PathMatch::Regex(Regex::full(&format!("{value}.*")).unwrap()),
+        7 => PathMatch::Connect,
         _ => PathMatch::Any,
     });
     let header = (0..3u8, 0..3u8, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
@@ -334,18 +659,26 @@ fn arb_matcher() -> impl Strategy<Value = RouteMatch> {
             made
         },
     );
-    (path, prop::collection::vec(header, 0..3), prop::option::of(Just(500_000))).prop_map(
+    (path, prop::collection::vec(header, 0..3), prop::option::of(Just(half()))).prop_map(
         |(path, headers, fraction)| RouteMatch { path, headers, query: vec![], grpc: false, fraction },
     )
 }
 
+/// Few letters, so that many begin with others.
+fn arb_path() -> impl Strategy<Value = String> {
+    prop::collection::vec(prop::sample::select(vec!["/", "/", "a", "b", "A", "ab"]), 0..6)
+        .prop_map(|v| v.concat())
+}
+
 fn arb_request() -> impl Strategy<Value = Request> {
     let authority = prop::option::of(arb_authority());
-    let path = prop::option::of(prop::sample::select(vec!["/", "/a", "/A", "/a/b", "/ab", "/b?q", ""]));
+    let path = prop::option::of((arb_path(), any::<bool>()).prop_map(|(p, q)| if q { p + "?q" } else { p }));
+    let method = prop::option::of(Just("CONNECT".to_owned()));
     let headers = prop::collection::vec((0..3u8, prop::sample::select(vec!["", "x", "y"])), 0..3);
-    (authority, path, headers).prop_map(|(authority, path, headers)| Request {
+    (authority, path, method, headers).prop_map(|(authority, path, method, headers)| Request {
         authority,
-        path: path.map(str::to_owned),
+        path,
+        method,
         headers: headers.into_iter().map(|(n, v)| (format!("h{n}"), v.to_owned())).collect(),
     })
 }
@@ -394,18 +727,20 @@ fn scan_host<'a>(hosts: &'a [Arc<VirtualHost>], authority: Option<&str>) -> Opti
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1500))]
+
     #[test]
     fn route_index_equals_a_scan(
-        matchers in prop::collection::vec(arb_matcher(), 0..24),
+        matchers in prop::collection::vec(arb_matcher(), 0..60),
         requests in prop::collection::vec((arb_request(), any::<u64>()), 1..8),
     ) {
         let routes: Vec<_> =
             matchers.iter().enumerate().map(|(at, m)| route(&at.to_string(), m.clone())).collect();
         let table = table(vec![host("h", &["*"], routes)]);
         for (request, random) in requests {
-            let target = matcher::Target::new(&request, random);
+            let target = matcher::Target::new(&request, random, false);
             let scan = matchers.iter().position(|m| matcher::matches(m, &request, &target));
-            let index = table.find(&request, random).map(|route| route.name.parse::<usize>().unwrap());
+            let index = table.find(&request, random).map(|route| route.name().parse::<usize>().unwrap());
             prop_assert_eq!(index, scan, "{:?}", request);
         }
     }

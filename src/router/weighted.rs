@@ -1,7 +1,7 @@
 //! A draw among clusters by weight.
 
 use super::EditPlan;
-use crate::model::{ClusterId, WeightedCluster};
+use crate::model::{ClusterId, RouteFilters, WeightedCluster};
 
 /// Clusters with cumulated weights.
 #[derive(Clone, Debug, Default)]
@@ -13,8 +13,14 @@ pub struct WeightedPick {
 /// One drawn cluster with the edits that belong to the draw.
 #[derive(Clone, Debug)]
 pub struct Choice {
-    /// The cluster.
+    /// The cluster; of no meaning where `header` names it.
     pub cluster: ClusterId,
+    /// The request header that names the cluster.
+    pub header: Option<Box<str>>,
+    /// Replaces the authority, unless the route has a rewrite of its own.
+    pub host_rewrite: Option<Box<str>>,
+    /// Filter configuration of the share alone.
+    pub filters: Option<Box<RouteFilters>>,
     /// Request header edits: in a route's draw those of every level, to be used instead of the route's.
     pub request_edits: EditPlan,
     /// Response header edits, likewise.
@@ -26,8 +32,8 @@ impl WeightedPick {
     /// no other level). When all weights are 0 the first one takes everything.
     pub fn new(clusters: &[WeightedCluster], mut intern: impl FnMut(&str) -> ClusterId) -> Self {
         Self::with_edits(clusters, &mut intern, |share| {
-            let request = EditPlan::of_levels(&[&share.request_headers], false);
-            (request, EditPlan::of_levels(&[&share.response_headers], false))
+            let request = EditPlan::of_levels(&[&share.request_headers]);
+            (request, EditPlan::of_levels(&[&share.response_headers]))
         })
     }
 
@@ -42,7 +48,15 @@ impl WeightedPick {
         for share in clusters {
             total += u64::from(share.weight);
             let (request_edits, response_edits) = edits(share);
-            entries.push((total, Choice { cluster: intern(&share.name), request_edits, response_edits }));
+            let choice = Choice {
+                cluster: if share.header.is_none() { intern(&share.name) } else { ClusterId(u32::MAX) },
+                header: share.header.as_deref().map(Box::from),
+                host_rewrite: share.host_rewrite.as_deref().map(Box::from),
+                filters: (!share.filters.is_empty()).then(|| Box::new(share.filters.clone())),
+                request_edits,
+                response_edits,
+            };
+            entries.push((total, choice));
         }
         WeightedPick { entries, total }
     }
@@ -59,14 +73,14 @@ impl WeightedPick {
 
     /// Every cluster that could be drawn.
     pub fn clusters(&self) -> impl Iterator<Item = ClusterId> {
-        self.entries.iter().map(|(_, choice)| choice.cluster)
+        let named = self.entries.iter().filter(|(_, choice)| choice.header.is_none());
+        named.map(|(_, choice)| choice.cluster)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::HeaderEdits;
 
     #[test]
     fn draws_by_weight_and_skips_zero() {
@@ -77,8 +91,7 @@ mod tests {
                 "b" => 0,
                 _ => 3,
             },
-            request_headers: HeaderEdits::default(),
-            response_headers: HeaderEdits::default(),
+            ..WeightedCluster::default()
         });
         let pick = WeightedPick::new(&list, |name| ClusterId(u32::from(name.as_bytes()[0])));
         let drawn: Vec<u32> = (0..4).map(|r| pick.draw(r).unwrap().cluster.0 - 97).collect();

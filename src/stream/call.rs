@@ -1,11 +1,12 @@
 //! One RPC call to a cluster, whatever protocol its client spoke: timeout, tries, and either upstream protocol.
 
 use super::exchange::{Attempt, Forward, Outcome, Trail, Tries, within};
+use super::facts::StreamFacts;
 use super::{Local, upstream_http2};
 use crate::cluster::Cluster;
 use crate::cluster::pool::{http2, rpc};
 use crate::message::{Failure, Reason};
-use crate::model::{self, Protocol};
+use crate::model::{self, Block, Protocol};
 use crate::net::Charge;
 use crate::protocol::bolt::Status;
 use crate::protocol::rpc::{Frame, HeaderEdit, Kind};
@@ -48,14 +49,14 @@ impl Call {
         begin: Instant,
     ) -> Result<Option<Frame>, Failure> {
         if !forward.request_edits.is_empty() {
-            self.frame = edited(&self.frame, forward.request_edits)?;
+            self.frame = self.edited_request(begin, &forward)?;
         }
         let timeout = match self.frame.timeout_ms() {
             given if given > 0 => Some(Duration::from_millis(given as u64)),
             _ => forward.action.timeout,
         };
         let deadline = timeout.map(|timeout| begin + timeout);
-        let mut tries = Tries::new(forward.action.retry.as_ref());
+        let mut tries = Tries::new(forward.retry(&self.frame));
         self.trail.enter(&forward.cluster);
         loop {
             let result = self.attempt(local, &forward.cluster, &mut tries, upstream, deadline).await;
@@ -72,13 +73,23 @@ impl Call {
                 None => {
                     return match result {
                         Ok(Some(frame)) if !forward.response_edits.is_empty() => {
-                            edited(&frame, forward.response_edits).map(Some)
+                            self.edited_response(&frame, begin, &forward).map(Some)
                         }
                         result => result,
                     };
                 }
             }
         }
+    }
+
+    /// The frame with the route's request edits.
+    fn edited_request(&self, begin: Instant, to: &Forward<'_>) -> Result<Frame, Failure> {
+        edited(&self.frame, &to.request_edits.resolved(Block::Request, &facts(&self.frame, begin, to)))
+    }
+
+    /// The answer with the route's response edits.
+    fn edited_response(&self, frame: &Frame, begin: Instant, to: &Forward<'_>) -> Result<Frame, Failure> {
+        edited(frame, &to.response_edits.resolved(Block::Response, &facts(&self.frame, begin, to)))
     }
 
     /// One try at one host.
@@ -139,6 +150,18 @@ impl Call {
         self.kept = keep;
         let copy = if keep { self.frame.copy() } else { Frame::spent() };
         std::mem::replace(&mut self.frame, copy)
+    }
+}
+
+fn facts<'a>(frame: &'a Frame, begin: Instant, forward: &Forward<'a>) -> StreamFacts<'a> {
+    StreamFacts {
+        protocol: "bolt",
+        request: frame,
+        begin,
+        handle: None,
+        route: Some(forward.route),
+        attempt: None,
+        response: None,
     }
 }
 

@@ -4,9 +4,10 @@ use super::Local;
 use crate::cluster::{ActiveGuard, Cluster, Host, Level, Permit, PickContext, State};
 use crate::message::{Failure, Head, Reason};
 use crate::model::{DirectResponse, Redirect, RetryPolicy, RouteId};
-use crate::router::{ActionSpec, Drawn, EditPlan, ForwardSpec, RouteSpec};
+use crate::router::{ActionSpec, Choice, Drawn, EditPlan, ForwardSpec, RouteSpec, retry};
 use crate::snapshot::View;
 use crate::telemetry::failure_log::FailureLine;
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -35,8 +36,18 @@ pub struct Forward<'v> {
     pub request_edits: &'v EditPlan,
     /// Edits of the response's headers.
     pub response_edits: &'v EditPlan,
+    /// The drawn share of a weighted choice.
+    pub share: Option<&'v Choice>,
     /// The drawn cluster.
     pub cluster: Rc<Cluster>,
+}
+
+impl<'v> Forward<'v> {
+    /// What the retries of `head` follow; `None`: it is not retried.
+    pub fn retry(&self, head: &impl Head) -> Option<&'v RetryPolicy> {
+        let policy = self.action.retry.as_deref()?;
+        retry::wants_request(policy, &|name| head.header(name)).then_some(policy)
+    }
 }
 
 /// A request without a way, and its route if it has one.
@@ -67,17 +78,19 @@ pub fn plan<'v>(
         ActionSpec::Redirect(redirect) => return Ok(Plan::Redirect(route, redirect)),
     };
     // The draw by weight must not repeat the number that decided a fractional match.
-    let (id, request_edits, response_edits) = match route.draw(local.env.random.next()) {
-        Drawn::Cluster(id, request, response) => (id, request, response),
-        Drawn::Header(name) => {
-            let id = head.header(name).and_then(|value| view.cluster_id(&value));
-            let id = id.ok_or(fail(Reason::UnknownCluster, Some(route)))?;
-            (id, &route.request_edits, &route.response_edits)
+    let (id, draw) = match route.draw(head, local.env.random.next(), None) {
+        Drawn::Cluster(id, draw) => (id, draw),
+        Drawn::Header(name, draw) => {
+            let mut id = None;
+            // Only the first value counts.
+            head.each_value(name, &mut |value| id = id.or(Some(view.cluster_id(value))));
+            (id.flatten().ok_or(fail(Reason::UnknownCluster, Some(route)))?, draw)
         }
         Drawn::None => return Err(fail(Reason::NoRoute, Some(route))),
     };
     let cluster = local.cluster(id, view).map_err(|reason| fail(reason, Some(route)))?;
-    Ok(Plan::Forward(Forward { route, action, request_edits, response_edits, cluster }))
+    let (request_edits, response_edits, share) = (draw.request_edits, draw.response_edits, draw.share);
+    Ok(Plan::Forward(Forward { route, action, request_edits, response_edits, share, cluster }))
 }
 
 /// Where a request went last, for the line about its failure.
@@ -109,10 +122,7 @@ impl Trail {
         route: Option<&RouteSpec>,
     ) {
         let host = std::cell::OnceCell::new();
-        let configured = route.and_then(|route| match &route.action {
-            ActionSpec::Route(forward) => Some(forward.cluster_names.as_str()),
-            _ => None,
-        });
+        let configured = route.map(RouteSpec::cluster_names);
         let cluster = self.cluster.as_ref();
         let id = cluster.map(|cluster| cluster.state().spec.id);
         let address = || self.host.as_ref().map(|host| host.address.to_string()).unwrap_or_default();
@@ -120,7 +130,10 @@ impl Trail {
             protocol,
             listener,
             route: route.map(RouteSpec::label).unwrap_or_default(),
-            cluster: cluster.map(|cluster| cluster.name.as_str()).or(configured).unwrap_or_default(),
+            cluster: cluster
+                .map(|cluster| cluster.name.as_str())
+                .or(configured.as_deref())
+                .unwrap_or_default(),
             host: host.get_or_init(address),
             detail: "",
         });
@@ -235,8 +248,8 @@ pub enum Outcome {
     Failed(Failure),
     /// It was answered with this HTTP status (or its like).
     Status(u16),
-    /// It was answered with this gRPC status.
-    Grpc(u32),
+    /// It was answered, and this is what the policy makes of it ([`Tries::judge`]).
+    Judged(bool),
 }
 
 impl<'v> Tries<'v> {
@@ -257,8 +270,15 @@ impl<'v> Tries<'v> {
                     || on.retriable_4xx
                     || on.retriable_status_codes
                     || on.refused_stream
+                    || on.retriable_headers
+                    || on.envoy_ratelimited
                     || on.grpc_codes != 0)
         })
+    }
+
+    /// What the policy makes of a response with headers.
+    pub fn judge<'h>(&self, status: u16, headers: &'h dyn Fn(&str) -> Option<Cow<'h, [u8]>>) -> Outcome {
+        Outcome::Judged(self.policy.is_some_and(|policy| retry::wants_response(policy, status, headers)))
     }
 
     /// Time limit of one try.
@@ -328,25 +348,9 @@ impl<'v> Tries<'v> {
 }
 
 fn wanted(policy: &RetryPolicy, outcome: Outcome) -> bool {
-    let on = &policy.on;
     match outcome {
-        Outcome::Status(status) => {
-            (on.five_xx && status >= 500)
-                || (on.gateway_error && matches!(status, 502..=504))
-                || (on.retriable_4xx && status == 409)
-                || (on.retriable_status_codes && policy.status_codes.contains(&status))
-        }
-        Outcome::Grpc(code) => code < 32 && on.grpc_codes & (1 << code) != 0,
-        Outcome::Failed(failure) => match failure.reason {
-            Reason::ConnectFailed | Reason::ConnectTimeout => {
-                on.connect_failure || on.five_xx || on.gateway_error || on.reset_before_request || on.reset
-            }
-            Reason::UpstreamRefused => on.refused_stream || on.reset || on.five_xx || on.reset_before_request,
-            Reason::UpstreamClosed | Reason::UpstreamReset | Reason::UpstreamProtocol => {
-                on.reset || on.five_xx || on.gateway_error || (on.reset_before_request && !failure.sent)
-            }
-            Reason::PerTryTimeout => on.five_xx || on.gateway_error || on.reset,
-            _ => false,
-        },
+        Outcome::Status(status) => retry::wants_status(policy, status),
+        Outcome::Judged(wanted) => wanted,
+        Outcome::Failed(failure) => retry::wants_failure(policy, failure),
     }
 }

@@ -6,6 +6,7 @@
 
 mod call;
 pub mod exchange;
+mod facts;
 mod handle;
 pub mod http;
 pub mod http2;

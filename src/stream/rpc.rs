@@ -355,7 +355,7 @@ impl Request {
             Plan::Direct(_, direct) if !self.call.oneway => {
                 let status =
                     if direct.status < 400 { Status::Success } else { status_of_http(direct.status) };
-                let reply = bolt::response(self.id, status, b"", [], direct.body.as_slice());
+                let reply = bolt::response(self.id, status, b"", [], &direct.body[..]);
                 reply.map(Some).map_err(|_| Failure::before(Reason::TooLarge))
             }
             Plan::Direct(..) => Ok(None),

@@ -237,4 +237,6 @@ fn same_edits(a: &RouteConfig, b: &RouteConfig) -> bool {
     a.request_headers == b.request_headers
         && a.response_headers == b.response_headers
         && a.most_specific_header_mutations_wins == b.most_specific_header_mutations_wins
+        && a.mirrors == b.mirrors
+        && a.filters == b.filters
 }

@@ -266,6 +266,8 @@ impl Builder {
         }
         let unchanged = old.as_ref().is_some_and(|old| {
             old.config.ignore_port == wanted.ignore_port
+                && old.config.ignore_path_parameters == wanted.ignore_path_parameters
+                && old.config.internal_only_headers == wanted.internal_only_headers
                 && old.bodies.len() == bodies.len()
                 && old.bodies.iter().zip(&bodies).all(|(a, b)| Arc::ptr_eq(a, b))
         });

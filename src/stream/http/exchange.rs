@@ -6,17 +6,18 @@
 use super::client::Client;
 use super::clock::Clock;
 use super::flow::{Broken, Flow};
-use super::head::{RequestHead, admit, edit, rewrite};
+use super::head::{RequestHead, admit, edit, facts, joined, rewrite};
 use super::relay::{End, Relay, send_whole};
 use super::reply::Style;
 use super::source::Source;
 use super::upstream::Way;
 use super::{Downstream, Settings};
 use crate::message::{Failure, Reason};
-use crate::model::Protocol;
+use crate::model::{Block, Protocol};
 use crate::router::RouteSpec;
 use crate::snapshot::View;
 use crate::stream::exchange::{Attempt, Forward, Outcome, Plan, Trail, Tries, plan};
+use crate::stream::facts::StreamFacts;
 use bytes::Bytes;
 use http::header::{LOCATION, SERVER};
 use http::{HeaderValue, Response, StatusCode, request};
@@ -99,7 +100,7 @@ impl Exchange {
                 if expects {
                     self.say_continue();
                 }
-                self.answer(&view, &settings, style, head, body).await
+                self.answer(&view, &settings, style, head, body, begin).await
             }
             Err(failure) => Err(failure),
         };
@@ -135,6 +136,7 @@ impl Exchange {
         style: Style,
         head: request::Parts,
         body: Source,
+        begin: Instant,
     ) -> Result<Answer, Failure> {
         let local = self.down.local.clone();
         let planned = plan(&local, view, settings.routes, &RequestHead(&head));
@@ -149,7 +151,7 @@ impl Exchange {
                     // Boxed, like what is rare below, so that a stream that needs it not has no room for it.
                     Some(Protocol::Bolt) => Box::pin(self.convert(to, settings, head, body)).await,
                     Some(Protocol::Http2 | Protocol::Auto) | None => {
-                        self.forward(to, settings, head, body).await
+                        self.forward(to, settings, head, body, begin).await
                     }
                 };
                 result.inspect_err(|failure| self.note(*failure, Some(route)))
@@ -157,7 +159,7 @@ impl Exchange {
             Plan::Direct(route, direct) => {
                 self.down.stats.direct();
                 let (mut response, whole) = style.fixed(direct.status, &direct.body);
-                edit(response.headers_mut(), &route.response_edits);
+                self.edit_own(&head, begin, route, &mut response);
                 Ok(Answer::whole(response, whole))
             }
             Plan::Redirect(route, redirect) => {
@@ -168,10 +170,29 @@ impl Exchange {
                 let location = HeaderValue::from_maybe_shared(Bytes::from(location));
                 let location = location.map_err(|_| Failure::before(Reason::LocalReset))?;
                 response.headers_mut().insert(LOCATION, location);
-                edit(response.headers_mut(), &route.response_edits);
+                self.edit_own(&head, begin, route, &mut response);
                 Ok(Answer::whole(response, whole))
             }
         }
+    }
+
+    /// The route's response edits, on an answer of our own.
+    fn edit_own(
+        &self,
+        head: &request::Parts,
+        begin: Instant,
+        route: &RouteSpec,
+        response: &mut Response<()>,
+    ) {
+        let seen = RequestHead(head);
+        let plan = route.response_edits.resolved(
+            Block::Response,
+            &StreamFacts {
+                response: Some((response.status().as_u16(), response.headers())),
+                ..facts(&seen, &self.down.handle, begin, route)
+            },
+        );
+        edit(response.headers_mut(), &plan);
     }
 
     fn note(&self, failure: Failure, route: Option<&RouteSpec>) {
@@ -193,21 +214,29 @@ impl Exchange {
         settings: &Settings<'_>,
         mut head: request::Parts,
         body: Source,
+        begin: Instant,
     ) -> Result<Answer, Failure> {
-        rewrite(&mut head, to.route, to.request_edits, to.action.host_rewrite.as_deref())?;
-        let mut tries = Tries::new(to.action.retry.as_ref());
+        rewrite(&mut head, &to, &self.down.handle, begin)?;
+        let mut tries = Tries::new(to.retry(&RequestHead(&head)));
         self.trail.enter(&to.cluster);
         let limit = to.cluster.state().spec.model.buffer_limit;
         let mut up = Flow::new(body, if tries.may_resend() { limit } else { SMALL.min(limit) });
-        let idle = to.action.idle_timeout.or(settings.stream_idle);
-        self.clock.limit(idle, to.action.timeout, self.clock.deadline());
+        let limits = to.route.limits(&RequestHead(&head), false);
+        let end = match limits.max_stream {
+            None => self.clock.deadline(),
+            Some(limit) => limit.map(|limit| begin + limit),
+        };
+        self.clock.limit(limits.idle.or(settings.stream_idle), limits.timeout, end);
         if up.has_ended() {
             self.clock.request_ended();
         }
         loop {
             let result = self.attempt(&to, &mut tries, &head, &mut up).await;
             let outcome = match &result {
-                Ok((response, ..)) => outcome_of(response),
+                Ok((response, ..)) => {
+                    let headers = |name: &str| joined(response.headers(), name);
+                    tries.judge(response.status().as_u16(), &headers)
+                }
                 Err(failure) if failure.reason == Reason::DownstreamReset => return Err(*failure),
                 Err(failure) if up.can_restart() && tries.again_unsent(*failure) => continue,
                 Err(failure) => Outcome::Failed(*failure),
@@ -229,7 +258,16 @@ impl Exchange {
             up.forget();
             self.clock.end_try();
             let (mut parts, body) = response.into_parts();
-            edit(&mut parts.headers, to.response_edits);
+            let seen = RequestHead(&head);
+            let plan = to.response_edits.resolved(
+                Block::Response,
+                &StreamFacts {
+                    attempt: Some(&attempt),
+                    response: Some((parts.status.as_u16(), &parts.headers)),
+                    ..facts(&seen, &self.down.handle, begin, to.route)
+                },
+            );
+            edit(&mut parts.headers, &plan);
             to.cluster.stats.upstream_rq.record(parts.status.as_u16());
             let relay = Relay::new(up, Flow::new(body, 0), attempt, way);
             let response = Response::from_parts(parts, ());
@@ -336,14 +374,5 @@ impl Exchange {
                 stats.reset();
             }
         }
-    }
-}
-
-/// A response as retry policies see it: by its gRPC status if it is nothing else.
-fn outcome_of(response: &Response<Source>) -> Outcome {
-    let grpc = response.headers().get("grpc-status").and_then(|value| value.to_str().ok()?.parse().ok());
-    match grpc {
-        Some(code) if code != 0 && response.status() == StatusCode::OK => Outcome::Grpc(code),
-        _ => Outcome::Status(response.status().as_u16()),
     }
 }

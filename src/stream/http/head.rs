@@ -1,13 +1,17 @@
 //! Heads: what routers see of a request, and the changes made on its way.
 
 use crate::message::{Failure, Head, Reason};
-use crate::model::HeaderEdit;
+use crate::model::{Block, HeaderEdit};
 use crate::net::h2::MAX_HEADERS;
 use crate::router::{Edit, EditPlan, RouteSpec};
+use crate::stream::Handle;
+use crate::stream::exchange::Forward;
+use crate::stream::facts::StreamFacts;
 use http::header::{EXPECT, HOST};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, request};
 use std::borrow::Cow;
+use tokio::time::Instant;
 
 /// A request's head as routes see it.
 pub struct RequestHead<'a>(pub &'a request::Parts);
@@ -38,9 +42,17 @@ impl Head for RequestHead<'_> {
             _ => joined(&self.0.headers, name),
         }
     }
+
+    fn each_value(&self, name: &str, each: &mut dyn FnMut(&[u8])) {
+        if name.starts_with(':') || name.eq_ignore_ascii_case("host") {
+            self.header(name).iter().for_each(|value| each(value));
+        } else {
+            self.0.headers.get_all(name).iter().for_each(|value| each(value.as_bytes()));
+        }
+    }
 }
 
-fn joined<'a>(headers: &'a HeaderMap, name: &str) -> Option<Cow<'a, [u8]>> {
+pub fn joined<'a>(headers: &'a HeaderMap, name: &str) -> Option<Cow<'a, [u8]>> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?.as_bytes();
     let Some(second) = values.next() else { return Some(Cow::Borrowed(first)) };
@@ -86,24 +98,59 @@ pub fn admit(head: &mut request::Parts) -> Result<bool, Failure> {
 /// A rewrite made something that is no path or authority.
 pub fn rewrite(
     head: &mut request::Parts,
-    route: &RouteSpec,
-    edits: &EditPlan,
-    host_rewrite: Option<&str>,
+    to: &Forward<'_>,
+    handle: &Handle,
+    begin: Instant,
 ) -> Result<(), Failure> {
     let invalid = || Failure::before(Reason::LocalReset);
-    edit(&mut head.headers, edits);
-    let path = head.uri.path_and_query().and_then(|path| route.rewrite_path(path.as_str().as_bytes()));
+    let plan = to.request_edits.resolved(Block::Request, &facts(&RequestHead(head), handle, begin, to.route));
+    edit(&mut head.headers, &plan);
+    let seen = RequestHead(head);
+    let facts = facts(&seen, handle, begin, to.route);
+    let host = to.route.rewrite_host(&seen, to.share, &facts);
+    let path = seen.path_and_query().and_then(|path| to.route.rewrite_path(path, &facts));
+    if let Some(host) = &host
+        && to.route.options().is_some_and(|options| options.append_x_forwarded_host)
+        && let Some(old) = head.uri.authority()
+        && old.as_str().as_bytes() != host.as_slice()
+        && let Ok(old) = HeaderValue::from_str(old.as_str())
+    {
+        // A map that is full keeps what it has.
+        let _ = head.headers.try_append("x-forwarded-host", old);
+    }
     if let Some(path) = path {
         let path = PathAndQuery::try_from(path).map_err(|_| invalid())?;
         let mut parts = std::mem::take(&mut head.uri).into_parts();
         parts.path_and_query = Some(path);
         head.uri = Uri::from_parts(parts).map_err(|_| invalid())?;
     }
-    if let Some(host) = host_rewrite {
+    if let Some(host) = host {
         let authority = Authority::try_from(host).map_err(|_| invalid())?;
         head.uri = with_authority(&head.uri, authority).ok_or_else(invalid)?;
     }
     Ok(())
+}
+
+/// What format strings may ask before there is a response.
+pub fn facts<'a>(
+    head: &'a RequestHead<'_>,
+    handle: &'a Handle,
+    begin: Instant,
+    route: &'a RouteSpec,
+) -> StreamFacts<'a> {
+    StreamFacts {
+        protocol: match head.0.version {
+            Version::HTTP_10 => "HTTP/1.0",
+            Version::HTTP_11 => "HTTP/1.1",
+            _ => "HTTP/2",
+        },
+        request: head,
+        begin,
+        handle: Some(handle),
+        route: Some(route),
+        attempt: None,
+        response: None,
+    }
 }
 
 /// `uri` at another authority.

@@ -39,27 +39,12 @@ fn env() -> Rc<Env> {
 }
 
 fn action(cluster: &str) -> RouteAction {
-    RouteAction {
-        cluster: ClusterChoice::Single(cluster.into()),
-        timeout: None,
-        idle_timeout: None,
-        retry: None,
-        prefix_rewrite: None,
-        regex_rewrite: None,
-        host_rewrite: None,
-        auto_host_rewrite: false,
-    }
+    RouteAction { cluster: ClusterChoice::Single(cluster.into()), ..RouteAction::default() }
 }
 
 fn route(prefix: &str, action: Action) -> Route {
     let path = PathMatch::Prefix { value: prefix.into(), ignore_case: false };
-    Route {
-        name: String::new(),
-        matcher: RouteMatch { path, headers: vec![], query: vec![], grpc: false, fraction: None },
-        action,
-        request_headers: HeaderEdits::default(),
-        response_headers: HeaderEdits::default(),
-    }
+    Route::new("", RouteMatch { path, ..RouteMatch::default() }, action)
 }
 
 fn cluster(name: &str, hosts: &[SocketAddr]) -> Cluster {
@@ -104,6 +89,7 @@ fn http(config: HttpManager) -> FilterSpec {
 }
 
 fn snapshot(routes: Vec<Route>, clusters: &[Cluster]) -> View {
+    let routes = routes.into_iter().map(Arc::new).collect();
     let host = VirtualHost { domains: vec!["*".into()], routes, ..VirtualHost::default() };
     let table = RouteConfig { virtual_hosts: vec![Arc::new(host)], ..RouteConfig::default() };
     let mut intern = |name: &str| {

@@ -8,7 +8,7 @@ use super::http_manager;
 use super::route;
 use super::route_action::check_sum;
 use super::values::{ads_source, not_empty, positive, timeout, within};
-use crate::model::{HeaderEdits, NetworkFilter, Protocol, RouteSource, RpcProxy, TcpProxy, WeightedCluster};
+use crate::model::{NetworkFilter, Protocol, RouteSource, RpcProxy, TcpProxy, WeightedCluster};
 use crate::proto::envoy::config::listener::v3 as pb;
 use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use crate::proto::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
@@ -97,12 +97,7 @@ fn tcp_proxy(path: &Path<'_>, proxy: &tcp::TcpProxy, out: &mut Findings) -> Opti
 
 fn tcp_clusters(path: &Path<'_>, proxy: &tcp::TcpProxy, out: &mut Findings) -> Option<Vec<WeightedCluster>> {
     use tcp::tcp_proxy::ClusterSpecifier as Kind;
-    let share = |name: String, weight: u32| WeightedCluster {
-        name,
-        weight,
-        request_headers: HeaderEdits::default(),
-        response_headers: HeaderEdits::default(),
-    };
+    let share = |name: String, weight: u32| WeightedCluster { name, weight, ..WeightedCluster::default() };
     match &proxy.cluster_specifier {
         Some(Kind::Cluster(name)) => Some(vec![share(not_empty(&path.name("cluster"), name, out), 1)]),
         Some(Kind::WeightedClusters(list)) => {

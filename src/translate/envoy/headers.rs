@@ -1,7 +1,8 @@
 //! Header edits of route tables, virtual hosts, routes and weighted clusters.
 
 use super::values::enumeration;
-use crate::model::{HeaderEdit, HeaderEdits};
+use crate::message::Fact;
+use crate::model::{EditValue, Format, HeaderEdit, HeaderEdits};
 use crate::proto::envoy::config::core::v3::HeaderValueOption;
 use crate::proto::envoy::config::core::v3::header_value_option::HeaderAppendAction as Action;
 use crate::translate::finding::{Findings, Path};
@@ -47,10 +48,10 @@ fn edit(path: &Path<'_>, option: &HeaderValueOption, out: &mut Findings) -> Opti
             return None;
         }
     };
-    let value = literal(&at.name("value"), &header.key, text, out)?;
+    let value = value(&at.name("value"), &header.key, text, option.keep_empty_value, out)?;
     let action = action(path, option, out)?;
     // Envoy leaves out a header whose value is empty, unless told otherwise.
-    if value.is_empty() && !option.keep_empty_value {
+    if matches!(&value, EditValue::Text(text) if text.is_empty()) && !option.keep_empty_value {
         return None;
     }
     let name = header.key.clone();
@@ -85,17 +86,51 @@ fn check_name(path: &Path<'_>, name: &str, out: &mut Findings) {
     }
 }
 
-/// A value without substitutions: `%%` is a percent sign, any other `%` would be a command. Findings show the
-/// header's key: its value may be a credential.
-fn literal(path: &Path<'_>, key: &str, text: &str, out: &mut Findings) -> Option<String> {
+/// What is known of a stream when its headers are edited.
+const FACTS: &[Fact] = &[
+    Fact::Protocol,
+    Fact::DownstreamRemoteAddress,
+    Fact::DownstreamRemoteAddressWithoutPort,
+    Fact::DownstreamRemotePort,
+    Fact::DownstreamDirectRemoteAddress,
+    Fact::DownstreamDirectRemoteAddressWithoutPort,
+    Fact::DownstreamDirectRemotePort,
+    Fact::DownstreamLocalAddress,
+    Fact::DownstreamLocalAddressWithoutPort,
+    Fact::DownstreamLocalPort,
+    Fact::UpstreamHost,
+    Fact::UpstreamRemoteAddress,
+    Fact::UpstreamCluster,
+    Fact::UpstreamClusterRaw,
+    Fact::ResponseCode,
+    Fact::RouteName,
+    Fact::VirtualHostName,
+];
+
+/// A value with or without operators. Findings show the header's key: its value may be a credential.
+fn value(path: &Path<'_>, key: &str, text: &str, keep_empty: bool, out: &mut Findings) -> Option<EditValue> {
     if text.contains(['\0', '\r', '\n']) {
         out.bad(path, key, "must not hold NUL, CR or LF");
         return None;
     }
-    let plain = text.replace("%%", "\0");
-    if plain.contains('%') {
-        out.bad(path, key, "substitution commands are not supported (%% stands for a percent sign)");
-        return None;
+    let format = format(path, key, text, out)?;
+    Some(match format.as_literal() {
+        Some(text) => EditValue::Text(text.into()),
+        None => EditValue::Format { format, keep_empty },
+    })
+}
+
+/// A format string for what is written while a request is on its way. `shown` stands for it in findings.
+pub(super) fn format(path: &Path<'_>, shown: &str, text: &str, out: &mut Findings) -> Option<Format> {
+    let format = match Format::parse(text) {
+        Ok(format) => format,
+        Err(error) => {
+            out.bad(path, shown, error);
+            return None;
+        }
+    };
+    for fact in format.facts().filter(|fact| !FACTS.contains(fact)) {
+        out.bad(path, shown, format_args!("%{}%: not known when this is written", fact.word()));
     }
-    Some(plain.replace('\0', "%"))
+    Some(format)
 }

@@ -64,6 +64,11 @@ pub(super) fn text(path: &Path<'_>, matcher: &StringMatcher, out: &mut Findings)
     }
 }
 
+/// Header matchers of a list.
+pub(super) fn headers(path: &Path<'_>, list: &[pb::HeaderMatcher], out: &mut Findings) -> Vec<HeaderMatch> {
+    list.iter().enumerate().filter_map(|(i, matcher)| header(&path.index(i), matcher, out)).collect()
+}
+
 /// A header matcher, current and deprecated spellings.
 pub(super) fn header(
     path: &Path<'_>,

@@ -26,6 +26,8 @@ mod matchers;
 mod retry;
 mod route;
 mod route_action;
+mod route_options;
+mod route_rewrite;
 mod values;
 
 /// Largest resource, in bytes.

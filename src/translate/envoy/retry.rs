@@ -1,24 +1,52 @@
 //! Retry policies.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Name;
 
-use super::values::{positive, timeout, within};
-use crate::model::{RetryOn, RetryPolicy};
+use super::matchers::headers;
+use super::values::{enumeration, not_empty, positive, timeout, within};
+use crate::model::{RateLimitedBackOff, ResetFormat, RetryOn, RetryPolicy};
 use crate::proto::envoy::config::route::v3 as pb;
 use crate::proto::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use crate::proto::message_name;
 use crate::translate::finding::{Findings, Path};
 
 const BASE_INTERVAL: Duration = Duration::from_millis(25);
+/// Longest wait a server may ask for, if not set.
+const LONGEST_ASKED: Duration = Duration::from_secs(300);
 
-pub(super) fn policy(path: &Path<'_>, policy: &pb::RetryPolicy, out: &mut Findings) -> RetryPolicy {
-    if !policy.retriable_request_headers.is_empty() {
-        let at = path.name("retriable_request_headers");
-        out.bad(&at, "", "not supported: without it more requests would be retried (leave it out)");
+/// Policies of one table: most routes have the same, which is kept once.
+#[derive(Default)]
+pub(super) struct Policies(Vec<Arc<RetryPolicy>>);
+
+/// More than this are not compared.
+const KEPT: usize = 16;
+
+impl Policies {
+    pub(super) fn read(
+        &mut self,
+        path: &Path<'_>,
+        given: &pb::RetryPolicy,
+        out: &mut Findings,
+    ) -> Arc<RetryPolicy> {
+        let read = policy(&path.name("retry_policy"), given, out);
+        if let Some(known) = self.0.iter().find(|known| ***known == read) {
+            return known.clone();
+        }
+        let read = Arc::new(read);
+        if self.0.len() < KEPT {
+            self.0.push(read.clone());
+        }
+        read
     }
-    let per_try_timeout = timeout(&path.name("per_try_timeout"), policy.per_try_timeout.as_ref(), None, out);
+}
+
+fn policy(path: &Path<'_>, policy: &pb::RetryPolicy, out: &mut Findings) -> RetryPolicy {
+    let limit = |field: &str, value: Option<&prost_types::Duration>, out: &mut Findings| {
+        timeout(&path.name(field), value, None, out)
+    };
     let (base_interval, max_interval) = back_off(path, policy, out);
     let at = path.name("retriable_status_codes");
     let code = |(i, code): (usize, &u32)| {
@@ -28,11 +56,46 @@ pub(super) fn policy(path: &Path<'_>, policy: &pb::RetryPolicy, out: &mut Findin
     RetryPolicy {
         on: conditions(&path.name("retry_on"), &policy.retry_on, out),
         retries: policy.num_retries.unwrap_or(1),
-        per_try_timeout,
+        per_try_timeout: limit("per_try_timeout", policy.per_try_timeout.as_ref(), out),
+        per_try_idle_timeout: limit("per_try_idle_timeout", policy.per_try_idle_timeout.as_ref(), out),
         base_interval,
         max_interval,
         status_codes,
+        headers: headers(&path.name("retriable_headers"), &policy.retriable_headers, out),
+        request_headers: headers(
+            &path.name("retriable_request_headers"),
+            &policy.retriable_request_headers,
+            out,
+        ),
         previous_hosts_attempts: previous_hosts(path, policy, out),
+        rate_limited: policy
+            .rate_limited_retry_back_off
+            .as_ref()
+            .map(|asked| rate_limited(&path.name("rate_limited_retry_back_off"), asked, out)),
+    }
+}
+
+fn rate_limited(
+    path: &Path<'_>,
+    asked: &pb::retry_policy::RateLimitedRetryBackOff,
+    out: &mut Findings,
+) -> RateLimitedBackOff {
+    use pb::retry_policy::ResetHeaderFormat as Format;
+    let at = path.name("reset_headers");
+    if asked.reset_headers.is_empty() {
+        out.bad(&at, "", "at least one header");
+    }
+    let header = |(i, header): (usize, &pb::retry_policy::ResetHeader)| {
+        let at = at.index(i);
+        let format = match enumeration(&at.name("format"), header.format, out) {
+            Some(Format::UnixTimestamp) => ResetFormat::UnixTimestamp,
+            Some(Format::Seconds) | None => ResetFormat::Seconds,
+        };
+        (not_empty(&at.name("name"), &header.name, out).to_ascii_lowercase(), format)
+    };
+    RateLimitedBackOff {
+        headers: asked.reset_headers.iter().enumerate().map(header).collect(),
+        max_interval: positive(&path.name("max_interval"), asked.max_interval.as_ref(), LONGEST_ASKED, out),
     }
 }
 
@@ -75,21 +138,8 @@ fn previous_hosts(path: &Path<'_>, policy: &pb::RetryPolicy, out: &mut Findings)
 fn conditions(path: &Path<'_>, text: &str, out: &mut Findings) -> RetryOn {
     let mut on = RetryOn::default();
     for word in text.split(',').map(str::trim).filter(|w| !w.is_empty()) {
-        match word {
-            "5xx" => on.five_xx = true,
-            "gateway-error" => on.gateway_error = true,
-            "reset" => on.reset = true,
-            "reset-before-request" => on.reset_before_request = true,
-            "connect-failure" => on.connect_failure = true,
-            "refused-stream" => on.refused_stream = true,
-            "retriable-4xx" => on.retriable_4xx = true,
-            "retriable-status-codes" => on.retriable_status_codes = true,
-            "cancelled" => on.grpc_codes |= 1 << 1,
-            "deadline-exceeded" => on.grpc_codes |= 1 << 4,
-            "resource-exhausted" => on.grpc_codes |= 1 << 8,
-            "internal" => on.grpc_codes |= 1 << 13,
-            "unavailable" => on.grpc_codes |= 1 << 14,
-            other => out.note(&path.key(other)),
+        if !on.add(word) {
+            out.note(&path.key(word));
         }
     }
     on

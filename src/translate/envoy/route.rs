@@ -5,14 +5,22 @@ use std::sync::Arc;
 
 use prost_types::Any;
 
+use super::MAX_ROUTES;
 use super::extension::Extension;
 use super::headers::edits;
-use super::matchers::{header, query, regex};
-use super::route_action::action;
-use super::values::{enumeration, fraction, not_empty};
-use super::{MAX_ROUTES, retry};
-use crate::model::{PathMatch, Route, RouteConfig, RouteMatch, VirtualHost};
+use super::matchers::{headers, query, regex};
+use super::retry::Policies;
+use super::route_action::{Shared, action};
+use super::route_options::mirrors;
+use super::values::{enumeration, not_empty};
+use crate::model::{
+    Fraction, PathMatch, RequireTls, Route, RouteConfig, RouteFilter, RouteFilters, RouteMatch, UriTemplate,
+    VirtualHost,
+};
+use crate::proto::envoy::config::core::v3::{RuntimeFractionalPercent, TypedExtensionConfig};
 use crate::proto::envoy::config::route::v3 as pb;
+use crate::proto::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
+use crate::proto::envoy::r#type::v3::fractional_percent::DenominatorType;
 use crate::translate::finding::{Findings, Path};
 
 /// `max_direct_response_body_size_bytes` if absent.
@@ -33,10 +41,11 @@ pub(super) fn table(
     }
     let max_body = table.max_direct_response_body_size_bytes.unwrap_or(MAX_DIRECT_BODY);
     let max_body = usize::try_from(max_body).unwrap_or(usize::MAX);
+    let mut shared = Shared { max_body, policies: Policies::default() };
     let at = path.name("virtual_hosts");
     let mut hosts = Vec::with_capacity(table.virtual_hosts.len());
     for (i, host) in table.virtual_hosts.iter().enumerate() {
-        hosts.push(Arc::new(virtual_host(&at.index(i), host, max_body, out)));
+        hosts.push(Arc::new(virtual_host(&at.index(i), host, &mut shared, out)));
     }
     check_unique(&at, &hosts, out);
     let request = (&table.request_headers_to_add, &table.request_headers_to_remove);
@@ -48,26 +57,30 @@ pub(super) fn table(
         response_headers: edits(path, "response", response.0, response.1, out),
         ignore_port: table.ignore_port_in_host_matching,
         most_specific_header_mutations_wins: table.most_specific_header_mutations_wins,
+        ignore_path_parameters: table.ignore_path_parameters_in_path_matching,
+        internal_only_headers: table.internal_only_headers.iter().map(|h| h.to_ascii_lowercase()).collect(),
+        mirrors: mirrors(path, &table.request_mirror_policies, out),
+        filters: filter_configs(path, &table.typed_per_filter_config, out),
     })
 }
 
 fn refuse_unbuilt_table(path: &Path<'_>, table: &pb::RouteConfiguration, out: &mut Findings) {
-    for (field, set) in [
-        ("vhds", table.vhds.is_some()),
-        ("request_mirror_policies", !table.request_mirror_policies.is_empty()),
-        ("ignore_path_parameters_in_path_matching", table.ignore_path_parameters_in_path_matching),
-        ("vhost_header", !table.vhost_header.is_empty()),
-    ] {
+    for (field, set) in [("vhds", table.vhds.is_some()), ("vhost_header", !table.vhost_header.is_empty())] {
         if set {
             out.bad(&path.name(field), "", "not supported (leave it out)");
         }
     }
-    refuse_filter_configs(path, &table.typed_per_filter_config, out);
 }
 
-/// Per-route configuration of filters: none of these filters is built. An optional or disabled one is skipped.
-pub(super) fn refuse_filter_configs(path: &Path<'_>, configs: &BTreeMap<String, Any>, out: &mut Findings) {
+/// Configuration of filters at one level: none of these filters is built. An optional one is skipped, a
+/// disabled one kept as such.
+pub(super) fn filter_configs(
+    path: &Path<'_>,
+    configs: &BTreeMap<String, Any>,
+    out: &mut Findings,
+) -> RouteFilters {
     let at = path.name("typed_per_filter_config");
+    let mut filters = RouteFilters::new();
     for (name, any) in configs {
         let at = at.key(name);
         let Some(extension) = Extension::open(&at, any, out) else { continue };
@@ -76,14 +89,19 @@ pub(super) fn refuse_filter_configs(path: &Path<'_>, configs: &BTreeMap<String, 
             continue;
         }
         let Some(config) = extension.decode::<pb::FilterConfig>(&at, out) else { continue };
+        if config.disabled {
+            filters.insert(name.clone(), RouteFilter::Disabled);
+            continue;
+        }
         let inner = config.config.unwrap_or_default();
         let Some(inner) = Extension::open(&at.name("config"), &inner, out) else { continue };
-        if config.disabled || (config.is_optional && !inner.restricts()) {
+        if config.is_optional && !inner.restricts() {
             out.note(&at);
         } else {
             out.bad(&at.name("config"), &inner.type_url, "this filter is not supported");
         }
     }
+    filters
 }
 
 fn check_unique(path: &Path<'_>, hosts: &[Arc<VirtualHost>], out: &mut Findings) {
@@ -105,7 +123,12 @@ fn check_unique(path: &Path<'_>, hosts: &[Arc<VirtualHost>], out: &mut Findings)
     }
 }
 
-fn virtual_host(path: &Path<'_>, host: &pb::VirtualHost, max_body: usize, out: &mut Findings) -> VirtualHost {
+fn virtual_host(
+    path: &Path<'_>,
+    host: &pb::VirtualHost,
+    shared: &mut Shared,
+    out: &mut Findings,
+) -> VirtualHost {
     refuse_unbuilt_host(path, host, out);
     let at = path.name("domains");
     if host.domains.is_empty() {
@@ -114,7 +137,7 @@ fn virtual_host(path: &Path<'_>, host: &pb::VirtualHost, max_body: usize, out: &
     let domain = |(i, d): (usize, &String)| not_empty(&at.index(i), d, out).to_ascii_lowercase();
     let domains = host.domains.iter().enumerate().map(domain).collect();
     let at = path.name("routes");
-    let read = |(i, r)| route(&at.index(i), r, max_body, out);
+    let read = |(i, r)| route(&at.index(i), r, shared, out).map(Arc::new);
     let routes = host.routes.iter().enumerate().filter_map(read).collect();
     let request = (&host.request_headers_to_add, &host.request_headers_to_remove);
     let response = (&host.response_headers_to_add, &host.response_headers_to_remove);
@@ -124,32 +147,40 @@ fn virtual_host(path: &Path<'_>, host: &pb::VirtualHost, max_body: usize, out: &
         routes,
         request_headers: edits(path, "request", request.0, request.1, out),
         response_headers: edits(path, "response", response.0, response.1, out),
-        retry: host.retry_policy.as_ref().map(|p| retry::policy(&path.name("retry_policy"), p, out)),
+        retry: host.retry_policy.as_ref().map(|given| shared.policies.read(path, given, out)),
+        require_tls: require_tls(&path.name("require_tls"), host.require_tls, out),
+        attempt_count_in_request: host.include_request_attempt_count,
+        attempt_count_in_response: host.include_attempt_count_in_response,
+        buffer_limit: host.request_body_buffer_limit,
+        mirrors: mirrors(path, &host.request_mirror_policies, out),
+        filters: filter_configs(path, &host.typed_per_filter_config, out),
+    }
+}
+
+fn require_tls(path: &Path<'_>, number: i32, out: &mut Findings) -> RequireTls {
+    use pb::virtual_host::TlsRequirementType as Tls;
+    match enumeration(path, number, out) {
+        Some(Tls::ExternalOnly) => RequireTls::External,
+        Some(Tls::All) => RequireTls::All,
+        Some(Tls::None) | None => RequireTls::No,
     }
 }
 
 fn refuse_unbuilt_host(path: &Path<'_>, host: &pb::VirtualHost, out: &mut Findings) {
-    use pb::virtual_host::TlsRequirementType as Tls;
-    let at = path.name("require_tls");
-    if let Some(kind @ (Tls::ExternalOnly | Tls::All)) = enumeration(&at, host.require_tls, out) {
-        out.bad(&at, kind.as_str_name(), "TLS is not supported (nearest valid NONE)");
-    }
     for (field, set) in [
         ("matcher", host.matcher.is_some()),
         ("cors", host.cors.is_some()),
         ("rate_limits", !host.rate_limits.is_empty()),
-        ("request_mirror_policies", !host.request_mirror_policies.is_empty()),
         ("retry_policy_typed_config", host.retry_policy_typed_config.is_some()),
     ] {
         if set {
             out.bad(&path.name(field), "", "not supported (leave it out)");
         }
     }
-    refuse_filter_configs(path, &host.typed_per_filter_config, out);
 }
 
-fn route(path: &Path<'_>, route: &pb::Route, max_body: usize, out: &mut Findings) -> Option<Route> {
-    refuse_filter_configs(path, &route.typed_per_filter_config, out);
+fn route(path: &Path<'_>, route: &pb::Route, shared: &mut Shared, out: &mut Findings) -> Option<Route> {
+    let filters = filter_configs(path, &route.typed_per_filter_config, out);
     let at = path.name("match");
     let matcher = match &route.r#match {
         Some(matcher) => route_match(&at, matcher, out),
@@ -158,7 +189,8 @@ fn route(path: &Path<'_>, route: &pb::Route, max_body: usize, out: &mut Findings
             None
         }
     };
-    let action = action(path, route.action.as_ref(), max_body, out);
+    let matched = matcher.as_ref().map(|matcher| &matcher.path);
+    let action = action(path, route.action.as_ref(), matched, shared, out);
     let request = (&route.request_headers_to_add, &route.request_headers_to_remove);
     let response = (&route.response_headers_to_add, &route.response_headers_to_remove);
     let request_headers = edits(path, "request", request.0, request.1, out);
@@ -169,6 +201,8 @@ fn route(path: &Path<'_>, route: &pb::Route, max_body: usize, out: &mut Findings
         action: action?,
         request_headers,
         response_headers,
+        buffer_limit: route.request_body_buffer_limit,
+        filters,
     })
 }
 
@@ -182,22 +216,41 @@ fn route_match(path: &Path<'_>, matcher: &pb::RouteMatch, out: &mut Findings) ->
             out.bad(&path.name(field), "", "matching on this is not supported");
         }
     }
-    let at = path.name("headers");
-    let headers =
-        matcher.headers.iter().enumerate().filter_map(|(i, m)| header(&at.index(i), m, out)).collect();
+    let headers = headers(&path.name("headers"), &matcher.headers, out);
     let at = path.name("query_parameters");
     let parameters = matcher.query_parameters.iter().enumerate();
     let query = parameters.filter_map(|(i, m)| query(&at.index(i), m, out)).collect();
-    let share = matcher.runtime_fraction.as_ref().and_then(|f| f.default_value.as_ref());
-    let at = path.name("runtime_fraction");
-    let fraction = share.map(|f| fraction(&at.name("default_value"), f, out));
+    let share = matcher.runtime_fraction.as_ref();
+    let fraction = share.map(|share| runtime_fraction(&path.name("runtime_fraction"), share, out));
     Some(RouteMatch {
         path: path_match(path, matcher, out)?,
         headers,
         query,
         grpc: matcher.grpc.is_some(),
-        fraction,
+        fraction: match fraction {
+            Some(read) => Some(read?),
+            None => None,
+        },
     })
+}
+
+/// A share of requests. Its value is what holds while runtime does not say otherwise.
+pub(super) fn runtime_fraction(
+    path: &Path<'_>,
+    share: &RuntimeFractionalPercent,
+    out: &mut Findings,
+) -> Option<Fraction> {
+    let at = path.name("default_value");
+    let Some(value) = &share.default_value else {
+        out.bad(&at, "", "is required");
+        return None;
+    };
+    let denominator = match enumeration(&at.name("denominator"), value.denominator, out)? {
+        DenominatorType::Hundred => 100,
+        DenominatorType::TenThousand => 10_000,
+        DenominatorType::Million => 1_000_000,
+    };
+    Some(Fraction { numerator: value.numerator, denominator, runtime_key: share.runtime_key.clone() })
 }
 
 fn path_match(path: &Path<'_>, matcher: &pb::RouteMatch, out: &mut Findings) -> Option<PathMatch> {
@@ -215,17 +268,31 @@ fn path_match(path: &Path<'_>, matcher: &pb::RouteMatch, out: &mut Findings) -> 
             Some(PathMatch::SeparatedPrefix { value: value.clone(), ignore_case })
         }
         Some(Kind::SafeRegex(m)) => regex(&path.name("safe_regex"), m, out).map(PathMatch::Regex),
-        Some(Kind::ConnectMatcher(_)) => {
-            out.bad(&path.name("connect_matcher"), "", "CONNECT is not supported");
-            None
-        }
+        Some(Kind::ConnectMatcher(_)) => Some(PathMatch::Connect),
         Some(Kind::PathMatchPolicy(policy)) => {
-            let url = policy.typed_config.as_ref().map_or("", |any| &any.type_url);
-            out.bad(&path.name("path_match_policy").name("typed_config"), url, "not supported");
-            None
+            template(&path.name("path_match_policy"), policy, out).map(PathMatch::Template)
         }
         None => {
             out.bad(path, "", "no path condition (nearest valid: prefix \"/\")");
+            None
+        }
+    }
+}
+
+fn template(path: &Path<'_>, policy: &TypedExtensionConfig, out: &mut Findings) -> Option<UriTemplate> {
+    let at = path.name("typed_config");
+    let any = policy.typed_config.clone().unwrap_or_default();
+    let extension = Extension::open(&at, &any, out)?;
+    if !extension.is::<UriTemplateMatchConfig>() {
+        let why = "this matcher is not supported (nearest valid: UriTemplateMatchConfig)";
+        out.bad(&at, &extension.type_url, why);
+        return None;
+    }
+    let config = extension.decode::<UriTemplateMatchConfig>(&at, out)?;
+    match UriTemplate::parse(&config.path_template) {
+        Ok(template) => Some(template),
+        Err(error) => {
+            out.bad(&at.name("path_template"), &config.path_template, error);
             None
         }
     }

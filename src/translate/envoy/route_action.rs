@@ -3,29 +3,43 @@
 use std::time::Duration;
 
 use super::headers::edits;
-use super::matchers::search_regex;
-use super::retry;
-use super::route::refuse_filter_configs;
+use super::retry::Policies;
+use super::route::filter_configs;
+use super::route_options::options;
+use super::route_rewrite::{clean, host_rewrite, path_rewrite, substitution};
 use super::values::{FOREVER, duration, enumeration, not_empty, port, timeout, within};
-use crate::model::{Action, ClusterChoice, DirectResponse, Redirect, Regex, RouteAction, WeightedCluster};
+use crate::model::{
+    Action, ClusterChoice, DirectResponse, PathMatch, Redirect, RouteAction, WeightedCluster,
+};
 use crate::proto::envoy::config::core::v3::data_source::Specifier;
 use crate::proto::envoy::config::route::v3 as pb;
-use crate::proto::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
 use crate::translate::finding::{Findings, Path};
 
 /// Whole-request timeout if absent.
 const ROUTE_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// What all routes of a table share.
+pub(super) struct Shared {
+    /// Largest body of a direct response.
+    pub max_body: usize,
+    /// Retry policies met so far.
+    pub policies: Policies,
+}
+
+/// The action of a route that matches by `matched`.
 pub(super) fn action(
     path: &Path<'_>,
     action: Option<&pb::route::Action>,
-    max_body: usize,
+    matched: Option<&PathMatch>,
+    shared: &mut Shared,
     out: &mut Findings,
 ) -> Option<Action> {
     match action {
-        Some(pb::route::Action::Route(route)) => forward(&path.name("route"), route, out).map(Action::Route),
+        Some(pb::route::Action::Route(route)) => {
+            forward(&path.name("route"), route, matched, shared, out).map(Action::Route)
+        }
         Some(pb::route::Action::DirectResponse(direct)) => {
-            direct_response(&path.name("direct_response"), direct, max_body, out).map(Action::Direct)
+            direct_response(&path.name("direct_response"), direct, shared.max_body, out).map(Action::Direct)
         }
         Some(pb::route::Action::Redirect(redirected)) => {
             redirect(&path.name("redirect"), redirected, out).map(Action::Redirect)
@@ -45,30 +59,27 @@ pub(super) fn action(
     }
 }
 
-fn forward(path: &Path<'_>, route: &pb::RouteAction, out: &mut Findings) -> Option<RouteAction> {
+fn forward(
+    path: &Path<'_>,
+    route: &pb::RouteAction,
+    matched: Option<&PathMatch>,
+    shared: &mut Shared,
+    out: &mut Findings,
+) -> Option<RouteAction> {
     refuse_unbuilt(path, route, out);
     let cluster = cluster_choice(path, route, out);
-    let (host_rewrite, auto_host_rewrite) = host_rewrite(path, route, out);
-    let regex_rewrite = route.regex_rewrite.as_ref();
-    let regex_rewrite = regex_rewrite.map(|r| substitution(&path.name("regex_rewrite"), r, out));
-    let rewrites = [!route.prefix_rewrite.is_empty(), route.regex_rewrite.is_some()];
-    if rewrites.iter().all(|set| *set) {
-        out.bad(&path.name("regex_rewrite"), "", "excludes prefix_rewrite");
-    }
     let limit = Some(ROUTE_TIMEOUT);
     // Zero switches the filter's idle limit off for this route, while absent keeps it.
     let idle = route.idle_timeout.as_ref().map(|d| duration(&path.name("idle_timeout"), d, out));
+    let grpc = route.max_grpc_timeout.as_ref();
     Some(RouteAction {
         timeout: timeout(&path.name("timeout"), route.timeout.as_ref(), limit, out),
         idle_timeout: idle.map(|d| if d.is_zero() { FOREVER } else { d }),
-        retry: route.retry_policy.as_ref().map(|p| retry::policy(&path.name("retry_policy"), p, out)),
-        prefix_rewrite: some_text(&route.prefix_rewrite),
-        regex_rewrite: match regex_rewrite {
-            Some(read) => Some(read?),
-            None => None,
-        },
-        host_rewrite,
-        auto_host_rewrite,
+        max_grpc_timeout: grpc.map(|d| duration(&path.name("max_grpc_timeout"), d, out)),
+        retry: route.retry_policy.as_ref().map(|given| shared.policies.read(path, given, out)),
+        path_rewrite: path_rewrite(path, route, matched, out),
+        host_rewrite: host_rewrite(path, route, out),
+        options: options(path, route, out),
         cluster: cluster?,
     })
 }
@@ -78,23 +89,11 @@ fn refuse_unbuilt(path: &Path<'_>, route: &pb::RouteAction, out: &mut Findings) 
     for (field, set) in [
         ("cors", route.cors.is_some()),
         ("internal_redirect_policy", route.internal_redirect_policy.is_some()),
-        ("path_rewrite", !route.path_rewrite.is_empty()),
-        ("path_rewrite_policy", route.path_rewrite_policy.is_some()),
         ("rate_limits", !route.rate_limits.is_empty()),
-        ("request_mirror_policies", !route.request_mirror_policies.is_empty()),
         ("retry_policy_typed_config", route.retry_policy_typed_config.is_some()),
     ] {
         if set {
             out.bad(&path.name(field), "", why);
-        }
-    }
-    let limit = route.max_stream_duration.as_ref().and_then(|m| m.max_stream_duration.as_ref());
-    if let Some(limit) = limit {
-        let at = path.name("max_stream_duration");
-        let at = at.name("max_stream_duration");
-        if !duration(&at, limit, out).is_zero() {
-            let why = "a limit per route is not supported (nearest valid 0s, with the limit on the filter)";
-            out.bad(&at, limit, why);
         }
     }
 }
@@ -130,14 +129,20 @@ fn weighted(path: &Path<'_>, list: &pb::WeightedCluster, out: &mut Findings) -> 
     let mut clusters = Vec::with_capacity(list.clusters.len());
     for (i, item) in list.clusters.iter().enumerate() {
         let at = at.index(i);
-        let unsupported = [
-            ("cluster_header", !item.cluster_header.is_empty()),
-            ("host_rewrite_literal", item.host_rewrite_specifier.is_some()),
-        ];
-        for (field, _) in unsupported.iter().filter(|(_, set)| *set) {
-            out.bad(&at.name(field), "", "not supported in a weighted cluster");
+        let header = (!item.cluster_header.is_empty()).then(|| item.cluster_header.to_ascii_lowercase());
+        match (&header, item.name.is_empty()) {
+            (None, true) => out.bad(&at.name("name"), "", "must not be empty (or give cluster_header)"),
+            (Some(header), false) => {
+                out.bad(&at.name("cluster_header"), header, "name and cluster_header exclude each other");
+            }
+            _ => {}
         }
-        refuse_filter_configs(&at, &item.typed_per_filter_config, out);
+        let host_rewrite = match &item.host_rewrite_specifier {
+            Some(pb::weighted_cluster::cluster_weight::HostRewriteSpecifier::HostRewriteLiteral(host)) => {
+                Some(clean(&at.name("host_rewrite_literal"), host, out)).filter(|host| !host.is_empty())
+            }
+            None => None,
+        };
         if item.weight.is_none() {
             out.bad(&at.name("weight"), "", "is required");
         }
@@ -146,8 +151,11 @@ fn weighted(path: &Path<'_>, list: &pb::WeightedCluster, out: &mut Findings) -> 
         let add = (&item.request_headers_to_add, &item.request_headers_to_remove);
         let response = (&item.response_headers_to_add, &item.response_headers_to_remove);
         clusters.push(WeightedCluster {
-            name: not_empty(&at.name("name"), &item.name, out),
+            name: item.name.clone(),
             weight,
+            header,
+            host_rewrite,
+            filters: filter_configs(&at, &item.typed_per_filter_config, out),
             request_headers: edits(&at, "request", add.0, add.1, out),
             response_headers: edits(&at, "response", response.0, response.1, out),
         });
@@ -165,40 +173,6 @@ pub(super) fn check_sum(path: &Path<'_>, sum: u64, out: &mut Findings) {
     }
 }
 
-fn host_rewrite(path: &Path<'_>, route: &pb::RouteAction, out: &mut Findings) -> (Option<String>, bool) {
-    use pb::route_action::HostRewriteSpecifier as Kind;
-    let other = match &route.host_rewrite_specifier {
-        None => return (None, false),
-        Some(Kind::AutoHostRewrite(on)) => return (None, *on),
-        Some(Kind::HostRewriteLiteral(host)) => return (some_text(host), false),
-        Some(Kind::HostRewriteHeader(_)) => "host_rewrite_header",
-        Some(Kind::HostRewritePathRegex(_)) => "host_rewrite_path_regex",
-        Some(Kind::HostRewrite(_)) => "host_rewrite",
-    };
-    out.bad(&path.name(other), "", "not supported (nearest valid: host_rewrite_literal)");
-    (None, false)
-}
-
-fn substitution(
-    path: &Path<'_>,
-    rewrite: &RegexMatchAndSubstitute,
-    out: &mut Findings,
-) -> Option<(Regex, String)> {
-    let at = path.name("pattern");
-    let text = &rewrite.substitution;
-    let mut rest = text.chars();
-    while let Some(c) = rest.next() {
-        if c == '\\' && !rest.next().is_some_and(|next| next == '\\' || next.is_ascii_digit()) {
-            out.bad(&path.name("substitution"), text, "after a backslash comes a digit or a backslash");
-        }
-    }
-    let Some(pattern) = &rewrite.pattern else {
-        out.bad(&at, "", "no pattern");
-        return None;
-    };
-    Some((search_regex(&at, pattern, out)?, text.clone()))
-}
-
 fn direct_response(
     path: &Path<'_>,
     direct: &pb::DirectResponseAction,
@@ -214,16 +188,38 @@ fn direct_response(
         None => Vec::new(),
         Some(Some(Specifier::InlineString(text))) => text.clone().into_bytes(),
         Some(Some(Specifier::InlineBytes(bytes))) => bytes.clone(),
-        Some(Some(Specifier::Filename(_) | Specifier::EnvironmentVariable(_)) | None) => {
-            out.bad(&at, "", "only inline_string and inline_bytes are supported");
+        Some(Some(Specifier::Filename(name))) => file(&at.name("filename"), name, out)?,
+        Some(Some(Specifier::EnvironmentVariable(name))) => match std::env::var(name) {
+            Ok(text) => text.into_bytes(),
+            Err(_) => {
+                out.bad(&at.name("environment_variable"), name, "is not set");
+                return None;
+            }
+        },
+        Some(None) => {
+            out.bad(&at, "", "no source (one of inline_string, inline_bytes, filename)");
             return None;
         }
     };
+    if direct.body.as_ref().is_some_and(|body| body.watched_directory.is_some()) {
+        out.bad(&at.name("watched_directory"), "", "the file is read once (leave it out)");
+    }
     if body.len() > max_body {
         let why = format!("larger than max_direct_response_body_size_bytes ({max_body})");
         out.bad(&at, format_args!("{} bytes", body.len()), why);
     }
-    Some(DirectResponse { status: u16::try_from(status).ok()?, body })
+    Some(DirectResponse { status: u16::try_from(status).ok()?, body: body.into() })
+}
+
+/// A body in a file of this machine, read when the route comes.
+fn file(path: &Path<'_>, name: &str, out: &mut Findings) -> Option<Vec<u8>> {
+    match std::fs::read(name) {
+        Ok(body) => Some(body),
+        Err(error) => {
+            out.bad(path, name, error);
+            None
+        }
+    }
 }
 
 fn redirect(path: &Path<'_>, redirected: &pb::RedirectAction, out: &mut Findings) -> Option<Redirect> {
@@ -237,7 +233,7 @@ fn redirect(path: &Path<'_>, redirected: &pb::RedirectAction, out: &mut Findings
     };
     let mut model = Redirect {
         status,
-        host: some_text(&redirected.host_redirect),
+        host: some_text(&clean(&path.name("host_redirect"), &redirected.host_redirect, out)),
         strip_query: redirected.strip_query,
         ..Redirect::default()
     };
@@ -250,10 +246,14 @@ fn redirect(path: &Path<'_>, redirected: &pb::RedirectAction, out: &mut Findings
         _ => None,
     };
     match &redirected.path_rewrite_specifier {
-        Some(PathRewriteSpecifier::PathRedirect(text)) => model.path = some_text(text),
-        Some(PathRewriteSpecifier::PrefixRewrite(text)) => model.prefix_rewrite = some_text(text),
-        Some(PathRewriteSpecifier::RegexRewrite(_)) => {
-            out.bad(&path.name("regex_rewrite"), "", "not supported (nearest valid: prefix_rewrite)");
+        Some(PathRewriteSpecifier::PathRedirect(text)) => {
+            model.path = some_text(&clean(&path.name("path_redirect"), text, out));
+        }
+        Some(PathRewriteSpecifier::PrefixRewrite(text)) => {
+            model.prefix_rewrite = some_text(&clean(&path.name("prefix_rewrite"), text, out));
+        }
+        Some(PathRewriteSpecifier::RegexRewrite(rewrite)) => {
+            model.regex_rewrite = Some(substitution(&path.name("regex_rewrite"), rewrite, out)?);
         }
         None => {}
     }

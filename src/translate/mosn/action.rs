@@ -4,8 +4,8 @@ use super::filter::refuse_route_protocol;
 use super::headers;
 use super::read::{Context, Object};
 use crate::model::{
-    Action, ClusterChoice, DirectResponse, HeaderEdits, Redirect, Regex, RetryOn, RetryPolicy, RouteAction,
-    WeightedCluster,
+    Action, ClusterChoice, DirectResponse, HeaderEdits, HostRewrite, PathRewrite, Redirect, Regex, RetryOn,
+    RetryPolicy, RouteAction, WeightedCluster,
 };
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ pub(super) fn action(ctx: &mut Context<'_>, route: &mut Object<'_>) -> Option<Ma
 
 fn direct_response(ctx: &mut Context<'_>, mut of: Object<'_>) -> Option<DirectResponse> {
     let status = of.number(ctx, "status").unwrap_or(0);
-    let body = of.text(ctx, "body").unwrap_or_default().as_bytes().to_vec();
+    let body = of.text(ctx, "body").unwrap_or_default().as_bytes().into();
     match u16::try_from(status).ok().filter(|status| (200..=599).contains(status)) {
         Some(status) => {
             of.finish(ctx);
@@ -80,8 +80,7 @@ fn redirection(ctx: &mut Context<'_>, mut of: Object<'_>) -> Option<Redirect> {
         host: text(ctx, &mut of, "host_redirect"),
         port: None,
         path: text(ctx, &mut of, "path_redirect"),
-        prefix_rewrite: None,
-        strip_query: false,
+        ..Redirect::default()
     };
     of.finish(ctx);
     Some(redirect)
@@ -94,13 +93,13 @@ fn forwarding(ctx: &mut Context<'_>, mut of: Object<'_>) -> Option<Made> {
     let rewrite = |ctx: &mut Context<'_>, of: &mut Object<'_>, key: &str| {
         of.text(ctx, key).filter(|value| !value.is_empty()).map(str::to_owned)
     };
-    let prefix_rewrite = rewrite(ctx, &mut of, "prefix_rewrite");
-    let regex_rewrite = regex_rewrite(ctx, &mut of).filter(|_| prefix_rewrite.is_none());
-    let host_rewrite = rewrite(ctx, &mut of, "host_rewrite");
-    let auto_host_rewrite = of.flag(ctx, "auto_host_rewrite").unwrap_or(false);
+    let prefix = rewrite(ctx, &mut of, "prefix_rewrite").map(PathRewrite::Prefix);
+    let regex = regex_rewrite(ctx, &mut of).map(|(regex, text)| PathRewrite::Regex(regex, text));
+    let literal = rewrite(ctx, &mut of, "host_rewrite").map(HostRewrite::Literal);
+    let auto = of.flag(ctx, "auto_host_rewrite").unwrap_or(false).then_some(HostRewrite::Auto);
+    let header = rewrite(ctx, &mut of, "auto_host_rewrite_header").map(HostRewrite::Header);
     let (request_headers, response_headers) = headers::edits(ctx, &mut of);
     refuse_route_protocol(ctx, &mut of);
-    of.no_effect(ctx, "auto_host_rewrite_header", "the host stays as it is: this comes later");
     of.no_effect(ctx, "hash_policy", "consistent hashing comes later");
     of.no_effect(
         ctx,
@@ -112,12 +111,10 @@ fn forwarding(ctx: &mut Context<'_>, mut of: Object<'_>) -> Option<Made> {
     let action = Action::Route(RouteAction {
         cluster: cluster?,
         timeout: Some(timeout.unwrap_or(DEFAULT_TIMEOUT)),
-        idle_timeout: None,
-        retry: Some(retry),
-        prefix_rewrite,
-        regex_rewrite,
-        host_rewrite,
-        auto_host_rewrite,
+        retry: Some(retry.into()),
+        path_rewrite: prefix.or(regex).map(Box::new),
+        host_rewrite: literal.or(header).or(auto).map(Box::new),
+        ..RouteAction::default()
     });
     Some(Made { action, request_headers, response_headers })
 }
@@ -161,12 +158,7 @@ fn weighted(ctx: &mut Context<'_>, of: &mut Object<'_>) -> Vec<WeightedCluster> 
             ctx.error(&share.at("name"), "", "missing");
         }
         share.finish(ctx);
-        shares.push(WeightedCluster {
-            name,
-            weight,
-            request_headers: HeaderEdits::default(),
-            response_headers: HeaderEdits::default(),
-        });
+        shares.push(WeightedCluster { name, weight, ..WeightedCluster::default() });
     }
     shares
 }
@@ -175,11 +167,10 @@ fn retry(ctx: &mut Context<'_>, of: &mut Object<'_>) -> RetryPolicy {
     let mut policy = RetryPolicy {
         on: RetryOn { connect_failure: true, ..RetryOn::default() },
         retries: LEAST_RETRIES,
-        per_try_timeout: None,
         base_interval: RETRY_PAUSE,
         max_interval: RETRY_PAUSE,
-        status_codes: Vec::new(),
         previous_hosts_attempts: 3,
+        ..RetryPolicy::default()
     };
     let Some(mut given) = of.object(ctx, "retry_policy") else { return policy };
     let on = given.flag(ctx, "retry_on").unwrap_or(false);

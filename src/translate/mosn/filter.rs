@@ -2,9 +2,7 @@
 
 use super::read::{Context, Object, brief};
 use super::route::{self, Routers};
-use crate::model::{
-    HeaderEdits, NetworkFilter, Protocol, RouteConfig, RouteSource, RpcProxy, TcpProxy, WeightedCluster,
-};
+use crate::model::{NetworkFilter, Protocol, RouteConfig, RouteSource, RpcProxy, TcpProxy, WeightedCluster};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -174,12 +172,7 @@ pub(super) fn tcp_proxy(
     };
     config.skip(ctx, &["stat_prefix", "max_connect_attempts", "idle_timeout", "routes"]);
     config.finish(ctx);
-    let share = WeightedCluster {
-        name: cluster?,
-        weight: 1,
-        request_headers: HeaderEdits::default(),
-        response_headers: HeaderEdits::default(),
-    };
+    let share = WeightedCluster { name: cluster?, weight: 1, ..WeightedCluster::default() };
     Some(NetworkFilter::Tcp(TcpProxy {
         stat_prefix: info.listener.to_owned(),
         clusters: vec![share],

@@ -74,8 +74,8 @@ fn direction(ctx: &mut Context<'_>, of: &mut Object<'_>, add: &str, remove: &str
         // MOSN removes last, the model first: what would be removed again is not added.
         if !remove.contains(&name) {
             edits.push(match append {
-                true => HeaderEdit::Append { name, value },
-                false => HeaderEdit::Set { name, value },
+                true => HeaderEdit::Append { name, value: value.into() },
+                false => HeaderEdit::Set { name, value: value.into() },
             });
         }
     }

@@ -68,8 +68,7 @@ pub(super) fn table(ctx: &mut Context<'_>, of: &mut Object<'_>, name: String) ->
         virtual_hosts: hosts.into_iter().map(|(_, host)| Arc::new(host)).collect(),
         request_headers,
         response_headers,
-        ignore_port: false,
-        most_specific_header_mutations_wins: false,
+        ..RouteConfig::default()
     }
 }
 
@@ -95,7 +94,7 @@ fn virtual_host(ctx: &mut Context<'_>, mut host: Object<'_>) -> VirtualHost {
     }
     let (request_headers, response_headers) = headers::edits(ctx, &mut host);
     let routes = host.objects(ctx, "routers");
-    let routes = routes.into_iter().filter_map(|route| one_route(ctx, route)).collect();
+    let routes = routes.into_iter().filter_map(|route| one_route(ctx, route).map(Arc::new)).collect();
     host.no_effect(ctx, "per_filter_config", "stream filters come later");
     match host.text(ctx, "require_tls") {
         None | Some("" | "NONE") => {}
@@ -103,7 +102,7 @@ fn virtual_host(ctx: &mut Context<'_>, mut host: Object<'_>) -> VirtualHost {
     }
     host.skip(ctx, &["virtual_clusters"]);
     host.finish(ctx);
-    VirtualHost { name, domains, routes, request_headers, response_headers, retry: None }
+    VirtualHost { name, domains, routes, request_headers, response_headers, ..VirtualHost::default() }
 }
 
 /// MOSN's forms in Envoy's spelling: `host:*` and `*:8080` mean the same there.
@@ -131,13 +130,7 @@ fn domain(ctx: &mut Context<'_>, path: &str, text: &str) -> Option<String> {
 fn one_route(ctx: &mut Context<'_>, mut route: Object<'_>) -> Option<Route> {
     let matcher = match route.object(ctx, "match") {
         Some(of) => route_match(ctx, of),
-        None => Some(RouteMatch {
-            path: PathMatch::Any,
-            headers: Vec::new(),
-            query: Vec::new(),
-            grpc: false,
-            fraction: None,
-        }),
+        None => Some(RouteMatch::default()),
     };
     let name = route.text(ctx, "name").unwrap_or_default().to_owned();
     let action = action::action(ctx, &mut route);
@@ -147,7 +140,8 @@ fn one_route(ctx: &mut Context<'_>, mut route: Object<'_>) -> Option<Route> {
     let levels = action.as_ref().map(|made| (made.request_headers.clone(), made.response_headers.clone()));
     route.finish(ctx);
     let (request_headers, response_headers) = levels?;
-    Some(Route { name, matcher: matcher?, action: action?.action, request_headers, response_headers })
+    let route = Route::new(&name, matcher?, action?.action);
+    Some(Route { request_headers, response_headers, ..route })
 }
 
 /// One kind of rule, by MOSN's precedence.
@@ -184,11 +178,5 @@ fn route_match(ctx: &mut Context<'_>, mut of: Object<'_>) -> Option<RouteMatch> 
     of.no_effect(ctx, "runtime", "MOSN has dropped it as well");
     of.no_effect(ctx, "case_sensitive", "MOSN has dropped it as well");
     of.finish(ctx);
-    Some(RouteMatch {
-        path: path.unwrap_or(PathMatch::Any),
-        headers,
-        query: Vec::new(),
-        grpc: false,
-        fraction: None,
-    })
+    Some(RouteMatch { path: path.unwrap_or_default(), headers, ..RouteMatch::default() })
 }

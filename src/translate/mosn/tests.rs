@@ -184,7 +184,8 @@ fn actions_and_retries() {
     let retry = action.retry.as_ref().unwrap();
     assert_eq!((retry.retries, retry.per_try_timeout), (7, Some(Duration::from_millis(5))));
     assert!(retry.on.reset && retry.on.retriable_status_codes && !retry.on.five_xx);
-    assert_eq!(action.regex_rewrite.as_ref().unwrap().1, r"/\1$\\\1-");
+    let Some(PathRewrite::Regex(_, text)) = action.path_rewrite.as_deref() else { panic!() };
+    assert_eq!(text, r"/\1$\\\1-");
     let edits = &table(&out.listeners[0]).virtual_hosts[0].routes[0].request_headers;
     assert_eq!(edits.remove, ["gone"]);
     assert_eq!(

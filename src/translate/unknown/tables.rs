@@ -129,7 +129,12 @@ pub(super) const NO_EFFECT: &[(&str, &[&str])] = &[
     ("envoy.config.core.v3.KeepaliveSettings", &["connection_idle_interval", "interval_jitter"]),
     (
         "envoy.config.route.v3.RouteConfiguration",
-        &["cluster_specifier_plugins", "internal_only_headers", "validate_clusters"],
+        &[
+            "cluster_specifier_plugins",
+            "internal_only_headers",
+            "request_mirror_policies",
+            "validate_clusters",
+        ],
     ),
     (
         "envoy.config.route.v3.VirtualHost",
@@ -139,6 +144,7 @@ pub(super) const NO_EFFECT: &[(&str, &[&str])] = &[
             "include_is_timeout_retry_header",
             "include_request_attempt_count",
             "request_body_buffer_limit",
+            "request_mirror_policies",
             "virtual_clusters",
         ],
     ),
@@ -146,31 +152,24 @@ pub(super) const NO_EFFECT: &[(&str, &[&str])] = &[
     (
         "envoy.config.route.v3.RouteAction",
         &[
-            "append_x_forwarded_host",
             "cluster_not_found_response_code",
             "early_data_policy",
             "flush_timeout",
-            "grpc_timeout_offset",
             "hash_policy",
             "hedge_policy",
-            "max_grpc_timeout",
             "metadata_match",
             "priority",
+            "request_mirror_policies",
             "upgrade_configs",
         ],
     ),
-    (
-        "envoy.config.route.v3.RouteAction.MaxStreamDuration",
-        &["grpc_timeout_header_max", "grpc_timeout_header_offset"],
-    ),
-    ("envoy.config.route.v3.WeightedCluster", &["header_name", "runtime_key_prefix", "total_weight"]),
+    ("envoy.config.route.v3.WeightedCluster", &["runtime_key_prefix", "total_weight"]),
     ("envoy.config.route.v3.WeightedCluster.ClusterWeight", &["metadata_match"]),
     (
         "envoy.config.route.v3.RetryPolicy",
         &[
             "per_try_idle_timeout",
             "rate_limited_retry_back_off",
-            "retriable_headers",
             "retry_options_predicates",
             "retry_priority",
         ],

@@ -138,29 +138,10 @@ pub(super) fn endpoints(cluster: &str, port: u16) -> Change {
     Change::Endpoints(Arc::new(hosts(&format!("eds-{cluster}"), port)))
 }
 
-pub(super) fn route(cluster: ClusterChoice) -> Route {
-    Route {
-        name: String::new(),
-        matcher: RouteMatch {
-            path: PathMatch::Prefix { value: "/".into(), ignore_case: false },
-            headers: vec![],
-            query: vec![],
-            grpc: false,
-            fraction: None,
-        },
-        action: Action::Route(RouteAction {
-            cluster,
-            timeout: None,
-            idle_timeout: None,
-            retry: None,
-            prefix_rewrite: None,
-            regex_rewrite: None,
-            host_rewrite: None,
-            auto_host_rewrite: false,
-        }),
-        request_headers: HeaderEdits::default(),
-        response_headers: HeaderEdits::default(),
-    }
+pub(super) fn route(cluster: ClusterChoice) -> Arc<Route> {
+    let path = PathMatch::Prefix { value: "/".into(), ignore_case: false };
+    let action = Action::Route(RouteAction { cluster, ..RouteAction::default() });
+    Arc::new(Route::new("", RouteMatch { path, ..RouteMatch::default() }, action))
 }
 
 /// `("name", "domain domain", "cluster cluster")`
@@ -206,12 +187,7 @@ pub(super) fn inline(hosts: &[Vh<'_>]) -> NetworkFilter {
 }
 
 pub(super) fn tcp(clusters: &str) -> NetworkFilter {
-    let share = |name: &str| WeightedCluster {
-        name: name.into(),
-        weight: 1,
-        request_headers: HeaderEdits::default(),
-        response_headers: HeaderEdits::default(),
-    };
+    let share = |name: &str| WeightedCluster { name: name.into(), weight: 1, ..WeightedCluster::default() };
     NetworkFilter::Tcp(TcpProxy {
         stat_prefix: "t".into(),
         clusters: clusters.split(' ').map(share).collect(),

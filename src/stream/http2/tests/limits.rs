@@ -186,7 +186,7 @@ fn a_stream_nobody_reads_is_given_up() {
         .await;
         let config = HttpManager { stream_idle_timeout: Some(Duration::from_millis(300)), ..http_manager() };
         let routes = vec![
-            route("/direct", Action::Direct(DirectResponse { status: 200, body: vec![0; 100_000] })),
+            route("/direct", Action::Direct(DirectResponse { status: 200, body: vec![0; 100_000].into() })),
             route("/", Action::Route(action("up"))),
         ];
         let proxy = Proxy::start(http(config), routes, &[cluster("up", &[upstream])]).await;

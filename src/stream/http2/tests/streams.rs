@@ -244,11 +244,9 @@ fn retry(on: RetryOn, retries: u32) -> RetryPolicy {
     RetryPolicy {
         on,
         retries,
-        per_try_timeout: None,
         base_interval: Duration::from_millis(5),
         max_interval: Duration::from_millis(10),
-        status_codes: vec![],
-        previous_hosts_attempts: 0,
+        ..RetryPolicy::default()
     }
 }
 
@@ -282,7 +280,7 @@ fn failed_tries_are_repeated_with_their_body() {
         })
         .await;
         let policy = retry(RetryOn { five_xx: true, reset: true, ..RetryOn::default() }, 2);
-        let action = RouteAction { retry: Some(policy), ..action("up") };
+        let action = RouteAction { retry: Some(policy.into()), ..action("up") };
         let proxy = Proxy::start(
             http(http_manager()),
             vec![route("/", Action::Route(action))],
@@ -357,11 +355,11 @@ fn time_limits_answer_in_the_clients_form() {
 fn local_answers_and_rewrites() {
     run(async {
         let upstream = server(echo).await;
-        let direct = DirectResponse { status: 418, body: vec![b'b'; 100_000] };
+        let direct = DirectResponse { status: 418, body: vec![b'b'; 100_000].into() };
         let redirect = Redirect { status: 301, host: Some("new.test".into()), ..Redirect::default() };
         let rewritten = RouteAction {
-            prefix_rewrite: Some("/new/".into()),
-            host_rewrite: Some("inner.test".into()),
+            path_rewrite: Some(Box::new(PathRewrite::Prefix("/new/".into()))),
+            host_rewrite: Some(Box::new(HostRewrite::Literal("inner.test".into()))),
             ..action("up")
         };
         let mut edited = route("/old/", Action::Route(rewritten));
