@@ -1,13 +1,17 @@
 //! MOSN's paths.
 
+use super::clusters::shown;
 use super::config_dump::any_json;
 use super::query::Params;
 use super::redact::redact;
 use super::reply::{self, Reply};
 use super::server::Context;
 use super::source::{DumpState, Kind, ServerState};
+use crate::model::NetworkFilter;
+use crate::snapshot::{ListenerSpec, Snapshot};
+use crate::telemetry::Scope;
 use crate::telemetry::logging::{self, Level};
-use crate::telemetry::mosn;
+use crate::telemetry::mosn::{self, ListenerNames};
 use http::{Method, StatusCode};
 use serde_json::{Map, Value as Json, json};
 use std::sync::Arc;
@@ -81,9 +85,10 @@ fn update_loglevel(context: &Context, body: Option<Vec<u8>>) -> Reply {
 
 fn stats(context: &Context, params: &Params) -> Reply {
     let registry = context.source.registry.clone();
+    let snapshot = context.source.store.load();
     let key = params.get("key").map(str::to_owned);
     reply::stream_json(move |out| {
-        let mut tree = mosn::tree(&registry);
+        let mut tree = mosn::tree(&registry, &listener_names(&snapshot));
         if let Some(key) = key {
             let (kind, labels) = key.split_once('.').unwrap_or((&key, ""));
             tree.retain(|k, _| *k == kind);
@@ -97,6 +102,26 @@ fn stats(context: &Context, params: &Params) -> Reply {
         // Maps of texts serialise without fail.
         out.send(serde_json::to_string(&tree).unwrap_or_default());
     })
+}
+
+/// Where the numbers of each listener stand.
+fn listener_names(snapshot: &Snapshot) -> Vec<ListenerNames> {
+    let names = |spec: &ListenerSpec| {
+        let model = &spec.model;
+        let filters =
+            model.filter_chains.iter().chain(&model.default_filter_chain).map(|chain| match &chain.filter {
+                NetworkFilter::Tcp(tcp) => Scope::tcp(&tcp.stat_prefix),
+                NetworkFilter::Http(http) => Scope::http(&http.stat_prefix),
+                NetworkFilter::Rpc(rpc) => Scope::rpc(&rpc.stat_prefix),
+            });
+        ListenerNames {
+            name: model.name.clone(),
+            addresses: model.addresses.iter().map(shown).collect(),
+            connections: Some(Scope::listener(&model.stat_name())),
+            filters: filters.collect(),
+        }
+    };
+    snapshot.listeners.values().map(|spec| names(spec)).collect()
 }
 
 /// Names of one kind with what serves under them.

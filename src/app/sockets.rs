@@ -79,11 +79,7 @@ impl Sockets {
                     if self.refused.insert(address.clone()) {
                         self.lifecycle.sockets.failed.inc();
                         tracing::error!("listener {}: cannot bind {address}: {error}", listener.name);
-                        rejections.extend(builder.on_bind_failed(
-                            &listener.name,
-                            &address,
-                            &error.to_string(),
-                        ));
+                        rejections.extend(builder.on_bind_failed(&listener.name, &address, &reason(&error)));
                     }
                 }
             }
@@ -153,6 +149,16 @@ impl Sockets {
                 worker.send(Command::Close(socket.address.clone(), Arc::default()));
             }
         }
+    }
+}
+
+/// What a refused address means to whoever configured it.
+fn reason(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => format!("in use by another process ({error})"),
+        std::io::ErrorKind::AddrNotAvailable => format!("not an address of this machine ({error})"),
+        std::io::ErrorKind::PermissionDenied => format!("not permitted to this user ({error})"),
+        _ => error.to_string(),
     }
 }
 

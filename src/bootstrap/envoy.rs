@@ -206,7 +206,7 @@ fn resource<T>(
         }
         Err(rejection) => {
             let found = rejection.findings.into_iter();
-            findings.extend(found.map(|bad| Finding::error(bad.path, bad.value, bad.why).within(path)));
+            findings.extend(found.map(|bad| bad.within(path)));
             None
         }
     }

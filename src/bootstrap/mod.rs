@@ -10,7 +10,7 @@ mod document;
 mod envoy;
 mod node;
 
-pub use crate::translate::mosn::{Finding, Severity};
+pub use crate::translate::{Finding, Severity};
 pub use ads::{Ads, Fetch};
 pub use check::{Report, check};
 pub use node::NodeOverride;

@@ -25,7 +25,8 @@ pub(super) fn parse(args: Vec<String>, env: &dyn Fn(&str) -> Option<String>) -> 
         Some(Sub::Reload(flags)) => finish(flags, run, env).map(Command::Reload),
         Some(Sub::Check(flags)) => {
             let config = flags.config.or(run.config).or_else(|| env("MOSN_CONFIG").map(PathBuf::from));
-            let config = config.ok_or_else(|| bad("check needs -c FILE"))?;
+            // As `start`: MOSN's default file.
+            let config = config.unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG));
             let json = flags.format == "json";
             Ok(Command::Check(CheckArgs { config, config_yaml: flags.config_yaml, json }))
         }

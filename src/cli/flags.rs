@@ -49,7 +49,7 @@ pub(super) enum Sub {
 
 #[derive(Args)]
 pub(super) struct CheckFlags {
-    /// File to validate [env: MOSN_CONFIG]
+    /// File to validate [env: MOSN_CONFIG] [default: configs/mosn_config.json]
     #[arg(short, long, alias = "config-path", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// YAML or JSON merged over the file

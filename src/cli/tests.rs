@@ -219,7 +219,9 @@ fn errors_are_one_line_that_names_the_flag() {
     assert!(error(&["-c", "x", "-sm", "nokey"]).contains("nokey"));
     assert!(error(&["--concurrency", "1"]).contains("-c FILE"));
     assert!(error(&["fly"]).contains("fly"));
-    assert!(error(&["check"]).contains("-c FILE"));
+    let bare = with_env(&["check"], &[]).unwrap();
+    let config = "configs/mosn_config.json".into();
+    assert_eq!(bare, Command::Check(CheckArgs { config, config_yaml: None, json: false }));
 }
 
 #[test]

@@ -20,6 +20,11 @@ pub enum Level {
     Retries,
 }
 
+/// A limit is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the limit of {0:?} is reached")]
+pub struct Overflow(pub Level);
+
 /// Shared counts of one cluster and priority. Held by the builder per cluster name.
 #[derive(Debug, Default)]
 pub struct BreakerState {
@@ -30,15 +35,15 @@ impl BreakerState {
     /// Takes one unit of `level` unless `limits` forbid it. `Ok(None)` where the level is unlimited.
     ///
     /// # Errors
-    /// `Err(())`: the limit is reached.
-    #[allow(clippy::result_unit_err)]
-    pub fn acquire(self: &Arc<Self>, level: Level, limits: &Thresholds) -> Result<Option<Permit>, ()> {
+    /// The limit is reached.
+    pub fn acquire(self: &Arc<Self>, level: Level, limits: &Thresholds) -> Result<Option<Permit>, Overflow> {
         let limit = level.limit(limits);
         if limit == u32::MAX {
             return Ok(None);
         }
         let cell = self.cell(level);
-        cell.fetch_update(Relaxed, Relaxed, |now| (now < limit).then_some(now + 1)).map_err(|_| ())?;
+        cell.fetch_update(Relaxed, Relaxed, |now| (now < limit).then_some(now + 1))
+            .map_err(|_| Overflow(level))?;
         Ok(Some(Permit { state: self.clone(), level }))
     }
 
@@ -93,7 +98,7 @@ mod tests {
         let limits = Thresholds { max_requests: 2, max_retries: u32::MAX, ..Thresholds::default() };
         let one = state.acquire(Level::Requests, &limits).unwrap();
         let _two = state.acquire(Level::Requests, &limits).unwrap();
-        assert!(state.acquire(Level::Requests, &limits).is_err());
+        assert_eq!(state.acquire(Level::Requests, &limits).unwrap_err(), Overflow(Level::Requests));
         drop(one);
         assert!(state.acquire(Level::Requests, &limits).is_ok());
         assert!(state.acquire(Level::Retries, &limits).unwrap().is_none());

@@ -1,5 +1,6 @@
 //! One upstream host as a worker sees it.
 
+use super::Cluster;
 use super::{HostState, pool};
 use crate::model::Address;
 use crate::telemetry::{HostStats, Registration, Registry, Scope};
@@ -68,12 +69,29 @@ impl Host {
         self.http2.retire();
     }
 
+    /// Counts a request that waits for a connection until the guard is dropped.
+    pub fn wait(self: &Rc<Self>, cluster: &Rc<Cluster>) -> WaitGuard {
+        cluster.stats.upstream_rq_pending_active.inc();
+        self.stats.rq_pending_active.inc();
+        WaitGuard(self.clone(), cluster.clone())
+    }
+
     /// Counts a request in flight until the guard is dropped.
     pub fn enter(self: &Rc<Self>) -> ActiveGuard {
         self.active.set(self.active.get() + 1);
         self.stats.rq_active.inc();
         self.stats.rq_total.inc();
         ActiveGuard(self.clone())
+    }
+}
+
+/// See [`Host::wait`].
+pub struct WaitGuard(Rc<Host>, Rc<Cluster>);
+
+impl Drop for WaitGuard {
+    fn drop(&mut self) {
+        self.0.stats.rq_pending_active.dec();
+        self.1.stats.upstream_rq_pending_active.dec();
     }
 }
 

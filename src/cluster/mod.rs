@@ -11,7 +11,7 @@ mod shared;
 mod table;
 mod upstream;
 
-pub use breaker::{BreakerState, Level, Permit};
+pub use breaker::{BreakerState, Level, Overflow, Permit};
 pub use host::{ActiveGuard, Host};
 pub use lb::PickContext;
 pub use shared::{

@@ -30,6 +30,16 @@ pub struct Listener {
     pub exact_balance: bool,
 }
 
+impl Listener {
+    /// The middle of its metrics' names: its stat prefix, else its first address.
+    pub fn stat_name(&self) -> String {
+        match (self.stat_prefix.as_str(), self.addresses.first()) {
+            ("", Some(address)) => address.to_string(),
+            (prefix, _) => prefix.to_owned(),
+        }
+    }
+}
+
 /// `traffic_direction`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum Direction {

@@ -132,6 +132,11 @@ impl Wire {
         self.follower.borrow().is_worn()
     }
 
+    /// Whether the peer has sent a GOAWAY.
+    pub fn is_told(&self) -> bool {
+        self.follower.borrow().goaway
+    }
+
     /// Bytes received and sent so far.
     pub fn bytes(&self) -> (u64, u64) {
         (self.received.get(), self.sent.get())

@@ -107,6 +107,13 @@ impl Trail {
         self.host = Some(attempt.host.clone());
     }
 
+    /// It is over, `millis` after it had come.
+    pub fn took(&self, millis: u64) {
+        if let Some(cluster) = &self.cluster {
+            cluster.stats.upstream_rq_time.record(millis);
+        }
+    }
+
     /// It goes to `cluster` now.
     pub fn enter(&mut self, cluster: &Rc<Cluster>) {
         self.cluster = Some(cluster.clone());
@@ -163,7 +170,7 @@ impl Attempt {
         let stats = &cluster.stats;
         let state = cluster.state();
         let permit = state.spec.breakers.acquire(Level::Requests, &state.spec.model.breakers.default);
-        let permit = permit.map_err(|()| {
+        let permit = permit.map_err(|_full| {
             stats.upstream_rq_active_overflow.inc();
             Failure::before(Reason::OverflowRequests)
         })?;
@@ -324,18 +331,28 @@ impl<'v> Tries<'v> {
         deadline: Option<Instant>,
     ) -> Option<Duration> {
         let policy = self.policy?;
-        if self.made > policy.retries || !wanted(policy, outcome) {
+        if !wanted(policy, outcome) {
+            if self.made > 1 && !matches!(outcome, Outcome::Failed(_)) {
+                cluster.stats.upstream_rq_retry_success.inc();
+            }
+            return None;
+        }
+        if self.made > policy.retries {
+            if policy.retries > 0 {
+                cluster.stats.upstream_rq_retry_limit_exceeded.inc();
+            }
             return None;
         }
         let state = cluster.state();
         match state.spec.breakers.acquire(Level::Retries, &state.spec.model.breakers.default) {
             Ok(permit) => self.retry_permit = permit,
-            Err(()) => {
+            Err(_full) => {
                 cluster.stats.upstream_rq_retry_overflow.inc();
                 return None;
             }
         }
         cluster.stats.upstream_rq_retry.inc();
+        cluster.stats.upstream_rq_retry_backoff_exponential.inc();
         let ceiling = policy
             .base_interval
             .saturating_mul(1 << self.made.saturating_sub(1).min(16))

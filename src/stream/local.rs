@@ -63,11 +63,7 @@ impl Local {
 
     /// Metrics of one listener on this worker.
     pub fn listener_stats(&self, model: &Listener) -> Registration<ListenerStats> {
-        let name = match (model.stat_prefix.as_str(), model.addresses.first()) {
-            ("", Some(address)) => address.to_string(),
-            (prefix, _) => prefix.to_owned(),
-        };
-        self.env.registry.register(Scope::listener(&name), ListenerStats::default())
+        self.env.registry.register(Scope::listener(&model.stat_name()), ListenerStats::default())
     }
 
     fn group<T: StatGroup + Default + 'static>(

@@ -58,6 +58,8 @@ struct Driver {
     /// The client sends nothing more, or nothing more that can be read.
     ended: bool,
     told: bool,
+    /// Not read, because its answers or its requests wait.
+    paused: bool,
 }
 
 /// Why a connection's task ends.
@@ -92,12 +94,22 @@ pub async fn serve(io: Conn, early: BytesMut, handle: Rc<Handle>, local: Rc<Loca
         busy: false,
         ended: false,
         told: false,
+        paused: false,
     };
     drop(bound);
-    down.stats().downstream_cx_rx_bytes_total.add(early.len() as u64);
+    let opened = down.stats();
+    opened.downstream_cx_total.inc();
+    opened.downstream_cx_active.inc();
+    opened.downstream_cx_rx_bytes_total.add(early.len() as u64);
     driver.input.bytes = early;
     down.decode(&mut driver);
     let end = poll_fn(|cx| down.poll(&mut driver, cx)).await;
+    opened.downstream_cx_active.dec();
+    opened.closed(
+        down.handle.since.elapsed(),
+        matches!(end, End::Broken) || driver.ended,
+        down.handle.streams() > 0,
+    );
     down.queue.close();
     down.cancel();
     if let End::Finished = end {
@@ -135,7 +147,12 @@ impl Downstream {
         loop {
             match self.leave_at(driver, idle) {
                 None => return Poll::Pending,
-                Some(at) if at <= Instant::now() => return Poll::Ready(End::Finished),
+                Some(at) if at <= Instant::now() => {
+                    if self.handle.draining() == Drain::No {
+                        self.stats().downstream_cx_idle_timeout.inc();
+                    }
+                    return Poll::Ready(End::Finished);
+                }
                 Some(at) => {
                     if driver.timer.deadline() != at {
                         driver.timer.reset(at);
@@ -156,6 +173,8 @@ impl Downstream {
         if drain >= Drain::Told && config.drain_goaway && !driver.told {
             driver.told = true;
             self.write(bolt::goaway(0));
+            self.stats().goaway_total.inc();
+            self.stats().downstream_cx_drain_close.inc();
             // However quiet it was, the client has a second to take note.
             driver.last_used = Instant::now();
         }
@@ -177,7 +196,13 @@ impl Downstream {
             // A client that does not read its answers, or whose requests wait, is not read either.
             full = self.queue.len() > self.limit;
             if full || self.budget.poll_room(cx).is_pending() {
+                if !std::mem::replace(&mut driver.paused, true) {
+                    self.stats().downstream_flow_control_paused_reading_total.inc();
+                }
                 break;
+            }
+            if std::mem::take(&mut driver.paused) {
+                self.stats().downstream_flow_control_resumed_reading_total.inc();
             }
             if turn == READS_PER_TURN {
                 cx.waker().wake_by_ref();
@@ -328,7 +353,9 @@ impl Request {
             Ok(None) => {}
             Err(failure) => self.fail(failure),
         }
-        self.stats.request_time.record(begin.elapsed().as_millis() as u64);
+        let took = begin.elapsed().as_millis() as u64;
+        self.stats.request_time.record(took);
+        self.call.trail.took(took);
         self.finished = true;
     }
 

@@ -12,9 +12,9 @@ use crate::message::{Failure, Reason};
 use crate::model::TcpProxy;
 use crate::net::{Conn, Sleep, Wheel};
 use crate::snapshot::FilterSpec;
-use crate::telemetry::{Registration, TcpStats};
+use crate::telemetry::{ClusterStats, Registration, TcpStats};
 use bytes::{Buf, BytesMut};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -49,20 +49,32 @@ pub async fn serve(
     // Everything taken from the snapshot is owned by the end of `dial`: a long connection pins no tables.
     let dialled = dial(&handle, &local).await;
     match dialled {
-        Ok((mut upstream, config, _guards)) => {
+        Ok((mut upstream, config, guards)) => {
             let mut pump = Pump::new(&local, &config, begin);
-            let end = poll_fn(|cx| pump.poll(&mut client, &mut upstream, &handle, cx)).await;
-            stats.downstream_cx_rx_bytes_total.add(pump.up.moved);
-            stats.downstream_cx_tx_bytes_total.add(pump.down.moved);
-            if let Ended::Idle = end {
-                stats.idle_timeout.inc();
+            let cluster = &guards.2.cluster;
+            let end = poll_fn(|cx| {
+                let end = pump.poll(&mut client, &mut upstream, &handle, cx);
+                pump.count(&stats, &cluster.stats);
+                end
+            })
+            .await;
+            pump.forget(&stats);
+            guards.2.by_peer.set(matches!(end, Ended::Done | Ended::Broken));
+            match end {
+                Ended::Idle => stats.idle_timeout.inc(),
+                Ended::Old => stats.max_downstream_connection_duration.inc(),
+                Ended::Done | Ended::Broken | Ended::Cut => {}
             }
         }
         Err(failure) => {
             stats.failure.inc(failure.reason);
+            if failure.reason == Reason::UnknownCluster {
+                stats.downstream_cx_no_route.inc();
+            }
         }
     }
     stats.downstream_cx_active.dec();
+    stats.downstream_cx_length_ms.record(begin.elapsed().as_millis() as u64);
 }
 
 type Guards = (Option<crate::cluster::Permit>, crate::cluster::ActiveGuard, ConnGauge);
@@ -81,7 +93,7 @@ async fn dial(handle: &Handle, local: &Rc<Local>) -> Result<(Conn, TcpProxy, Gua
     loop {
         let state = cluster.state();
         let permit = state.spec.breakers.acquire(Level::Connections, &state.spec.model.breakers.default);
-        let permit = permit.map_err(|()| {
+        let permit = permit.map_err(|_full| {
             cluster.stats.upstream_cx_overflow.inc();
             Failure::before(Reason::OverflowConnections)
         })?;
@@ -90,6 +102,7 @@ async fn dial(handle: &Handle, local: &Rc<Local>) -> Result<(Conn, TcpProxy, Gua
             Ok(io) => return Ok((io, config.clone(), (permit, host.enter(), ConnGauge::new(&cluster)))),
             Err(failure) if tries.made() >= config.max_connect_attempts => {
                 cluster.stats.failure.inc(failure.reason);
+                cluster.stats.upstream_cx_connect_attempts_exceeded.inc();
                 return Err(failure);
             }
             Err(_) => {}
@@ -98,20 +111,24 @@ async fn dial(handle: &Handle, local: &Rc<Local>) -> Result<(Conn, TcpProxy, Gua
 }
 
 /// Counts an upstream connection while it lives.
-struct ConnGauge(Rc<Cluster>);
+struct ConnGauge {
+    cluster: Rc<Cluster>,
+    begin: Instant,
+    /// One of the two peers ended it.
+    by_peer: Cell<bool>,
+}
 
 impl ConnGauge {
     fn new(cluster: &Rc<Cluster>) -> Self {
         cluster.stats.upstream_cx_total.inc();
         cluster.stats.upstream_cx_active.inc();
-        ConnGauge(cluster.clone())
+        ConnGauge { cluster: cluster.clone(), begin: Instant::now(), by_peer: Cell::new(false) }
     }
 }
 
 impl Drop for ConnGauge {
     fn drop(&mut self) {
-        self.0.stats.upstream_cx_active.dec();
-        self.0.stats.upstream_cx_destroy.inc();
+        self.cluster.stats.closed(self.begin.elapsed(), self.by_peer.get(), false);
     }
 }
 
@@ -121,8 +138,10 @@ enum Ended {
     Done,
     /// A socket broke.
     Broken,
-    /// Nothing moved for the idle timeout, or the age limit passed.
+    /// Nothing moved for the idle timeout.
     Idle,
+    /// The age limit passed.
+    Old,
     /// The process leaves.
     Cut,
 }
@@ -193,10 +212,58 @@ impl Pump {
             match due {
                 Some(at) if at > Instant::now() => timer.reset(at),
                 _ if self.leaving => return Poll::Ready(Ended::Cut),
+                _ if self.end.is_some_and(|end| end <= Instant::now()) => return Poll::Ready(Ended::Old),
                 _ => return Poll::Ready(Ended::Idle),
             }
         }
         Poll::Pending
+    }
+
+    /// Counts what has moved since the last time.
+    fn count(&mut self, stats: &TcpStats, cluster: &ClusterStats) {
+        let (up, down) = (self.up.news(), self.down.news());
+        stats.downstream_cx_rx_bytes_total.add(up.moved);
+        cluster.upstream_cx_tx_bytes_total.add(up.moved);
+        stats.downstream_cx_tx_bytes_total.add(down.moved);
+        cluster.upstream_cx_rx_bytes_total.add(down.moved);
+        if up.buffered != 0 {
+            stats
+                .downstream_cx_rx_bytes_buffered
+                .set(stats.downstream_cx_rx_bytes_buffered.get() + up.buffered);
+        }
+        if down.buffered != 0 {
+            stats
+                .downstream_cx_tx_bytes_buffered
+                .set(stats.downstream_cx_tx_bytes_buffered.get() + down.buffered);
+        }
+        match up.paused {
+            Some(true) => {
+                stats.downstream_flow_control_paused_reading_total.inc();
+                cluster.upstream_flow_control_backed_up_total.inc();
+            }
+            Some(false) => {
+                stats.downstream_flow_control_resumed_reading_total.inc();
+                cluster.upstream_flow_control_drained_total.inc();
+            }
+            None => {}
+        }
+        match down.paused {
+            Some(true) => cluster.upstream_flow_control_paused_reading_total.inc(),
+            Some(false) => cluster.upstream_flow_control_resumed_reading_total.inc(),
+            None => {}
+        }
+    }
+
+    /// What is still kept goes with the connection.
+    fn forget(&self, stats: &TcpStats) {
+        for (gauge, half) in [
+            (&stats.downstream_cx_rx_bytes_buffered, &self.up),
+            (&stats.downstream_cx_tx_bytes_buffered, &self.down),
+        ] {
+            if half.told_buffered != 0 {
+                gauge.set(gauge.get() - half.told_buffered);
+            }
+        }
     }
 
     /// The process ends: from now on a connection on which nothing moves is closed soon.
@@ -218,9 +285,29 @@ struct Half {
     /// Reading failed: the connection we read from is gone as a whole.
     peer_lost: bool,
     moved: u64,
+    /// What was counted of `moved` and of the length of `rest`.
+    told_moved: u64,
+    told_buffered: i64,
+}
+
+/// What happened to one direction since it was counted last.
+struct News {
+    moved: u64,
+    buffered: i64,
+    /// Reading stopped (`true`) or went on.
+    paused: Option<bool>,
 }
 
 impl Half {
+    fn news(&mut self) -> News {
+        let moved = self.moved - self.told_moved;
+        self.told_moved = self.moved;
+        let buffered = i64::try_from(self.rest.len()).unwrap_or(i64::MAX);
+        let before = std::mem::replace(&mut self.told_buffered, buffered);
+        let paused = ((before == 0) != (buffered == 0)).then_some(buffered != 0);
+        News { moved, buffered: buffered - before, paused }
+    }
+
     /// Ready when this direction has nothing more to do.
     fn poll(&mut self, from: &mut Conn, to: &mut Conn, cx: &mut Context<'_>) -> Poll<()> {
         for _ in 0..READS_PER_TURN {

@@ -12,6 +12,7 @@ pub use tally::{ByReason, StatusCodes};
 use super::histogram::Histogram;
 use super::metric::{Counter, Gauge, SecondsSince, SharedCounter};
 use crate::stat_group;
+use std::time::Duration;
 
 stat_group! {
     /// `server.`; written by the main thread, except the shared ones.
@@ -212,6 +213,18 @@ stat_group! {
 }
 
 impl RpcStats {
+    /// Counts a connection's end: how long it lived, whether the peer ended it, whether calls were open.
+    pub fn closed(&self, life: Duration, by_peer: bool, busy: bool) {
+        self.downstream_cx_destroy.inc();
+        self.downstream_cx_length_ms.record(u64::try_from(life.as_millis()).unwrap_or(u64::MAX));
+        let side =
+            if by_peer { &self.downstream_cx_destroy_remote } else { &self.downstream_cx_destroy_local };
+        side.inc();
+        if busy {
+            self.downstream_cx_destroy_active_rq.inc();
+        }
+    }
+
     /// Counts a response by its bolt status.
     #[inline]
     pub fn response(&self, status: u16) {
@@ -227,6 +240,43 @@ impl RpcStats {
             _ => &self.response_other,
         };
         counter.inc();
+    }
+}
+
+impl HttpStats {
+    /// Counts a connection's end: how long it lived, whether the peer ended it, whether streams were open.
+    pub fn closed(&self, life: Duration, by_peer: bool, busy: bool) {
+        self.downstream_cx_destroy.inc();
+        self.downstream_cx_length_ms.record(u64::try_from(life.as_millis()).unwrap_or(u64::MAX));
+        let (side, side_busy) = if by_peer {
+            (&self.downstream_cx_destroy_remote, &self.downstream_cx_destroy_remote_active_rq)
+        } else {
+            (&self.downstream_cx_destroy_local, &self.downstream_cx_destroy_local_active_rq)
+        };
+        side.inc();
+        if busy {
+            self.downstream_cx_destroy_active_rq.inc();
+            side_busy.inc();
+        }
+    }
+}
+
+impl ClusterStats {
+    /// Counts a connection's end: how long it lived, whether the peer ended it, whether requests were open.
+    pub fn closed(&self, life: Duration, by_peer: bool, busy: bool) {
+        self.upstream_cx_active.dec();
+        self.upstream_cx_destroy.inc();
+        self.upstream_cx_length_ms.record(u64::try_from(life.as_millis()).unwrap_or(u64::MAX));
+        let (side, side_busy) = if by_peer {
+            (&self.upstream_cx_destroy_remote, &self.upstream_cx_destroy_remote_with_active_rq)
+        } else {
+            (&self.upstream_cx_destroy_local, &self.upstream_cx_destroy_local_with_active_rq)
+        };
+        side.inc();
+        if busy {
+            self.upstream_cx_destroy_with_active_rq.inc();
+            side_busy.inc();
+        }
     }
 }
 

@@ -72,36 +72,44 @@ fn part(value: &Value) -> Part {
     }
 }
 
-/// Calls `each` with the full name and value of everything wanted in `part`; false if the reader has gone.
+/// Calls `each` with the full name and value of everything wanted in `part`, by name; false if the reader has
+/// gone.
+///
+/// Scopes come in order of their prefixes. Names of one scope whose prefix begins another's (`cluster_manager.`,
+/// `cluster_manager.cds.`) mix, so these few are sorted together; no others can.
 fn walk(
     registry: &Registry,
     query: &Query,
     wanted: Part,
     each: &mut dyn FnMut(&str, &Value) -> bool,
 ) -> bool {
-    let mut name = String::new();
+    let mut mixed: Vec<(String, Value)> = Vec::new();
+    let mut root = String::new();
     let mut going = true;
     registry.for_each(&mut |scope, readings| {
         if scope.hidden() {
             return true;
         }
-        for (rest, value) in &readings {
-            if part(value) != wanted || !query.wants(value) {
-                continue;
-            }
-            name.clear();
-            name.push_str(scope.prefix());
-            name.push_str(rest);
-            if query.wants_name(&name) {
-                going = each(&name, value);
-                if !going {
-                    return false;
+        if root.is_empty() || !scope.prefix().starts_with(&root) {
+            going = hand_out(&mut mixed, each);
+            scope.prefix().clone_into(&mut root);
+        }
+        for (rest, value) in readings {
+            if part(&value) == wanted && query.wants(&value) {
+                let name = format!("{}{rest}", scope.prefix());
+                if query.wants_name(&name) {
+                    mixed.push((name, value));
                 }
             }
         }
-        true
+        going
     });
-    going
+    going && hand_out(&mut mixed, each)
+}
+
+fn hand_out(mixed: &mut Vec<(String, Value)>, each: &mut dyn FnMut(&str, &Value) -> bool) -> bool {
+    mixed.sort_by(|a, b| a.0.cmp(&b.0));
+    mixed.drain(..).all(|(name, value)| each(&name, &value))
 }
 
 /// A piece under construction.
@@ -253,6 +261,11 @@ mod tests {
             version_text: Text,
         }
 
+        pub struct MixedStats {
+            active: Gauge,
+            workers: Gauge,
+        }
+
         pub struct ClusterManagerStats {
             active_clusters: Gauge,
         }
@@ -290,6 +303,26 @@ mod tests {
         );
         server.concurrency.set(0);
         assert_eq!(text(&registry, &filter("^server\\.concurrency")), "server.concurrency: 0\n");
+    }
+
+    #[test]
+    fn lines_are_sorted_by_their_whole_names() {
+        let registry = Registry::new();
+        let cds = registry.register(Scope::cds(), XdsTypeStats::default());
+        let manager = registry.register(Scope::cluster_manager(), MixedStats::default());
+        let dash = registry.register(Scope::cluster("a-b"), MixedStats::default());
+        let plain = registry.register(Scope::cluster("a"), MixedStats::default());
+        cds.update_success.inc();
+        for group in [&manager, &dash, &plain] {
+            group.active.set(1);
+            group.workers.set(2);
+        }
+        let used = Query { used_only: true, ..Query::default() };
+        assert_eq!(
+            text(&registry, &used),
+            "cluster.a-b.active: 1\ncluster.a-b.workers: 2\ncluster.a.active: 1\ncluster.a.workers: 2\n\
+             cluster_manager.active: 1\ncluster_manager.cds.update_success: 1\ncluster_manager.workers: 2\n"
+        );
     }
 
     #[test]

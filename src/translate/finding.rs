@@ -3,10 +3,9 @@
 //! Owns the text form that goes into a NACK: `type name: field.path[3].to: value: why`. Values are cut to a
 //! line; callers never hand in secrets.
 
+use super::fault::Finding;
 use std::fmt::{self, Display, Write};
 
-/// Longest value printed in a finding, in characters.
-const MAX_VALUE: usize = 120;
 /// Findings kept per resource: enough to mend it, bounded for a resource that is wrong everywhere.
 const MAX_FINDINGS: usize = 200;
 
@@ -65,28 +64,6 @@ impl Display for Path<'_> {
                 f.write_str(name)
             }
         }
-    }
-}
-
-/// One fault of a resource.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// Field path with indices; empty for the resource as a whole.
-    pub path: String,
-    /// The offending value on one line, shortened; the type URL for an extension; empty if there is none.
-    pub value: String,
-    /// What is wrong and, where there is one, the nearest valid value in parentheses.
-    pub why: String,
-}
-
-impl Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for part in [&self.path, &self.value] {
-            if !part.is_empty() {
-                write!(f, "{part}: ")?;
-            }
-        }
-        f.write_str(&self.why)
     }
 }
 
@@ -150,8 +127,7 @@ impl Findings {
     /// Records a fault.
     pub fn bad(&mut self, path: &Path<'_>, value: impl Display, why: impl Display) {
         if self.found.len() < MAX_FINDINGS {
-            let value = one_line(&value.to_string());
-            self.found.push(Finding { path: path.to_string(), value, why: why.to_string() });
+            self.found.push(Finding::error(path.to_string(), value, why.to_string()));
         } else {
             self.more += 1;
         }
@@ -190,29 +166,11 @@ impl Findings {
             _ => {}
         }
         if self.more > 0 {
-            let why = format!("and {} more findings", self.more);
-            self.found.push(Finding { path: String::new(), value: String::new(), why });
+            self.found.push(Finding::error("", "", format!("and {} more findings", self.more)));
         }
         let name = (!name.is_empty()).then(|| name.to_owned());
         Err(Rejection { resource_type, name, findings: self.found })
     }
-}
-
-/// Control characters escaped, cut to [`MAX_VALUE`].
-fn one_line(value: &str) -> String {
-    let mut out = String::new();
-    for (i, c) in value.chars().enumerate() {
-        if i == MAX_VALUE {
-            out.push('…');
-            break;
-        }
-        if c.is_control() {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
-        }
-    }
-    out
 }
 
 #[cfg(test)]

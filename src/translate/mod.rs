@@ -5,9 +5,11 @@
 //! what the trimmed protos do not know, on the wire bytes.
 
 pub mod envoy;
+mod fault;
 mod finding;
 pub mod locate;
 pub mod mosn;
 pub mod unknown;
 
-pub use finding::{Field, Finding, Findings, Note, NoteKind, Path, Rejection, Translated};
+pub use fault::{Finding, Severity, join};
+pub use finding::{Field, Findings, Note, NoteKind, Path, Rejection, Translated};

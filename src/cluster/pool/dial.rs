@@ -99,10 +99,13 @@ pub(crate) async fn connect(host: &Host, cluster: &Cluster, state: &State) -> Re
         }
         Some(Err(_)) => {
             cluster.stats.upstream_cx_connect_fail.inc();
+            host.stats.cx_connect_fail.inc();
             Err(Reason::ConnectFailed)
         }
         None => {
             cluster.stats.upstream_cx_connect_timeout.inc();
+            cluster.stats.upstream_cx_connect_fail.inc();
+            host.stats.cx_connect_fail.inc();
             Err(Reason::ConnectTimeout)
         }
     }

@@ -74,16 +74,20 @@ impl Pool {
             return Ok(lease);
         }
         let waiting = state.spec.breakers.acquire(Level::Pending, &state.spec.model.breakers.default);
-        let _waiting = waiting.map_err(|()| {
+        let _waiting = waiting.map_err(|_full| {
             cluster.stats.upstream_rq_pending_overflow.inc();
             Failure::before(Reason::OverflowPending)
         })?;
         cluster.stats.upstream_rq_pending_total.inc();
+        let _counted = host.wait(cluster);
         let pool = &host.http2;
         loop {
             let lease = match pool.dial(host, cluster, state).map_err(Failure::before)? {
                 Some(dial) => {
-                    let link = dial.wait().await.map_err(Failure::before)?;
+                    let link = dial.wait().await.map_err(|reason| {
+                        cluster.stats.upstream_rq_pending_failure_eject.inc();
+                        Failure::before(reason)
+                    })?;
                     if !link.open.get() {
                         return Err(Failure::before(Reason::UpstreamClosed));
                     }

@@ -40,6 +40,8 @@ pub struct Mux {
     generation: Cell<u32>,
     phase: Cell<Phase>,
     remaining: Cell<u32>,
+    /// It did not answer a heartbeat in time.
+    given_up: Cell<bool>,
     cluster: Rc<Cluster>,
     heartbeat: Option<(Duration, Duration)>,
     idle_timeout: Option<Duration>,
@@ -91,6 +93,7 @@ impl Mux {
                 0 => u32::MAX,
                 limit => limit,
             }),
+            given_up: Cell::new(false),
             cluster: cluster.clone(),
             heartbeat: model.heartbeat,
             idle_timeout: model.idle_timeout,
@@ -148,6 +151,7 @@ impl Mux {
         if self.remaining.get() != u32::MAX {
             self.remaining.set(left);
             if left == 0 {
+                self.cluster.stats.upstream_cx_max_requests.inc();
                 self.drain();
             }
         }
@@ -168,8 +172,9 @@ impl Mux {
         Ok(calls.insert(Entry { id, state }))
     }
 
-    /// Drives the connection to its end. `expected`: whether somebody who waited for it has yet to use it.
-    pub(super) async fn run(self: &Rc<Self>, io: Conn, expected: impl Fn() -> bool) {
+    /// Drives the connection to its end. `expected`: whether somebody who waited for it has yet to use it. Gives
+    /// whether the peer ended it, and whether requests were open then.
+    pub(super) async fn run(self: &Rc<Self>, io: Conn, expected: impl Fn() -> bool) -> (bool, bool) {
         let env = self.cluster.env();
         let now = Instant::now();
         let mut driver = Driver {
@@ -183,8 +188,13 @@ impl Mux {
         };
         driver.timer.reset(self.next_check(&driver, now));
         let end = poll_fn(|cx| self.poll(&mut driver, &expected, cx)).await;
+        if matches!(end, Reason::UpstreamProtocol | Reason::TooLarge) {
+            self.cluster.stats.upstream_cx_protocol_error.inc();
+        }
+        let busy = self.active() > 0;
         self.finish(end);
         driver.io.close_gently(LINGER).await;
+        (end == Reason::UpstreamClosed && !self.given_up.get(), busy)
     }
 
     fn poll(&self, driver: &mut Driver, expected: &impl Fn() -> bool, cx: &mut Context<'_>) -> Poll<Reason> {
@@ -247,7 +257,10 @@ impl Mux {
         match frame.kind() {
             Kind::Response | Kind::HeartbeatAck => self.deliver(frame.request_id(), Ok(frame)),
             Kind::Heartbeat => self.queue.push(bolt::heartbeat_ack(&frame)),
-            Kind::GoAway => self.drain(),
+            Kind::GoAway => {
+                self.cluster.stats.upstream_cx_close_notify.inc();
+                self.drain();
+            }
             // bolt is duplex, a proxy's upstream connection is not: there is no client to hand this to.
             Kind::Request => self.queue.push(bolt::reply(frame.request_id(), bolt::Status::NoProcessor)),
             Kind::Oneway => {}
@@ -271,6 +284,7 @@ impl Mux {
                 }
                 CallState::Resting => {
                     calls.remove(key);
+                    self.cluster.stats.upstream_rq_late_answer.inc();
                     self.resting.set(self.resting.get().saturating_sub(1));
                     None
                 }
@@ -310,12 +324,14 @@ impl Mux {
             && now.duration_since(since.max(driver.last_read)) >= limit
         {
             self.phase.set(Phase::Draining);
+            self.cluster.stats.upstream_cx_idle_timeout.inc();
             return Some(Reason::LocalReset);
         }
         let (interval, answer) = self.heartbeat?;
         if let Some(asked) = driver.asked_at {
             if now.duration_since(asked) >= answer {
                 self.cluster.stats.upstream_cx_keepalive_timeout.inc();
+                self.given_up.set(true);
                 return Some(Reason::UpstreamClosed);
             }
         } else if now.duration_since(driver.last_read)

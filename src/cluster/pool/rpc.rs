@@ -64,7 +64,7 @@ impl Pool {
         let model = &state.spec.model;
         let limits = &model.breakers.default;
         let waiting = state.spec.breakers.acquire(Level::Pending, limits);
-        let _waiting = waiting.map_err(|()| {
+        let _waiting = waiting.map_err(|_full| {
             cluster.stats.upstream_rq_pending_overflow.inc();
             Failure::before(Reason::OverflowPending)
         })?;
@@ -73,7 +73,12 @@ impl Pool {
             cluster.stats.upstream_rq_pending_overflow.inc();
             return Err(Failure::before(Reason::OverflowPending));
         }
-        dial.wait().await.map_err(Failure::before)
+        cluster.stats.upstream_rq_pending_total.inc();
+        let _counted = host.wait(cluster);
+        dial.wait().await.map_err(|reason| {
+            cluster.stats.upstream_rq_pending_failure_eject.inc();
+            Failure::before(reason)
+        })
     }
 
     /// The dial of the next slot, started if none is under way.
@@ -94,7 +99,7 @@ impl Pool {
             return Ok(dial.clone());
         }
         let permit = state.spec.breakers.acquire(Level::Connections, &state.spec.model.breakers.default);
-        let permit = permit.map_err(|()| {
+        let permit = permit.map_err(|_full| {
             cluster.stats.upstream_cx_overflow.inc();
             Reason::OverflowConnections
         })?;
@@ -183,12 +188,10 @@ impl Attempt {
         self.dial.resolve(Ok(mux.clone()));
         let dial = Rc::downgrade(&self.dial);
         drop(self.dial);
-        mux.run(io, || dial.upgrade().is_some_and(|dial| dial.waiters() > 0)).await;
+        let (by_peer, busy) = mux.run(io, || dial.upgrade().is_some_and(|dial| dial.waiters() > 0)).await;
         self.host.rpc.forget(&mux);
-        stats.upstream_cx_active.dec();
         self.host.stats.cx_active.dec();
-        stats.upstream_cx_destroy.inc();
-        stats.upstream_cx_length_ms.record(open.elapsed().as_millis() as u64);
+        stats.closed(open.elapsed(), by_peer, busy);
         drop(permit);
     }
 }

@@ -58,9 +58,9 @@ impl Addresses {
     }
 
     fn claim(&mut self, name: &Arc<str>, listener: &Listener) -> Result<(), Why> {
-        for claim in claims_of(listener) {
+        for (at, claim) in claims_of(listener).enumerate() {
             if let Some(owner) = self.claims.get(&claim).filter(|owner| *owner != name) {
-                return Err(Why::AddressTaken { address: claim.address, owner: owner.clone() });
+                return Err(Why::AddressTaken { at, address: claim.address, owner: owner.clone() });
             }
         }
         for claim in claims_of(listener) {
@@ -152,7 +152,7 @@ impl Builder {
     fn propose(&mut self, origin: Origin, name: &Arc<str>, model: &Arc<Listener>) -> Result<bool, Why> {
         let (found, limit) = (model.filter_chains.len(), self.options.max_chains);
         if found > limit {
-            return Err(Why::TooLarge { parts: "filter chains", found, limit });
+            return Err(Why::TooLarge { parts: "filter_chains", found, limit });
         }
         let limit = self.options.max_resources;
         if !self.listeners.states.contains_key(name) && self.listeners.states.len() >= limit {
@@ -305,7 +305,9 @@ impl Builder {
         let claim = self.claim_of(listener, address)?;
         self.addresses.bound.remove(&claim);
         self.addresses.failed.insert(claim, reason.to_owned());
-        let why = Why::Bind { address: address.clone(), reason: reason.to_owned() };
+        let model = self.listeners.accepted(listener)?;
+        let at = model.addresses.iter().position(|other| other == address).unwrap_or(0);
+        let why = Why::Bind { at, address: address.clone(), reason: reason.to_owned() };
         Some(Rejection { kind: Kind::Listener, name: listener.to_owned(), why })
     }
 

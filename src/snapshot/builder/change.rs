@@ -107,17 +107,30 @@ pub struct Rejection {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Why {
     /// Another listener has the address.
-    #[error("address {address} belongs to listener {owner}")]
-    AddressTaken { address: Address, owner: Arc<str> },
+    #[error("{}: {address} belongs to listener {owner}", place(*at, address))]
+    AddressTaken { at: usize, address: Address, owner: Arc<str> },
     /// The machine refused the address.
-    #[error("address {address}: {reason}")]
-    Bind { address: Address, reason: String },
+    #[error("{}: {address} cannot be bound: {reason}", place(*at, address))]
+    Bind { at: usize, address: Address, reason: String },
     /// One resource too many of its type.
     #[error("more than {limit} resources of this type")]
     TooMany { limit: usize },
     /// Too large by its number of parts.
-    #[error("{found} {parts}, at most {limit}")]
+    #[error("{parts}: {found}: more than {limit} (nearest valid {limit})")]
     TooLarge { parts: &'static str, found: usize, limit: usize },
+}
+
+/// The field of a listener's address number `at` that decides about its socket, and its value.
+fn place(at: usize, address: &Address) -> String {
+    let message = match at.checked_sub(1) {
+        None => "address".to_owned(),
+        Some(at) => format!("additional_addresses[{at}].address"),
+    };
+    match address {
+        Address::Ip(ip) => format!("{message}.socket_address.port_value: {}", ip.port()),
+        Address::Unix(path) => format!("{message}.pipe.path: {}", path.display()),
+        Address::Name(name, _) => format!("{message}.socket_address.address: {name}"),
+    }
 }
 
 /// Things worth one log line, in the order they happened.

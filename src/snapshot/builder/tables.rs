@@ -194,7 +194,11 @@ impl Builder {
     pub(super) fn change_routes(&mut self, origin: Origin, model: Arc<RouteConfig>) -> Result<(), Why> {
         let found = model.virtual_hosts.iter().map(|host| host.routes.len()).sum();
         if found > self.options.max_routes {
-            return Err(Why::TooLarge { parts: "routes", found, limit: self.options.max_routes });
+            return Err(Why::TooLarge {
+                parts: "virtual_hosts.routes",
+                found,
+                limit: self.options.max_routes,
+            });
         }
         let limit = self.options.max_resources;
         let name = model.name.as_str();

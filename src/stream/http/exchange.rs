@@ -76,7 +76,7 @@ pub fn run(
         if let Some(mut answer) = answer {
             exchange.forward_answer(&mut answer).await;
         }
-        exchange.down.stats.end(begin);
+        exchange.trail.took(exchange.down.stats.end(begin));
         exchange.clock
     }
 }
@@ -357,6 +357,7 @@ impl Exchange {
             Some(relay) => {
                 relay.down.start(sink, bare);
                 let end = relay.run(&mut self.clock).await;
+                relay.count(&stats);
                 relay.finish(&end);
                 end
             }

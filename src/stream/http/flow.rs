@@ -38,6 +38,10 @@ pub struct Flow {
     owed: usize,
     keep: Option<Keep>,
     moved: u64,
+    /// The sink takes nothing now; how often that began and ended.
+    waits: bool,
+    paused: u32,
+    resumed: u32,
 }
 
 /// What was taken from the source, for another try.
@@ -72,6 +76,9 @@ impl Flow {
             owed: 0,
             keep: (keep > 0).then_some(Keep { chunks: Vec::new(), room: keep }),
             moved: 0,
+            waits: false,
+            paused: 0,
+            resumed: 0,
         }
     }
 
@@ -119,6 +126,11 @@ impl Flow {
         }
     }
 
+    /// How often the source had to wait for the sink, and how often it went on.
+    pub fn held_up(&self) -> (u32, u32) {
+        (self.paused, self.resumed)
+    }
+
     /// The receiving side.
     pub fn sink(&mut self) -> Option<&mut Sink> {
         self.to.as_mut()
@@ -150,9 +162,10 @@ impl Flow {
         loop {
             while self.next_held() {
                 match self.push(cx) {
-                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Ok(())) => self.resumed += u32::from(std::mem::take(&mut self.waits)),
                     Poll::Ready(Err(broken)) => return Poll::Ready(Err(broken)),
                     Poll::Pending => {
+                        self.paused += u32::from(!std::mem::replace(&mut self.waits, true));
                         self.gather(cx)?;
                         return Poll::Pending;
                     }

@@ -4,6 +4,7 @@ use super::clock::Clock;
 use super::flow::{Broken, Flow};
 use super::sink::{Gone, Sink};
 use super::source::Fault;
+use super::stats::Stats;
 use super::upstream::Way;
 use crate::message::Reason;
 use crate::stream::exchange::Attempt;
@@ -62,6 +63,18 @@ impl Relay {
             clock.poll(cx, self.up.moved() + self.down.moved()).map(End::Late)
         })
         .await
+    }
+
+    /// Counts how often one side waited for the other.
+    pub(super) fn count(&self, downstream: &Stats) {
+        let cluster = &self.attempt.cluster.stats;
+        let (held, freed) = self.up.held_up();
+        downstream.held_up((held, freed));
+        cluster.upstream_flow_control_backed_up_total.add(held.into());
+        cluster.upstream_flow_control_drained_total.add(freed.into());
+        let (held, freed) = self.down.held_up();
+        cluster.upstream_flow_control_paused_reading_total.add(held.into());
+        cluster.upstream_flow_control_resumed_reading_total.add(freed.into());
     }
 
     /// Tells both sides how it ended. What is dropped unfinished is reset with CANCEL by h2, and closed where

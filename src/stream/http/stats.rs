@@ -7,6 +7,7 @@ use crate::stream::Local;
 use crate::telemetry::{HttpStats, Registration, RpcStats};
 use http::Response;
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// What a connection speaks.
@@ -64,27 +65,54 @@ impl Stats {
         }
     }
 
-    /// It has ended.
-    pub fn closed(&self, version: Version, since: Instant, (received, sent): (u64, u64)) {
-        let life = since.elapsed().as_millis() as u64;
+    /// It has ended. `by_peer`: the client ended it; `busy`: streams were open.
+    pub fn closed(
+        &self,
+        version: Version,
+        life: Duration,
+        (received, sent): (u64, u64),
+        by_peer: bool,
+        busy: bool,
+    ) {
         match self {
             Stats::Http(stats) => {
                 stats.downstream_cx_active.dec();
                 match version {
                     Version::Http2 => stats.downstream_cx_http2_active.dec(),
                 }
-                stats.downstream_cx_destroy.inc();
-                stats.downstream_cx_length_ms.record(life);
+                stats.closed(life, by_peer, busy);
                 stats.downstream_cx_rx_bytes_total.add(received);
                 stats.downstream_cx_tx_bytes_total.add(sent);
             }
             Stats::Rpc(stats) => {
                 stats.downstream_cx_active.dec();
-                stats.downstream_cx_destroy.inc();
-                stats.downstream_cx_length_ms.record(life);
+                stats.closed(life, by_peer, busy);
                 stats.downstream_cx_rx_bytes_total.add(received);
                 stats.downstream_cx_tx_bytes_total.add(sent);
             }
+        }
+    }
+
+    /// A request's body had to wait for its host this often, and went on this often.
+    pub fn held_up(&self, (paused, resumed): (u32, u32)) {
+        let (pauses, resumes) = match self {
+            Stats::Http(stats) => (
+                &stats.downstream_flow_control_paused_reading_total,
+                &stats.downstream_flow_control_resumed_reading_total,
+            ),
+            Stats::Rpc(stats) => (
+                &stats.downstream_flow_control_paused_reading_total,
+                &stats.downstream_flow_control_resumed_reading_total,
+            ),
+        };
+        pauses.add(paused.into());
+        resumes.add(resumed.into());
+    }
+
+    /// A connection or stream was as old as it may become.
+    pub fn max_duration(&self) {
+        if let Stats::Http(stats) = self {
+            stats.downstream_cx_max_duration_reached.inc();
         }
     }
 
@@ -127,7 +155,8 @@ impl Stats {
         }
     }
 
-    pub fn end(&self, begin: Instant) {
+    /// A request is over; gives its time in milliseconds.
+    pub fn end(&self, begin: Instant) -> u64 {
         let took = begin.elapsed().as_millis() as u64;
         match self {
             Stats::Http(stats) => {
@@ -139,6 +168,7 @@ impl Stats {
                 stats.request_time.record(took);
             }
         }
+        took
     }
 
     /// A response's head is sent.

@@ -45,11 +45,15 @@ pub async fn serve(io: Conn, early: Bytes, handle: Rc<Handle>, local: Rc<Local>)
     let down = Rc::new(Downstream { handle, local, stats });
     let begin = Instant::now();
     down.stats.opened(Version::Http2);
-    match handshake(&builder, &wire, &down.local).await {
+    let by_peer = match handshake(&builder, &wire, &down.local).await {
         Some(connection) => Driver::new(&down, wire.clone(), connection).run().await,
-        None => down.stats.protocol_error(),
-    }
-    down.stats.closed(Version::Http2, begin, wire.bytes());
+        None => {
+            down.stats.protocol_error();
+            false
+        }
+    };
+    let busy = down.handle.streams() > 0;
+    down.stats.closed(Version::Http2, begin.elapsed(), wire.bytes(), by_peer, busy);
     if let Some(io) = wire.into_conn() {
         io.close_gently(LINGER).await;
     }
@@ -122,8 +126,10 @@ impl Driver {
         }
     }
 
-    async fn run(mut self) {
+    /// Whether the client ended it.
+    async fn run(mut self) -> bool {
         poll_fn(|cx| self.poll(cx)).await;
+        !self.closing
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -198,6 +204,7 @@ impl Driver {
                 return self.tell();
             }
             if !self.told && age_at.is_some_and(|at| at <= now) {
+                self.down.stats.max_duration();
                 return self.tell();
             }
             let due = [idle_at, age_at.filter(|_| !self.told), stall_at].into_iter().flatten().min();

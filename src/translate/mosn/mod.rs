@@ -8,13 +8,12 @@
 mod action;
 mod cluster;
 mod filter;
-mod finding;
 mod headers;
 mod listener;
 mod read;
 mod route;
 
-pub use finding::{Finding, Severity, join};
+pub use super::fault::{Finding, Severity, join};
 pub use read::ReadFolder;
 
 use crate::model::{Address, Cluster, Listener, NetworkFilter, RouteSource};

@@ -2,7 +2,7 @@
 //!
 //! Every object remembers which keys were asked for; what is left over is a warning, where MOSN says nothing.
 
-use super::finding::Finding;
+use super::Finding;
 use crate::util::duration::parse_go;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;

@@ -52,6 +52,7 @@ impl Attempt {
                 limit => limit,
             }),
             idle_since: Cell::new(Instant::now()),
+            stats: stats.clone(),
             host: Rc::downgrade(&self.host),
         });
         if !self.dial.is_retired() {
@@ -59,13 +60,16 @@ impl Attempt {
         }
         let driver = Driver::new(wire.clone(), connection, &link, &self, &state);
         self.dial.resolve(Ok(link));
+        let (host, open) = (self.host.clone(), Instant::now());
+        host.stats.cx_total.inc();
+        host.stats.cx_active.inc();
         drop((self, state));
-        driver.run().await;
+        let (by_peer, busy) = driver.run().await;
+        host.stats.cx_active.dec();
         let (received, sent) = wire.bytes();
         stats.upstream_cx_rx_bytes_total.add(received);
         stats.upstream_cx_tx_bytes_total.add(sent);
-        stats.upstream_cx_active.dec();
-        stats.upstream_cx_destroy.inc();
+        stats.closed(open.elapsed(), by_peer, busy);
         drop(permit);
         if let Some(io) = wire.into_conn() {
             io.close_gently(LINGER).await;
@@ -98,6 +102,10 @@ struct Driver {
     timer: Sleep,
     idle_timeout: Option<Duration>,
     keepalive: Option<Keepalive>,
+    /// The peer wants no new streams.
+    told: bool,
+    /// We ended it because the peer did not do its part in time.
+    given_up: bool,
 }
 
 /// Asks the peer by PING whether it lives, if configured.
@@ -131,13 +139,20 @@ impl Driver {
             cluster: attempt.cluster.clone(),
             idle_timeout: model.idle_timeout,
             keepalive,
+            told: false,
+            given_up: false,
         }
     }
 
-    async fn run(mut self) {
+    /// Whether the peer ended it, and whether streams were open then.
+    async fn run(mut self) -> (bool, bool) {
         poll_fn(|cx| self.poll(cx)).await;
+        let link = self.link.upgrade();
+        let open = link.as_ref().is_some_and(|link| link.open.get());
+        let busy = link.is_some_and(|link| link.active.get() > 0);
         // Dropping the connection ends the streams that are left.
         self.leave_pool();
+        (!self.given_up && (self.told || open || busy), busy)
     }
 
     fn leave_pool(&self) {
@@ -150,21 +165,30 @@ impl Driver {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let ended = Pin::new(&mut self.connection).poll(cx).is_ready();
+        let polled = Pin::new(&mut self.connection).poll(cx);
+        let ended = polled.is_ready();
+        if matches!(&polled, Poll::Ready(Err(error)) if error.is_library()) {
+            self.cluster.stats.upstream_cx_protocol_error.inc();
+        }
         if matches!(self.wire.poll_flush(cx), Poll::Ready(Err(_))) || ended || self.wire.flooded() {
             return Poll::Ready(());
         }
         if self.wire.is_worn() {
+            if self.wire.is_told() && !std::mem::replace(&mut self.told, true) {
+                self.cluster.stats.upstream_cx_close_notify.inc();
+            }
             self.leave_pool();
         }
         self.learn_limit();
         if self.poll_keepalive(cx).is_ready() {
             self.cluster.stats.upstream_cx_keepalive_timeout.inc();
+            self.given_up = true;
             return Poll::Ready(());
         }
         while Pin::new(&mut self.timer).poll(cx).is_ready() {
             let now = Instant::now();
             if self.wire.stalled_since().is_some_and(|since| now >= since + STALL) {
+                self.given_up = true;
                 return Poll::Ready(());
             }
             let idle_at = self.idle_at(now);

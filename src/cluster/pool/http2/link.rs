@@ -2,6 +2,7 @@
 
 use crate::cluster::Host;
 use crate::message::{Failure, Reason};
+use crate::telemetry::{ClusterStats, Registration};
 use bytes::Bytes;
 use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
@@ -19,6 +20,7 @@ pub struct Link {
     pub(super) open: Cell<bool>,
     pub(super) remaining: Cell<u32>,
     pub(super) idle_since: Cell<Instant>,
+    pub(super) stats: Rc<Registration<ClusterStats>>,
     pub(super) host: Weak<Host>,
 }
 
@@ -42,6 +44,7 @@ impl Link {
             if self.remaining.get() == 0
                 && let Some(host) = self.host.upgrade()
             {
+                self.stats.upstream_cx_max_requests.inc();
                 host.http2.forget(self);
             }
         }

@@ -138,7 +138,10 @@ fn second_listener_of_an_address_is_refused_and_tried_again() {
     w.push(vec![fixed("a", 1), listener("first", 80, tcp("a"))]);
     let rejected = w.push(vec![listener("second", 80, tcp("a")), listener("third", 81, tcp("a"))]);
     assert_eq!(rejected.len(), 1);
-    assert_eq!(rejected[0].to_string(), "listener second: address 127.0.0.1:80 belongs to listener first");
+    assert_eq!(
+        rejected[0].to_string(),
+        "listener second: address.socket_address.port_value: 80: 127.0.0.1:80 belongs to listener first"
+    );
     assert!(w.listener("second").is_none() && w.listener("third").is_some());
     w.push(vec![Change::ListenerRemoved("first".into())]);
     assert!(w.listener("first").is_none() && w.listener("second").is_some());
@@ -231,7 +234,8 @@ fn listeners_can_wait_for_sockets() {
     assert!(w.builder.sockets().iter().all(|socket| !socket.open));
     w.builder.on_bound("l", &addr(80), w.now);
     let rejection = w.builder.on_bind_failed("m", &addr(81), "address already in use").unwrap();
-    assert_eq!(rejection.to_string(), "listener m: address 127.0.0.1:81: address already in use");
+    let text = "listener m: address.socket_address.port_value: 81: 127.0.0.1:81 cannot be bound: address already in use";
+    assert_eq!(rejection.to_string(), text);
     w.publish();
     assert!(w.listener("l").is_some() && w.listener("m").is_none());
     assert_eq!(waiting(&w, "m"), ["address 127.0.0.1:81: address already in use"]);

@@ -1,10 +1,11 @@
-//! What is wrong with a piece of configuration, and where.
+//! One thing that is wrong with a piece of configuration, and where: in a file or in a resource of the control
+//! plane, of either dialect.
 
 use serde::Serialize;
 use std::fmt;
 
-/// Longest value text kept, in bytes.
-const VALUE_LIMIT: usize = 120;
+/// Longest value printed in a finding, in characters.
+const MAX_VALUE: usize = 120;
 
 /// Weight of a [`Finding`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -44,7 +45,7 @@ impl Finding {
 
     fn new(severity: Severity, path: String, value: impl fmt::Display, message: String) -> Self {
         // Keys and names of the file end up in all three: none may break the line.
-        let value = shorten(one_line(value.to_string()));
+        let value = escaped(&value.to_string());
         Finding { severity, file: String::new(), path: one_line(path), value, message: one_line(message) }
     }
 
@@ -90,14 +91,21 @@ fn one_line(text: String) -> String {
     }
 }
 
-/// Cuts at a character.
-fn shorten(mut text: String) -> String {
-    if text.len() > VALUE_LIMIT {
-        let end = (0..=VALUE_LIMIT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-        text.truncate(end);
-        text.push('…');
+/// Control characters escaped, cut to [`MAX_VALUE`].
+fn escaped(value: &str) -> String {
+    let mut out = String::new();
+    for (i, c) in value.chars().enumerate() {
+        if i == MAX_VALUE {
+            out.push('…');
+            break;
+        }
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
     }
-    text
+    out
 }
 
 #[cfg(test)]
@@ -108,8 +116,8 @@ mod tests {
     fn a_finding_is_one_short_line() {
         let finding = Finding::error("b", format!("x\n{}", "é".repeat(200)), "why").within("a[0]");
         let text = finding.to_string();
-        assert!(text.starts_with("a[0].b: x é") && text.ends_with("…: why"), "{text}");
-        assert!(text.lines().count() == 1 && text.len() < 160);
+        assert!(text.starts_with("a[0].b: x\\né") && text.ends_with("…: why"), "{text}");
+        assert!(text.lines().count() == 1 && text.chars().count() < 160);
         assert_eq!(Finding::error("k\ney", "", "no\nline").to_string(), "k ey: no line");
         assert_eq!(join("a", "[1]"), "a[1]");
         assert_eq!(Finding::warning("", "", "alone").to_string(), "alone");
