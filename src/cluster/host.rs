@@ -24,6 +24,8 @@ pub struct Host {
     pub stats: Registration<HostStats>,
     /// bolt connections.
     pub rpc: pool::rpc::Pool,
+    /// HTTP/1 connections.
+    pub http1: pool::http1::Pool,
     /// HTTP/2 connections.
     pub http2: pool::http2::Pool,
 }
@@ -49,6 +51,7 @@ impl Host {
             health,
             active: Cell::new(0),
             rpc: pool::rpc::Pool::default(),
+            http1: pool::http1::Pool::default(),
             http2: pool::http2::Pool::default(),
         })
     }
@@ -66,6 +69,7 @@ impl Host {
     /// Takes the host out of service: idle connections close now, busy ones after their last stream.
     pub fn retire(&self) {
         self.rpc.retire();
+        self.http1.retire();
         self.http2.retire();
     }
 

@@ -74,6 +74,18 @@ impl Conn {
         }
     }
 
+    /// Whether the kernel has something to read, be it that the peer has closed.
+    pub fn is_readable(&self) -> bool {
+        use rustix::io::Errno;
+        use rustix::net::{RecvFlags, recv};
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let peeked = match self {
+            Conn::Tcp(stream) => recv(stream, &mut [0u8; 1], flags),
+            Conn::Unix(stream) => recv(stream, &mut [0u8; 1], flags),
+        };
+        !matches!(peeked, Err(Errno::AGAIN | Errno::INTR))
+    }
+
     /// Ends the connection without losing what was written last: shuts the write side, discards input until
     /// the peer closes or `limit` passes. A plain close with unread input makes the kernel reset, which
     /// destroys answers still on their way.

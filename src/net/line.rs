@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
@@ -125,6 +125,21 @@ impl Line {
     /// there is something to read.
     pub fn is_stale(&self) -> bool {
         self.poll_quiet(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    /// Whether there is something to read, the peer's close included. Asks the kernel, which may know of a
+    /// close that the runtime has not heard of yet.
+    pub fn is_readable(&self) -> bool {
+        self.io.borrow().is_readable()
+    }
+
+    /// Tells the peer that nothing follows what was written.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_flush(cx))?;
+        Pin::new(&mut *self.io.borrow_mut()).poll_shutdown(cx)
     }
 
     /// Bytes received and sent so far.

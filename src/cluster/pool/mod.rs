@@ -1,6 +1,7 @@
 //! Connections to hosts, one pool per host and protocol.
 
 mod dial;
+pub mod http1;
 pub mod http2;
 pub mod mux;
 pub mod rpc;

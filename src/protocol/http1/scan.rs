@@ -144,7 +144,8 @@ fn skip_blank_lines(buf: &mut BytesMut, lenient: bool) -> Result<bool, Fault> {
 
 /// Every line must end with CR LF: the parser takes LF alone.
 fn check_ends<L>(buf: &[u8], lines: &Lines<L>) -> Result<(), Fault> {
-    let ends_at = |end: usize| end >= 2 && buf.get(end - 2..end) == Some(b"\r\n");
+    // Trailers begin without a line before them.
+    let ends_at = |end: usize| end == 0 || end >= 2 && buf.get(end - 2..end) == Some(b"\r\n");
     let whole = lines.slots.iter().all(|slot| ends_at(slot.name.0 as usize))
         && ends_at(lines.len)
         && ends_at(lines.len.saturating_sub(2));

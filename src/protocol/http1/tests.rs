@@ -1,7 +1,10 @@
 //! What is accepted, what is refused, and what comes of it.
 
+mod bodies;
 mod encode;
+mod properties;
 mod requests;
+mod responses;
 
 use super::*;
 use bytes::BytesMut;

@@ -41,3 +41,162 @@ fn chunks_are_written_with_and_without_copies() {
     );
     assert_eq!(text(&out), expected);
 }
+
+fn response(
+    status: u16,
+    fields: &[(&'static str, &str)],
+    body: BodyLength,
+    to: ResponseTo,
+) -> (String, BodyEncoder) {
+    let mut parts = http::Response::builder().status(status);
+    for (name, value) in fields {
+        parts = parts.header(*name, *value);
+    }
+    let mut out = BytesMut::new();
+    let encoder = encode_response(&parts.body(()).unwrap().into_parts().0, None, body, to, &mut out);
+    (text(&out).to_owned(), encoder)
+}
+
+#[test]
+fn responses() {
+    let keep = ResponseTo { keep_alive: true, ..ResponseTo::default() };
+    let head = ResponseTo { head: true, ..keep };
+    let connect = ResponseTo { connect: true, ..keep };
+    let old = ResponseTo { http_10: true, ..keep };
+    let close = ResponseTo::default();
+    use BodyLength::{Empty, Known, Unknown};
+    for (status, fields, body, to, expected, encoder) in [
+        (
+            200,
+            &[("a", "b")][..],
+            Known(3),
+            keep,
+            "200 OK\r\na: b\r\ncontent-length: 3\r\n\r\n",
+            BodyEncoder::Length(3),
+        ),
+        (
+            200,
+            &[("content-length", "9")],
+            Known(3),
+            keep,
+            "200 OK\r\ncontent-length: 3\r\n\r\n",
+            BodyEncoder::Length(3),
+        ),
+        (200, &[], Empty, keep, "200 OK\r\ncontent-length: 0\r\n\r\n", BodyEncoder::Length(0)),
+        (
+            200,
+            &[("content-length", "9")],
+            Unknown,
+            keep,
+            "200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+            BodyEncoder::Chunked,
+        ),
+        (
+            200,
+            &[("connection", "x"), ("keep-alive", "x")],
+            Empty,
+            close,
+            "200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            BodyEncoder::Length(0),
+        ),
+        (
+            200,
+            &[("content-length", "9")],
+            Known(9),
+            head,
+            "200 OK\r\ncontent-length: 9\r\n\r\n",
+            BodyEncoder::Empty,
+        ),
+        (
+            200,
+            &[("content-length", "9")],
+            Empty,
+            head,
+            "200 OK\r\ncontent-length: 9\r\n\r\n",
+            BodyEncoder::Empty,
+        ),
+        (200, &[], Unknown, head, "200 OK\r\n\r\n", BodyEncoder::Empty),
+        (
+            304,
+            &[("content-length", "9")],
+            Empty,
+            keep,
+            "304 Not Modified\r\ncontent-length: 9\r\n\r\n",
+            BodyEncoder::Empty,
+        ),
+        (204, &[("content-length", "9")], Known(9), keep, "204 No Content\r\n\r\n", BodyEncoder::Empty),
+        (100, &[], Empty, close, "100 Continue\r\n\r\n", BodyEncoder::Empty),
+        (
+            101,
+            &[("upgrade", "x")],
+            Empty,
+            keep,
+            "101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
+            BodyEncoder::UntilClose,
+        ),
+        (200, &[("upgrade", "x")], Unknown, connect, "200 OK\r\n\r\n", BodyEncoder::UntilClose),
+        (403, &[], Empty, connect, "403 Forbidden\r\ncontent-length: 0\r\n\r\n", BodyEncoder::Length(0)),
+    ] {
+        let (text, got) = response(status, fields, body, to);
+        assert_eq!(text, format!("HTTP/1.1 {expected}"));
+        assert_eq!(got, encoder, "{expected}");
+    }
+    let (text, encoder) = response(200, &[], Unknown, old);
+    assert_eq!(text, "HTTP/1.0 200 OK\r\nconnection: close\r\n\r\n");
+    assert!(encoder.needs_close());
+    let (text, _) = response(200, &[], Known(1), old);
+    assert_eq!(text, "HTTP/1.0 200 OK\r\ncontent-length: 1\r\nconnection: keep-alive\r\n\r\n");
+    assert_eq!(response(103, &[], Empty, old).0, "", "HTTP/1.0 knows no interim responses");
+}
+
+#[test]
+fn a_request_never_says_two_lengths() {
+    for (method, body, expected) in [
+        ("GET", BodyLength::Empty, ""),
+        ("POST", BodyLength::Empty, "content-length: 0\r\n"),
+        ("POST", BodyLength::Known(5), "content-length: 5\r\n"),
+        ("POST", BodyLength::Unknown, "transfer-encoding: chunked\r\n"),
+    ] {
+        let parts = http::Request::builder()
+            .method(method)
+            .uri("http://a/")
+            .header("content-length", "7")
+            .header("host", "other")
+            .header("upgrade", "x")
+            .body(())
+            .unwrap()
+            .into_parts()
+            .0;
+        let mut out = BytesMut::new();
+        encode_request(&parts, None, body, false, false, &mut out);
+        assert_eq!(text(&out), format!("{method} / HTTP/1.1\r\nhost: a\r\n{expected}\r\n"));
+    }
+}
+
+#[test]
+fn forms_of_targets() {
+    let line = |method: &str, uri: &str| {
+        let parts = http::Request::builder().method(method).uri(uri).body(()).unwrap().into_parts().0;
+        let mut out = BytesMut::new();
+        encode_request(&parts, None, BodyLength::Empty, false, false, &mut out);
+        text(&out).lines().next().unwrap().to_owned()
+    };
+    assert_eq!(line("CONNECT", "a:443"), "CONNECT a:443 HTTP/1.1");
+    assert_eq!(line("OPTIONS", "*"), "OPTIONS * HTTP/1.1");
+    assert_eq!(line("GET", "http://a?b"), "GET /?b HTTP/1.1");
+    assert_eq!(line("GET", "http://a"), "GET / HTTP/1.1");
+}
+
+#[test]
+fn a_body_is_as_long_as_announced() {
+    let mut out = BytesMut::new();
+    let mut body = BodyEncoder::Length(5);
+    assert_eq!(body.data(Bytes::from_static(b"abc"), &mut out), Ok(()));
+    assert_eq!(body.end(None, &mut out), Err(WrongLength));
+    assert_eq!(body.data(Bytes::from_static(b"def"), &mut out), Err(WrongLength));
+    assert_eq!(text(&out), "abc");
+    let mut none = BodyEncoder::Empty;
+    none.data(Bytes::from_static(b"abc"), &mut out).unwrap();
+    none.end(None, &mut out).unwrap();
+    assert_eq!(text(&out), "abc");
+}
