@@ -144,6 +144,7 @@ stat_group! {
     pub struct ClusterStats {
         upstream_cx_total: Counter,
         upstream_cx_active: Gauge,
+        upstream_cx_http1_total: Counter,
         upstream_cx_http2_total: Counter,
         upstream_cx_connect_fail: Counter,
         upstream_cx_connect_timeout: Counter,

@@ -101,7 +101,7 @@ impl Pool {
             return Ok(lease);
         }
         let waiting = state.spec.breakers.acquire(Level::Pending, &state.spec.model.breakers.default);
-        let _waiting = waiting.map_err(|()| {
+        let _waiting = waiting.map_err(|_| {
             cluster.stats.upstream_rq_pending_overflow.inc();
             Failure::before(Reason::OverflowPending)
         })?;
@@ -143,8 +143,8 @@ impl Pool {
                     spawn_local(run(host.clone(), cluster, state, permit));
                 }
                 // What another host does not need can be used here.
-                Err(()) if state.hosts().any(|other| other.http1.close_oldest()) => {}
-                Err(()) => {
+                Err(_) if state.hosts().any(|other| other.http1.close_oldest()) => {}
+                Err(_) => {
                     cluster.stats.upstream_cx_overflow.inc();
                     if pool.dials.get() == 0 && pool.open.get() == 0 {
                         pool.fail_all(Reason::OverflowConnections);

@@ -94,7 +94,10 @@ impl Fields {
         }
         let mut nth = 0;
         match kind {
-            Kind::Cookie if self.map.contains_key(COOKIE) => return self.add_cookie(value),
+            Kind::Cookie if self.map.contains_key(COOKIE) => {
+                self.add_cookie(value);
+                return Ok(());
+            }
             Kind::Cookie => nth = self.append(head, slot, COOKIE)?,
             Kind::Other => nth = self.append(head, slot, parse_name(name)?)?,
             Kind::Host => {
@@ -148,12 +151,16 @@ impl Fields {
     }
 
     /// Joins a further cookie to those before.
-    fn add_cookie(&mut self, value: &[u8]) -> Result<(), Fault> {
+    fn add_cookie(&mut self, value: &[u8]) {
+        if value.is_empty() {
+            return;
+        }
         let first = self.map.get(COOKIE).map(HeaderValue::as_bytes).unwrap_or_default();
         let joined = self.cookies.get_or_insert_with(|| BytesMut::from(first));
-        joined.extend_from_slice(b"; ");
+        if !joined.is_empty() {
+            joined.extend_from_slice(b"; ");
+        }
         joined.extend_from_slice(value);
-        Ok(())
     }
 
     /// Settles whether the sender asks for another protocol; `false`: its `upgrade` means nothing and goes.

@@ -63,7 +63,7 @@ fn cluster(hosts: &[SocketAddr], adapt: impl FnOnce(&mut model::Cluster)) -> Rc<
         breakers: Arc::<BreakerState>::default(),
         shared: Arc::default(),
     };
-    Cluster::new(&ClusterEntry { spec: Arc::new(spec), endpoints }, env)
+    Cluster::new(&ClusterEntry { spec: Arc::new(spec), endpoints, history: Default::default() }, env)
 }
 
 fn head(method: Method) -> request::Parts {

@@ -299,6 +299,9 @@ fn cookies_count_once() {
     let head = accepted(format!("GET / HTTP/1.1\r\nHost: a\r\n{crumbs}\r\n").as_bytes(), &limits);
     let joined: Vec<_> = (0..200).map(|n| format!("c{n}=1")).collect();
     assert_eq!(head.parts.headers.get("cookie").unwrap(), &joined.join("; "));
+    let some =
+        b"GET / HTTP/1.1\r\nHost: a\r\nCookie:\r\nCookie: a\r\nCookie:\r\nCookie: b\r\nCookie:\r\n\r\n";
+    assert_eq!(accepted(some, &limits).parts.headers.get("cookie").unwrap(), "a; b");
 }
 
 #[test]
