@@ -70,7 +70,6 @@ stat_group! {
         downstream_rq_tx_reset: Counter,
         downstream_rq_timeout: Counter,
         downstream_rq_idle_timeout: Counter,
-        downstream_rq_max_duration_reached: Counter,
         downstream_rq_too_large: Counter,
         downstream_rq_time: Histogram,
         no_route: Counter,

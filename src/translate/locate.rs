@@ -22,6 +22,9 @@ pub fn locate(type_url: &str, json: &Value, why: &str) -> Finding {
             None => break,
         }
     }
+    if let Some((second, both)) = clash(&type_url, json) {
+        return Finding::error(join(&path, &second), "", both);
+    }
     let value = match json {
         Value::Object(_) | Value::Array(_) => String::new(),
         scalar => scalar.to_string(),
@@ -35,6 +38,25 @@ struct Step<'a> {
     why: String,
     /// The type of the value when it is a message, to look further inside.
     type_url: Option<String>,
+}
+
+/// The second of two fields that exclude each other, each good by itself, and what is wrong with both.
+fn clash(type_url: &str, json: &Value) -> Option<(String, String)> {
+    let map = json.as_object()?;
+    let inner = map.get("@type").and_then(Value::as_str);
+    let type_url = if message_name(type_url) == "google.protobuf.Any" { inner? } else { type_url };
+    let desc = descriptor(type_url)?;
+    let mut chosen: Vec<(String, &String)> = Vec::new();
+    for key in map.iter().filter(|(_, value)| !value.is_null()).map(|(key, _)| key) {
+        let field = desc.get_field_by_json_name(key).or_else(|| desc.get_field_by_name(key));
+        let Some(group) = field.and_then(|field| field.containing_oneof()) else { continue };
+        let group = group.name().to_owned();
+        if let Some((_, first)) = chosen.iter().find(|(other, _)| *other == group) {
+            return Some((key.clone(), format!("{first} is set as well: {group} may hold only one of them")));
+        }
+        chosen.push((group, key));
+    }
+    None
 }
 
 fn refused_field<'a>(type_url: &str, json: &'a Value) -> Option<Step<'a>> {
@@ -66,4 +88,20 @@ fn refused_field<'a>(type_url: &str, json: &'a Value) -> Option<Step<'a>> {
         return Some(step(key.clone(), value, error.to_string()));
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_fields_that_exclude_each_other_the_second_is_named() {
+        let both = json!({"routeConfig": {"name": "a"}, "stat_prefix": "s", "rds": {"routeConfigName": "b"}});
+        let type_url = "type.googleapis.com/mizzen.v1.RpcProxy";
+        assert!(decode_json_lenient(type_url, &both).is_err());
+        let found = locate(type_url, &both, "no").to_string();
+        assert!(found.contains("is set as well") && found.starts_with('r'), "{found}");
+        let one = locate(type_url, &json!({"stat_prefix": 7}), "no");
+        assert_eq!((one.path.as_str(), one.value.as_str()), ("stat_prefix", "7"));
+    }
 }
