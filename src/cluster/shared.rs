@@ -8,7 +8,7 @@ use super::lb::Table;
 use crate::model::{Address, Health, OutlierDetection};
 use arc_swap::ArcSwapOption;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -28,12 +28,15 @@ pub const ACTIVE_TIMEOUT: u32 = 16;
 /// A response told that checks would fail.
 pub const EXCLUDED_IMMEDIATE: u32 = 32;
 
+/// At least one active check has ended.
+const CHECKED: u32 = 64;
+
 /// Shared state of one cluster name.
 pub struct Shared {
     /// Goes up whenever the health of a host changes.
     epoch: AtomicU64,
-    /// Requests sent, so that checks can see whether there is traffic. Counted only where it is asked for.
-    traffic: AtomicU64,
+    /// A worker has used the cluster: checks go at their full pace from then on.
+    used: AtomicBool,
     begin: Instant,
     hosts: ArcSwapOption<HostMap>,
     tables: ArcSwapOption<Vec<Weak<Table>>>,
@@ -44,7 +47,7 @@ impl Default for Shared {
     fn default() -> Self {
         Shared {
             epoch: AtomicU64::new(0),
-            traffic: AtomicU64::new(0),
+            used: AtomicBool::new(false),
             begin: Instant::now(),
             hosts: ArcSwapOption::empty(),
             tables: ArcSwapOption::empty(),
@@ -99,14 +102,14 @@ impl Shared {
         self.epoch.fetch_add(1, Relaxed);
     }
 
-    /// Requests seen so far, where counted.
-    pub fn traffic(&self) -> u64 {
-        self.traffic.load(Relaxed)
+    /// Whether any worker has used the cluster.
+    pub fn is_used(&self) -> bool {
+        self.used.load(Relaxed)
     }
 
-    /// Counts a request. A plain store would do: only "more than before" is asked.
-    pub fn count_request(&self) {
-        self.traffic.fetch_add(1, Relaxed);
+    /// A worker uses it.
+    pub fn set_used(&self) {
+        self.used.store(true, Relaxed);
     }
 
     /// Milliseconds of this cluster's own clock, never 0.
@@ -247,6 +250,16 @@ impl HostState {
             self.flags.fetch_and(!clear, Relaxed);
         }
         before != between & !clear
+    }
+
+    /// Whether an active check of it has ended.
+    pub fn is_checked(&self) -> bool {
+        self.flags() & CHECKED != 0
+    }
+
+    /// See [`HostState::is_checked`].
+    pub fn set_checked(&self) {
+        self.flags.fetch_or(CHECKED, Relaxed);
     }
 
     /// Begins to count as new at `now`.

@@ -35,6 +35,7 @@ impl Cluster {
     /// The cluster of `entry`, without connections yet.
     pub fn new(entry: &ClusterEntry, env: Rc<Env>) -> Rc<Self> {
         let stats = Rc::new(env.cluster_stats(&entry.spec.model));
+        entry.spec.shared.set_used();
         let epoch = Cell::new(entry.spec.shared.epoch());
         let state = State::build(entry, HashMap::default(), &env);
         let balancer = RefCell::new(Rc::new(state.balancer(&env)));

@@ -3,7 +3,6 @@
 use crate::model::Address;
 use serde::Serialize;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// Passive health checking. Percentages are whole percent; defaults are Envoy's.
@@ -97,8 +96,6 @@ pub struct HealthCheck {
     pub reuse_connection: bool,
     /// In place of the host's port.
     pub alt_port: Option<u16>,
-    /// File of the event log.
-    pub event_log: Option<PathBuf>,
     pub log_failures: bool,
     pub log_success: bool,
     pub check: Check,

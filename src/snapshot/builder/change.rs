@@ -51,6 +51,9 @@ pub struct Options {
     /// Listeners wait for [`super::Builder::on_bound`] of their addresses. Default false: sockets are not the
     /// builder's business.
     pub wait_for_sockets: bool,
+    /// Control tasks resolve names and check hosts ([`super::Builder::take_orders`]): clusters wait for their
+    /// first answers. Default false: names are resolved when connecting, unchecked hosts count as failed.
+    pub control: bool,
     /// Resources of one type. Default 100,000.
     pub max_resources: usize,
     /// Filter chains of one listener. Default 1,000.
@@ -67,6 +70,7 @@ impl Default for Options {
             removed_cluster_linger: Duration::from_secs(15),
             listener_cluster_wait: Duration::from_secs(5),
             wait_for_sockets: false,
+            control: false,
             max_resources: 100_000,
             max_chains: 1_000,
             max_routes: 100_000,

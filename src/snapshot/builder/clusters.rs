@@ -7,6 +7,7 @@
 use super::FastMap;
 use super::change::Owned;
 use super::ids::Ids;
+use super::watch::Findings;
 use crate::cluster::{BreakerState, ClusterSpec, History, Shared};
 use crate::model::{Cluster, ClusterId, Discovery, Endpoints, RouteId};
 use smallvec::SmallVec;
@@ -44,6 +45,8 @@ pub(super) struct ClusterState {
     pub(super) breakers: Option<Arc<BreakerState>>,
     pub(super) shared: Option<Arc<Shared>>,
     pub(super) history: History,
+    /// Of the control tasks.
+    pub(super) findings: Findings,
     /// EDS names its versions refer to.
     assignments: SmallVec<[Arc<str>; 1]>,
     /// Applied virtual hosts and open TCP chains that name it: they keep a removed cluster serving.
@@ -133,6 +136,7 @@ impl Clusters {
                 breakers: None,
                 shared: None,
                 history: History::default(),
+                findings: Findings::default(),
                 assignments: SmallVec::new(),
                 refs: 0,
                 pins: 0,
@@ -204,9 +208,12 @@ impl Clusters {
         }
     }
 
-    /// Hosts for `model`, if they are here.
-    pub(super) fn hosts_of(&self, model: &Cluster) -> Option<Arc<Endpoints>> {
+    /// Hosts for `model`, if they are here. `resolves`: names are not hosts.
+    pub(super) fn hosts_of(&self, model: &Cluster, resolves: bool) -> Option<Arc<Endpoints>> {
         match &model.discovery {
+            Discovery::Dns { .. } if resolves => {
+                self.get(self.find(&model.name)?)?.findings.hosts(model).cloned()
+            }
             Discovery::Static(hosts) | Discovery::Dns { endpoints: hosts, .. } => Some(hosts.clone()),
             Discovery::OriginalDst(_) => {
                 Some(Arc::new(Endpoints { name: model.name.clone(), ..Endpoints::default() }))

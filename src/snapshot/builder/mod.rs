@@ -24,12 +24,16 @@ mod tables;
 mod tests;
 mod timers;
 mod warming;
+mod watch;
 
 pub use addresses::Socket;
 pub use change::{Change, Event, Kind, Options, Origin, Rejection, Why};
 pub use status::{ClusterStatus, Counts, HeldHost, ListenerStatus, State, Status, TableStatus};
 
+pub use watch::{Order, Report, Watched};
+
 use super::Snapshot;
+use crate::model::ClusterId;
 use clusters::Waiter;
 use next::Next;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -57,6 +61,7 @@ pub struct Builder {
     timers: timers::Timers,
     counts: Counts,
     events: VecDeque<Event>,
+    orders: BTreeMap<ClusterId, Option<Watched>>,
     interest_version: u64,
 }
 

@@ -111,7 +111,7 @@ impl Builder {
         }
         // Before looking for hosts, so that the assignment is asked for even when it is not here.
         self.clusters.link_assignments(id);
-        let hosts = self.clusters.hosts_of(&model);
+        let hosts = self.clusters.hosts_of(&model, self.options.control);
         if serves {
             self.timers.set(Key::Cluster(id), None);
             if let Some(hosts) = hosts {
@@ -151,30 +151,50 @@ impl Builder {
             }
             None => {
                 self.timers.set(Key::Cluster(id), until);
-                let Some(state) = self.clusters.get(id) else { return };
-                match (&state.active, &state.hosts) {
-                    // The old version goes on, and with it changes of the old assignment.
-                    (Some(spec), _) => {
-                        if let Some(hosts) = self.clusters.hosts_of(&spec.model) {
-                            self.serve(id, None, hosts);
-                        }
-                    }
-                    _ => {
-                        let name = state.name.clone();
-                        self.next.set_cluster(id, &name, ClusterSlot::Warming);
-                        self.clusters.wake(id);
-                    }
+                self.hold(id);
+                if let Some(spec) = self.spec_of(id, model) {
+                    self.order_names(id, &spec);
                 }
                 return;
             }
         };
         self.timers.set(Key::Cluster(id), None);
-        let Some(state) = self.clusters.get_mut(id) else { return };
-        state.pending = None;
+        let Some(spec) = self.spec_of(id, model) else { return };
+        if self.must_check(id, &spec, &hosts) {
+            self.hold(id);
+            self.order(id, &spec, &hosts);
+            return;
+        }
+        if let Some(state) = self.clusters.get_mut(id) {
+            state.pending = None;
+        }
+        self.serve(id, Some(spec), hosts);
+    }
+
+    /// The compiled form of `model`.
+    fn spec_of(&mut self, id: ClusterId, model: &Arc<Cluster>) -> Option<Arc<ClusterSpec>> {
+        let state = self.clusters.get_mut(id)?;
         let breakers = state.breakers.get_or_insert_default().clone();
         let shared = state.shared.get_or_insert_default().clone();
-        let spec = Arc::new(ClusterSpec { id, model: model.clone(), breakers, shared });
-        self.serve(id, Some(spec), hosts);
+        Some(Arc::new(ClusterSpec { id, model: model.clone(), breakers, shared }))
+    }
+
+    /// Goes on with the old version of what cannot be activated yet, if there is one.
+    fn hold(&mut self, id: ClusterId) {
+        let Some(state) = self.clusters.get(id) else { return };
+        match &state.active {
+            // With it go on changes of the old assignment.
+            Some(spec) => {
+                if let Some(hosts) = self.clusters.hosts_of(&spec.model, self.options.control) {
+                    self.serve(id, None, hosts);
+                }
+            }
+            None => {
+                let name = state.name.clone();
+                self.next.set_cluster(id, &name, ClusterSlot::Warming);
+                self.clusters.wake(id);
+            }
+        }
     }
 
     /// Publishes `spec` (or the one that serves) with `hosts`; equal hosts keep their `Arc`.
@@ -198,7 +218,9 @@ impl Builder {
         state.active = Some(spec.clone());
         state.hosts = Some(hosts.clone());
         let name = state.name.clone();
-        let entry = ClusterEntry { spec, endpoints: hosts, history: state.history };
+        let history = state.history;
+        self.watch_served(id, &spec, &hosts);
+        let entry = ClusterEntry { spec, endpoints: hosts, history };
         self.next.set_cluster(id, &name, ClusterSlot::Ready(entry));
         if !was_ready {
             self.clusters.wake(id);
@@ -226,6 +248,7 @@ impl Builder {
                 self.event(Event::LingerExpired { cluster: name.clone() });
             }
         }
+        self.unwatch(id);
         let Some(state) = self.clusters.get_mut(id) else { return };
         (state.active, state.hosts, state.removed_at) = (None, None, None);
         (state.breakers, state.shared) = (None, None);

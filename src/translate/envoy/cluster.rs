@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::endpoints::{self, Hosts};
 use super::extension::{Extension, plaintext_only};
-use super::values::{FOREVER, ads_source, enumeration, not_empty, positive};
-use super::{cluster_http, cluster_lb};
+use super::values::{FOREVER, ads_source, duration, enumeration, not_empty, positive};
+use super::{cluster_health, cluster_http, cluster_lb};
 use crate::model::{Cluster, Discovery, DnsFamily, DnsPace, Endpoints, TcpKeepalive, Thresholds};
 use crate::proto::envoy::config::cluster::v3 as pb;
 use crate::proto::envoy::config::core::v3::RoutingPriority;
@@ -22,6 +22,7 @@ pub(super) fn cluster(message: &pb::Cluster, out: &mut Findings) -> Option<Clust
     let discovery = discovery(&name, message, out);
     let mut model = Cluster::new(name, discovery?);
     cluster_lb::apply(message, &mut model, out);
+    cluster_health::apply(message, &mut model, out);
     model.alt_stat_name = Some(message.alt_stat_name.clone()).filter(|n| !n.is_empty());
     let timeout = message.connect_timeout.as_ref();
     model.connect_timeout = positive(&root.name("connect_timeout"), timeout, model.connect_timeout, out);
@@ -138,7 +139,30 @@ fn dns(name: &str, message: &pb::Cluster, logical: bool, out: &mut Findings) -> 
         Family::V4Preferred => DnsFamily::V4Preferred,
         Family::All => DnsFamily::All,
     };
-    Some(Discovery::Dns { endpoints: Arc::new(hosts), logical, refresh, family, pace: DnsPace::default() })
+    Some(Discovery::Dns { endpoints: Arc::new(hosts), logical, refresh, family, pace: dns_pace(message, out) })
+}
+
+fn dns_pace(message: &pb::Cluster, out: &mut Findings) -> DnsPace {
+    let root = Path::ROOT;
+    let jitter = message.dns_jitter.as_ref().map(|jitter| duration(&root.name("dns_jitter"), jitter, out));
+    let failure = message.dns_failure_refresh_rate.as_ref().map(|rate| {
+        let at = root.name("dns_failure_refresh_rate");
+        if rate.base_interval.is_none() {
+            out.bad(&at.name("base_interval"), "", "is required");
+        }
+        let base = positive(&at.name("base_interval"), rate.base_interval.as_ref(), DNS_REFRESH, out);
+        let max = rate.max_interval.as_ref();
+        let max = positive(&at.name("max_interval"), max, base.saturating_mul(10), out);
+        if max < base {
+            out.bad(&at.name("max_interval"), "", "below base_interval");
+        }
+        (base, max)
+    });
+    if !message.dns_resolvers.is_empty() {
+        let why = "the system's resolver is used (nearest valid: leave it out)";
+        out.bad(&root.name("dns_resolvers"), "", why);
+    }
+    DnsPace { respect_ttl: message.respect_dns_ttl, jitter: jitter.unwrap_or_default(), failure }
 }
 
 fn breakers(message: &pb::Cluster, model: &mut Cluster, out: &mut Findings) {

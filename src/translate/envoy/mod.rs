@@ -14,6 +14,7 @@ use crate::proto::envoy::config;
 
 mod chain;
 mod cluster;
+mod cluster_health;
 mod cluster_http;
 mod cluster_lb;
 mod endpoints;
