@@ -3,7 +3,10 @@
 use super::body::Producer;
 use super::derived::stat_name;
 use super::json::pretty;
-use crate::cluster::{ClusterEntry, ClusterSlot};
+use crate::cluster::{
+    ACTIVE_TIMEOUT, ClusterEntry, ClusterSlot, DEGRADED_ACTIVE, EXCLUDED_IMMEDIATE, FAILED_ACTIVE,
+    FAILED_OUTLIER, PENDING_ACTIVE,
+};
 use crate::model::{Address, Discovery, Endpoint, Health, Locality, Thresholds};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Readings, Registry, Scope, Value};
@@ -59,7 +62,8 @@ impl Clusters {
             for locality in &entry.endpoints.localities {
                 for endpoint in &locality.endpoints {
                     let readings = self.host_readings(entry, endpoint);
-                    text_host(&mut piece, &entry.spec.model.name, locality, endpoint, &readings);
+                    let known = Known::of(entry, endpoint);
+                    text_host(&mut piece, &entry.spec.model.name, locality, endpoint, &known, &readings);
                     if piece.len() >= PIECE && !out.send(std::mem::take(&mut piece)) {
                         return;
                     }
@@ -122,7 +126,10 @@ impl Clusters {
             .localities
             .iter()
             .flat_map(|locality| locality.endpoints.iter().map(move |endpoint| (locality, endpoint)))
-            .map(|(locality, endpoint)| host_json(locality, endpoint, &self.host_readings(entry, endpoint)))
+            .map(|(locality, endpoint)| {
+                let (known, readings) = (Known::of(entry, endpoint), self.host_readings(entry, endpoint));
+                host_json(locality, endpoint, &known, &readings)
+            })
             .collect();
         if !hosts.is_empty() {
             fields.insert("host_statuses".into(), hosts.into());
@@ -164,28 +171,92 @@ fn number(readings: &Readings, name: &str) -> i64 {
     }
 }
 
-fn text_host(out: &mut String, cluster: &str, locality: &Locality, endpoint: &Endpoint, readings: &Readings) {
+/// What the workers' shared state says of a host; nothing where nobody uses it.
+struct Known {
+    flags: u32,
+    success_rate: Option<f64>,
+    local_success_rate: Option<f64>,
+}
+
+impl Known {
+    fn of(entry: &ClusterEntry, endpoint: &Endpoint) -> Known {
+        match entry.spec.shared.host(&endpoint.address) {
+            Some(state) => Known {
+                flags: state.flags(),
+                success_rate: state.success_rate(false),
+                local_success_rate: state.success_rate(true),
+            },
+            None => Known {
+                flags: entry.spec.first_flags(endpoint),
+                success_rate: None,
+                local_success_rate: None,
+            },
+        }
+    }
+
+    /// The flags in Envoy's order and words.
+    fn words(&self, health: Health) -> String {
+        let words = [
+            (self.flags & FAILED_ACTIVE != 0, "/failed_active_hc"),
+            (self.flags & FAILED_OUTLIER != 0, "/failed_outlier_check"),
+            (health == Health::Unhealthy, "/failed_eds_health"),
+            (self.flags & DEGRADED_ACTIVE != 0, "/degraded_active_hc"),
+            (health == Health::Degraded, "/degraded_eds_health"),
+            (self.flags & PENDING_ACTIVE != 0, "/pending_active_hc"),
+            (self.flags & EXCLUDED_IMMEDIATE != 0, "/excluded_via_immediate_hc_fail"),
+            (self.flags & ACTIVE_TIMEOUT != 0, "/active_hc_timeout"),
+            (health == Health::Draining, "/eds_status_draining"),
+        ];
+        let set: String = words.into_iter().filter(|(set, _)| *set).map(|(_, word)| word).collect();
+        if set.is_empty() { "healthy".to_owned() } else { set }
+    }
+
+    /// `HostHealthStatus`: what is false is left out.
+    fn json(&self, health: Health) -> Json {
+        let flags = [
+            (FAILED_ACTIVE, "failed_active_health_check"),
+            (FAILED_OUTLIER, "failed_outlier_check"),
+            (DEGRADED_ACTIVE, "failed_active_degraded_check"),
+            (PENDING_ACTIVE, "pending_active_hc"),
+            (EXCLUDED_IMMEDIATE, "excluded_via_immediate_hc_fail"),
+            (ACTIVE_TIMEOUT, "active_hc_timeout"),
+        ];
+        let mut status = json!({ "eds_health_status": health_word(health) });
+        if let Some(fields) = status.as_object_mut() {
+            let set = flags.into_iter().filter(|(mask, _)| self.flags & mask != 0);
+            fields.extend(set.map(|(_, name)| (name.to_owned(), true.into())));
+        }
+        status
+    }
+}
+
+fn text_host(
+    out: &mut String,
+    cluster: &str,
+    locality: &Locality,
+    endpoint: &Endpoint,
+    known: &Known,
+    readings: &Readings,
+) {
     let host = format!("{cluster}::{}", shown(&endpoint.address));
     for name in HOST_STATS {
         let _ = writeln!(out, "{host}::{name}::{}", number(readings, name));
     }
-    let flags = match endpoint.health {
-        Health::Healthy => "healthy",
-        Health::Degraded => "/degraded_eds_health",
-        Health::Unhealthy => "/failed_eds_health",
-        Health::Draining => "/eds_status_draining",
-    };
+    let flags = known.words(endpoint.health);
+    let rate = |rate: Option<f64>| rate.unwrap_or(-1.0);
     let _ = write!(
         out,
         "{host}::hostname::{}\n{host}::health_flags::{flags}\n{host}::weight::{}\n{host}::region::{}\n\
          {host}::zone::{}\n{host}::sub_zone::{}\n{host}::canary::false\n{host}::priority::{}\n\
-         {host}::success_rate::-1\n{host}::local_origin_success_rate::-1\n",
+         {host}::success_rate::{}\n{host}::local_origin_success_rate::{}\n",
         endpoint.hostname,
         endpoint.weight,
         locality.region,
         locality.zone,
         locality.sub_zone,
-        locality.priority
+        locality.priority,
+        rate(known.success_rate),
+        rate(known.local_success_rate)
     );
 }
 
@@ -220,7 +291,7 @@ pub fn health_word(health: Health) -> &'static str {
     }
 }
 
-fn host_json(locality: &Locality, endpoint: &Endpoint, readings: &Readings) -> Json {
+fn host_json(locality: &Locality, endpoint: &Endpoint, known: &Known, readings: &Readings) -> Json {
     let metric = |name: &str, gauge: bool| {
         let mut metric = serde_json::Map::new();
         if gauge {
@@ -241,13 +312,20 @@ fn host_json(locality: &Locality, endpoint: &Endpoint, readings: &Readings) -> J
     let mut host = json!({
         "address": address_json(&endpoint.address),
         "stats": stats,
-        "health_status": { "eds_health_status": health_word(endpoint.health) },
+        "health_status": known.json(endpoint.health),
         "weight": endpoint.weight,
         "locality": locality_json(locality),
     });
     if let Some(fields) = host.as_object_mut() {
         if !endpoint.hostname.is_empty() {
             fields.insert("hostname".into(), endpoint.hostname.as_str().into());
+        }
+        for (name, rate) in
+            [("success_rate", known.success_rate), ("local_origin_success_rate", known.local_success_rate)]
+        {
+            if let Some(rate) = rate {
+                fields.insert(name.into(), json!({ "value": rate }));
+            }
         }
         if locality.priority != 0 {
             fields.insert("priority".into(), locality.priority.into());

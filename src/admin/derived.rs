@@ -159,7 +159,8 @@ impl StatGroup for Serving {
         let (mut total, mut healthy, mut degraded) = (0, 0, 0);
         for endpoint in entry.endpoints.iter() {
             total += 1;
-            match endpoint.health {
+            let state = entry.spec.shared.host(&endpoint.address);
+            match state.map_or(endpoint.health, |state| state.health(endpoint.health)) {
                 Health::Healthy => healthy += 1,
                 Health::Degraded => degraded += 1,
                 Health::Unhealthy | Health::Draining => {}

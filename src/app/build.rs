@@ -9,7 +9,7 @@ use super::ads::Ads;
 use super::lifecycle::Lifecycle;
 use super::sockets::Sockets;
 use crate::snapshot::Store;
-use crate::snapshot::builder::{Builder, Change, Counts, Event, Origin, Status};
+use crate::snapshot::builder::{Builder, Change, Counts, Event, Order, Origin, Report, Status};
 use crate::worker::Sender;
 use crate::xds::client::ClientEvent;
 use crate::xds::disk::Saved;
@@ -33,6 +33,8 @@ pub enum Input {
     Dump(oneshot::Sender<Dump>),
     /// A write of the last good snapshot has ended.
     Saved(std::io::Result<Saved>),
+    /// From the control tasks.
+    Control(Report),
     /// Take no new connections.
     StopAccepting {
         /// Only on listeners declared inbound.
@@ -45,6 +47,12 @@ pub enum Input {
 impl From<ClientEvent> for Input {
     fn from(event: ClientEvent) -> Self {
         Input::Ads(event)
+    }
+}
+
+impl From<Report> for Input {
+    fn from(report: Report) -> Self {
+        Input::Control(report)
     }
 }
 
@@ -69,6 +77,8 @@ pub struct Build {
     counts: SharedCounts,
     lifecycle: Arc<Lifecycle>,
     reap_at: Option<Instant>,
+    /// To the control tasks. At most one order per watched cluster and applied set.
+    orders: mpsc::UnboundedSender<Order>,
 }
 
 impl Build {
@@ -80,9 +90,10 @@ impl Build {
         store: Arc<Store>,
         counts: SharedCounts,
         lifecycle: Arc<Lifecycle>,
+        orders: mpsc::UnboundedSender<Order>,
     ) -> Self {
         let sockets = Sockets::new(workers, lifecycle.clone());
-        Build { builder, sockets, ads, store, counts, lifecycle, reap_at: None }
+        Build { builder, sockets, ads, store, counts, lifecycle, reap_at: None, orders }
     }
 
     /// Applies the bootstrap's resources. Gives what could not be applied, one line each.
@@ -128,6 +139,7 @@ impl Build {
                     ads.on_saved(&outcome);
                 }
             }
+            Input::Control(report) => self.builder.on_report(Instant::now(), report),
             Input::StopAccepting { inbound_only } => self.sockets.stop(&self.builder, inbound_only),
             Input::Quit => {}
         }
@@ -155,6 +167,9 @@ impl Build {
             self.publish();
             let held = self.builder.counts().kept_snapshots;
             self.reap_at = (held > 0).then_some(now + REAP);
+        }
+        for order in self.builder.take_orders() {
+            let _ = self.orders.send(order);
         }
         for event in self.builder.take_events() {
             self.note(&event);

@@ -4,6 +4,7 @@ use super::ads::Ads;
 use super::build::{Build, Dump, Input, SharedCounts};
 use super::lifecycle::{FetchLimits, Lifecycle};
 use super::{metrics, name_metrics, server_metrics};
+use crate::control::{self, dns::SystemResolver};
 use crate::listener::Spread;
 use crate::proto::envoy::config::core::v3::Node;
 use crate::snapshot::Store;
@@ -113,8 +114,13 @@ impl Proxy {
             half
         });
         let senders = workers.iter().map(Worker::sender).collect();
-        let builder = Builder::new(plan.options);
-        let build = Build::new(builder, senders, ads, store.clone(), counts.clone(), lifecycle.clone());
+        let builder = Builder::new(Options { control: true, ..plan.options });
+        let (orders, watched) = mpsc::unbounded_channel();
+        let resolver = Arc::new(SystemResolver::default());
+        // Ends with the build thread, which holds the orders' sender.
+        tokio::spawn(control::run(watched, to_build.clone(), registry.clone(), resolver));
+        let (shared, alive) = (counts.clone(), lifecycle.clone());
+        let build = Build::new(builder, senders, ads, store.clone(), shared, alive, orders);
         let build = start_build(build, plan.fixed, inputs)?;
         let metrics = metrics::register(&registry, &xds, &counts, &lifecycle, workers.len() as u64);
         name_metrics::provide(&registry, &store, &xds, &counts);

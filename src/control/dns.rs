@@ -50,7 +50,9 @@ pub(super) async fn run(mut current: watch::Receiver<Watched>, tools: Arc<Tools>
     let id = watched.spec.id;
     let mut model = watched.spec.model.clone();
     drop(watched);
-    let Discovery::Dns { endpoints, logical, refresh, family, pace } = &model.clone().discovery else { return };
+    let Discovery::Dns { endpoints, logical, refresh, family, pace } = &model.clone().discovery else {
+        return;
+    };
     let stat_name = model.alt_stat_name.as_deref().unwrap_or(&model.name);
     let stats = tools.registry.register(Scope::cluster(stat_name), DnsStats::default());
     let mut names: BTreeMap<String, Name> = BTreeMap::new();

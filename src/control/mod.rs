@@ -108,9 +108,7 @@ impl Keeper {
         }
         if !model.health_checks.is_empty() && self.health.is_none() {
             self.health = Some(Task::spawn(health::run(receiver(), tools.clone())));
-        } else if model.health_checks.is_empty()
-            && old.is_some_and(|old| !old.health_checks.is_empty())
-        {
+        } else if model.health_checks.is_empty() && old.is_some_and(|old| !old.health_checks.is_empty()) {
             health::forget(now);
         }
         if old.is_some_and(|old| old.discovery != model.discovery) {

@@ -117,6 +117,9 @@ impl Call {
         };
         let result = within(local, deadline, late, sending).await;
         attempt.count(&result);
+        if let Ok(Some(frame)) = &result {
+            attempt.answered(Status::from_code(frame.status()).map_or(500, Status::http_status));
+        }
         result
     }
 

@@ -1,7 +1,7 @@
 //! What every request goes through, whatever its protocol: find the route, pick hosts, decide on retries.
 
 use super::Local;
-use crate::cluster::{ActiveGuard, Cluster, Host, Level, Permit, PickContext, State};
+use crate::cluster::{ActiveGuard, Cluster, Host, Level, Permit, PickContext, Sign, State};
 use crate::message::{Failure, Head, Reason};
 use crate::model::{DirectResponse, Redirect, RetryPolicy, RouteId};
 use crate::router::{ActionSpec, Choice, Drawn, EditPlan, ForwardSpec, RouteSpec, retry};
@@ -182,6 +182,11 @@ impl Attempt {
         Ok(Attempt { host, cluster, state, counted, _permit: permit, _active: active })
     }
 
+    /// Its host answered with `status`, or what is like it.
+    pub fn answered(&self, status: u16) {
+        self.state.report(&self.host, Sign::Status(status));
+    }
+
     /// Counts how it ended.
     pub fn count<T>(&self, result: &Result<T, Failure>) {
         self.counted.set(true);
@@ -192,6 +197,9 @@ impl Attempt {
                 self.host.stats.rq_success.inc();
             }
             Err(failure) => {
+                if let Some(sign) = sign_of(failure.reason) {
+                    self.state.report(&self.host, sign);
+                }
                 self.host.stats.rq_error.inc();
                 stats.failure.inc(failure.reason);
                 match failure.reason {
@@ -206,6 +214,20 @@ impl Attempt {
                 }
             }
         }
+    }
+}
+
+/// What a failure says about the host; nothing where it is not the host's.
+pub fn sign_of(reason: Reason) -> Option<Sign> {
+    match reason {
+        Reason::ConnectFailed
+        | Reason::ConnectTimeout
+        | Reason::UpstreamClosed
+        | Reason::UpstreamReset
+        | Reason::UpstreamRefused
+        | Reason::UpstreamProtocol => Some(Sign::ConnectFailed),
+        Reason::Timeout | Reason::PerTryTimeout => Some(Sign::LocalTimeout),
+        _ => None,
     }
 }
 

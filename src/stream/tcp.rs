@@ -4,10 +4,10 @@
 //! buffer while nothing waits: both directions of all connections read into the worker's one buffer, and
 //! only what could not be written at once is kept by the connection.
 
-use super::exchange::Tries;
+use super::exchange::{Tries, sign_of};
 use super::{Drain, Handle, Local};
 use crate::cluster::pool::connect;
-use crate::cluster::{Cluster, Level};
+use crate::cluster::{Cluster, Level, Sign};
 use crate::message::{Failure, Reason};
 use crate::model::TcpProxy;
 use crate::net::{Conn, Sleep, Wheel};
@@ -98,7 +98,13 @@ async fn dial(handle: &Handle, local: &Rc<Local>) -> Result<(Conn, TcpProxy, Gua
             Failure::before(Reason::OverflowConnections)
         })?;
         let host = tries.pick(&cluster)?;
-        match connect(&host, &cluster, &state).await.map_err(Failure::before) {
+        let connected = connect(&host, &cluster, &state).await.map_err(Failure::before);
+        let sign =
+            connected.as_ref().map_or_else(|failure| sign_of(failure.reason), |_| Some(Sign::Connected));
+        if let Some(sign) = sign {
+            state.report(&host, sign);
+        }
+        match connected {
             Ok(io) => return Ok((io, config.clone(), (permit, host.enter(), ConnGauge::new(&cluster)))),
             Err(failure) if tries.made() >= config.max_connect_attempts => {
                 cluster.stats.failure.inc(failure.reason);

@@ -83,7 +83,11 @@ impl Resolve for SystemResolver {
 }
 
 /// One answer of two. One that failed does not hide the other, but two empty ones are needed for "none".
-fn merge(family: DnsFamily, v4: Result<Answer, Lookup>, v6: Result<Answer, Lookup>) -> Result<Answer, Lookup> {
+fn merge(
+    family: DnsFamily,
+    v4: Result<Answer, Lookup>,
+    v6: Result<Answer, Lookup>,
+) -> Result<Answer, Lookup> {
     let mut ttl = Duration::MAX;
     let mut failed = None;
     let mut addresses = |answer: Result<Answer, Lookup>| match answer {

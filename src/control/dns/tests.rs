@@ -36,7 +36,8 @@ struct World {
 fn start(logical: bool, pace: DnsPace, answers: Vec<Result<Answer, Lookup>>) -> World {
     let endpoints = Arc::new(Endpoints::of("c", [Address::Name("example.org".into(), 80)]));
     let refresh = Duration::from_secs(5);
-    let discovery = Discovery::Dns { endpoints: endpoints.clone(), logical, refresh, family: DnsFamily::Auto, pace };
+    let discovery =
+        Discovery::Dns { endpoints: endpoints.clone(), logical, refresh, family: DnsFamily::Auto, pace };
     let model = Arc::new(Cluster::new("c", discovery));
     let breakers = Arc::new(BreakerState::default());
     let spec = Arc::new(ClusterSpec { id: ClusterId(0), model, breakers, shared: Arc::default() });
@@ -64,7 +65,12 @@ impl World {
 #[tokio::test(start_paused = true)]
 async fn changes_are_told_and_failures_keep_hosts() {
     let failed = || Err(Lookup::Failed("down".into()));
-    let answers = vec![answer(&["10.0.0.1"], 60), failed(), answer(&["10.0.0.1"], 60), answer(&["10.0.0.2", "10.0.0.3"], 60)];
+    let answers = vec![
+        answer(&["10.0.0.1"], 60),
+        failed(),
+        answer(&["10.0.0.1"], 60),
+        answer(&["10.0.0.2", "10.0.0.3"], 60),
+    ];
     let mut world = start(false, DnsPace::default(), answers);
     assert_eq!(world.next().await, (vec!["10.0.0.1:80".into()], 0));
     assert_eq!(world.next().await, (vec!["10.0.0.2:80".into(), "10.0.0.3:80".into()], 15));
@@ -74,7 +80,8 @@ async fn changes_are_told_and_failures_keep_hosts() {
 #[tokio::test(start_paused = true)]
 async fn a_first_failure_is_an_answer_without_hosts() {
     let failed = || Err(Lookup::Failed("down".into()));
-    let pace = DnsPace { failure: Some((Duration::from_secs(1), Duration::from_secs(3))), ..DnsPace::default() };
+    let pace =
+        DnsPace { failure: Some((Duration::from_secs(1), Duration::from_secs(3))), ..DnsPace::default() };
     let mut world = start(false, pace, vec![failed(), failed(), failed(), failed(), answer(&["::1"], 1)]);
     assert_eq!(world.next().await, (vec![], 0));
     assert_eq!(world.next().await, (vec!["[::1]:80".into()], 9));
@@ -84,7 +91,11 @@ async fn a_first_failure_is_an_answer_without_hosts() {
 #[tokio::test(start_paused = true)]
 async fn time_to_live_counts_where_asked_for_and_logical_keeps_one() {
     let pace = DnsPace { respect_ttl: true, ..DnsPace::default() };
-    let mut world = start(true, pace, vec![answer(&["10.0.0.1", "10.0.0.2"], 30), answer(&["10.0.0.2"], 0), answer(&["10.0.0.9"], 7)]);
+    let mut world = start(
+        true,
+        pace,
+        vec![answer(&["10.0.0.1", "10.0.0.2"], 30), answer(&["10.0.0.2"], 0), answer(&["10.0.0.9"], 7)],
+    );
     assert_eq!(world.next().await, (vec!["10.0.0.1:80".into()], 0));
     assert_eq!(world.next().await, (vec!["10.0.0.2:80".into()], 30));
     assert_eq!(world.next().await, (vec!["10.0.0.9:80".into()], 31));

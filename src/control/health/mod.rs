@@ -101,7 +101,10 @@ pub(super) fn forget(watched: &Watched) {
     let shared = &watched.spec.shared;
     for endpoint in watched.endpoints.iter() {
         if let Some(state) = shared.host(&endpoint.address) {
-            state.update(0, FAILED_ACTIVE | PENDING_ACTIVE | DEGRADED_ACTIVE | ACTIVE_TIMEOUT | EXCLUDED_IMMEDIATE);
+            state.update(
+                0,
+                FAILED_ACTIVE | PENDING_ACTIVE | DEGRADED_ACTIVE | ACTIVE_TIMEOUT | EXCLUDED_IMMEDIATE,
+            );
         }
     }
     shared.changed();
@@ -110,7 +113,8 @@ pub(super) fn forget(watched: &Watched) {
 /// Begins to check new hosts and leaves off those that are gone. Hosts that stay go on as they are.
 fn follow(ctx: &Arc<Ctx>, hosts: &mut HashMap<Address, Checked>, watched: &Watched) {
     let spec = &watched.spec;
-    let wanted: Vec<&Endpoint> = watched.endpoints.iter().filter(|endpoint| spec.first_flags(endpoint) != 0).collect();
+    let wanted: Vec<&Endpoint> =
+        watched.endpoints.iter().filter(|endpoint| spec.first_flags(endpoint) != 0).collect();
     let addresses: Vec<_> = wanted.iter().map(|e| (&e.address, spec.first_flags(e))).collect();
     let states = spec.shared.hosts(&addresses);
     let mut old = std::mem::take(hosts);
@@ -124,7 +128,12 @@ fn follow(ctx: &Arc<Ctx>, hosts: &mut HashMap<Address, Checked>, watched: &Watch
                     // It served unchecked until now: it goes on until the first check says otherwise.
                     state.update(PENDING_ACTIVE, 0);
                 }
-                let task = Task::spawn(check_host(ctx.clone(), endpoint.address.clone(), target.clone(), state.clone()));
+                let task = Task::spawn(check_host(
+                    ctx.clone(),
+                    endpoint.address.clone(),
+                    target.clone(),
+                    state.clone(),
+                ));
                 Checked { state, target, _task: task }
             })
         });
@@ -198,9 +207,14 @@ fn apply(ctx: &Ctx, address: &Address, state: &HostState, finding: Finding, verd
             finding.word()
         );
     } else if verdict.turned {
-        tracing::info!("health check: cluster={name} host={address} type={kind} event=add_healthy first_check={first}");
+        tracing::info!(
+            "health check: cluster={name} host={address} type={kind} event=add_healthy first_check={first}"
+        );
     } else if ctx.check.log_failures && !finding.passed() {
-        tracing::info!("health check: cluster={name} host={address} type={kind} event=failure failure={}", finding.word());
+        tracing::info!(
+            "health check: cluster={name} host={address} type={kind} event=failure failure={}",
+            finding.word()
+        );
     } else if ctx.check.log_success && finding.passed() {
         tracing::info!("health check: cluster={name} host={address} type={kind} event=success");
     }

@@ -154,7 +154,8 @@ impl Detector {
             return;
         }
         let enforced = self.random.below(100) < self.enforcing(kind);
-        let jitter = self.config.max_ejection_time_jitter.mul_f64(f64::from(self.random.below(1 << 16)) / 65_536.0);
+        let jitter =
+            self.config.max_ejection_time_jitter.mul_f64(f64::from(self.random.below(1 << 16)) / 65_536.0);
         let (base, max) = (self.config.base_ejection_time, self.config.max_ejection_time);
         let Some(monitor) = self.monitors.get_mut(address) else { return };
         if matches!(kind, Kind::FiveXx | Kind::SuccessRate) {
@@ -236,7 +237,9 @@ impl Detector {
             let kind = if local { Kind::LocalSuccessRate } else { Kind::SuccessRate };
             self.eject_all(now, by_rate.into_iter().filter(|(_, rate)| *rate < limit), kind, stats);
         }
-        if !by_percentage.is_empty() && by_percentage.len() >= config.failure_percentage_minimum_hosts as usize {
+        if !by_percentage.is_empty()
+            && by_percentage.len() >= config.failure_percentage_minimum_hosts as usize
+        {
             let limit = f64::from(config.failure_percentage_threshold);
             let kind = if local { Kind::LocalFailurePercentage } else { Kind::FailurePercentage };
             let failing = by_percentage.into_iter().filter(|(_, rate)| 100.0 - rate >= limit);
@@ -345,14 +348,19 @@ mod tests {
 
     #[test]
     fn share_of_ejected_hosts_is_bounded_but_one_may_always_go() {
-        let mut w = World::new(OutlierDetection { max_ejection_percent: 50, ..OutlierDetection::default() }, 4);
+        let mut w =
+            World::new(OutlierDetection { max_ejection_percent: 50, ..OutlierDetection::default() }, 4);
         (0..4).for_each(|host| w.suspect(host, Streak::FiveXx));
         assert_eq!((w.out(), w.stats.overflow.get()), (vec![0, 1], 2));
-        let mut w = World::new(OutlierDetection { max_ejection_percent: 0, ..OutlierDetection::default() }, 4);
+        let mut w =
+            World::new(OutlierDetection { max_ejection_percent: 0, ..OutlierDetection::default() }, 4);
         (0..4).for_each(|host| w.suspect(host, Streak::FiveXx));
         assert_eq!(w.out(), [0usize; 1]);
-        let strict =
-            OutlierDetection { max_ejection_percent: 0, always_eject_one: false, ..OutlierDetection::default() };
+        let strict = OutlierDetection {
+            max_ejection_percent: 0,
+            always_eject_one: false,
+            ..OutlierDetection::default()
+        };
         let mut w = World::new(strict, 4);
         w.suspect(0, Streak::FiveXx);
         assert!(w.out().is_empty());

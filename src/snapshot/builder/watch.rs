@@ -66,7 +66,9 @@ impl Builder {
     pub fn on_report(&mut self, now: std::time::Instant, report: Report) {
         let (Report::Resolved { cluster: id, model, .. } | Report::Checked { cluster: id, model }) = &report;
         let id = *id;
-        let Some(state) = self.clusters.get_mut(id).filter(|state| *state.name == *model.name) else { return };
+        let Some(state) = self.clusters.get_mut(id).filter(|state| *state.name == *model.name) else {
+            return;
+        };
         match report {
             Report::Resolved { model, endpoints, .. } => state.findings.resolved = Some((model, endpoints)),
             Report::Checked { model, .. } => state.findings.checked = Some(model),

@@ -288,6 +288,9 @@ impl Exchange {
         self.clock.begin_try(tries.per_try());
         let result = self.send(to, &attempt, head, up).await;
         attempt.count(&result);
+        if let Ok((response, _)) = &result {
+            attempt.answered(judged_status(response));
+        }
         result.map(|(response, way)| (response, attempt, way))
     }
 
@@ -375,5 +378,18 @@ impl Exchange {
                 stats.reset();
             }
         }
+    }
+}
+
+/// The status outlier detection sees: that of gRPC where the response is nothing but one.
+fn judged_status<B>(response: &Response<B>) -> u16 {
+    let grpc = response.headers().get("grpc-status").and_then(|value| value.to_str().ok()?.parse().ok());
+    match grpc {
+        None => response.status().as_u16(),
+        Some(2u32 | 13 | 15) => 500,
+        Some(4) => 504,
+        Some(12) => 501,
+        Some(14) => 503,
+        Some(_) => 200,
     }
 }

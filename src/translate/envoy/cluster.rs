@@ -139,7 +139,13 @@ fn dns(name: &str, message: &pb::Cluster, logical: bool, out: &mut Findings) -> 
         Family::V4Preferred => DnsFamily::V4Preferred,
         Family::All => DnsFamily::All,
     };
-    Some(Discovery::Dns { endpoints: Arc::new(hosts), logical, refresh, family, pace: dns_pace(message, out) })
+    Some(Discovery::Dns {
+        endpoints: Arc::new(hosts),
+        logical,
+        refresh,
+        family,
+        pace: dns_pace(message, out),
+    })
 }
 
 fn dns_pace(message: &pb::Cluster, out: &mut Findings) -> DnsPace {

@@ -32,25 +32,25 @@ pub(super) fn apply(message: &pb::Cluster, model: &mut Cluster, out: &mut Findin
 
 fn outlier(path: &Path<'_>, pb: &pb::OutlierDetection, out: &mut Findings) -> OutlierDetection {
     let default = OutlierDetection::default();
-    let mut percent =
-        |field: &str, value: Option<u32>, default: u32| within(&path.name(field), value.unwrap_or(default), 0, 100, out);
+    let mut percent = |field: &str, value: Option<u32>, default: u32| {
+        within(&path.name(field), value.unwrap_or(default), 0, 100, out)
+    };
     let max_ejection_percent = percent("max_ejection_percent", pb.max_ejection_percent, 10);
     let five = percent("enforcing_consecutive_5xx", pb.enforcing_consecutive_5xx, 100);
-    let gateway = percent("enforcing_consecutive_gateway_failure", pb.enforcing_consecutive_gateway_failure, 0);
+    let gateway =
+        percent("enforcing_consecutive_gateway_failure", pb.enforcing_consecutive_gateway_failure, 0);
     let local = percent(
         "enforcing_consecutive_local_origin_failure",
         pb.enforcing_consecutive_local_origin_failure,
         100,
     );
     let rate = percent("enforcing_success_rate", pb.enforcing_success_rate, 100);
-    let local_rate = percent("enforcing_local_origin_success_rate", pb.enforcing_local_origin_success_rate, 100);
+    let local_rate =
+        percent("enforcing_local_origin_success_rate", pb.enforcing_local_origin_success_rate, 100);
     let threshold = percent("failure_percentage_threshold", pb.failure_percentage_threshold, 85);
     let percentage = percent("enforcing_failure_percentage", pb.enforcing_failure_percentage, 0);
-    let local_percentage = percent(
-        "enforcing_failure_percentage_local_origin",
-        pb.enforcing_failure_percentage_local_origin,
-        0,
-    );
+    let local_percentage =
+        percent("enforcing_failure_percentage_local_origin", pb.enforcing_failure_percentage_local_origin, 0);
     let interval = positive(&path.name("interval"), pb.interval.as_ref(), default.interval, out);
     let base = pb.base_ejection_time.as_ref();
     let base = positive(&path.name("base_ejection_time"), base, default.base_ejection_time, out);
@@ -70,7 +70,9 @@ fn outlier(path: &Path<'_>, pb: &pb::OutlierDetection, out: &mut Findings) -> Ou
         always_eject_one: pb.always_eject_one_host.unwrap_or(true),
         consecutive_5xx: pb.consecutive_5xx.unwrap_or(default.consecutive_5xx),
         enforcing_consecutive_5xx: five,
-        consecutive_gateway_failure: pb.consecutive_gateway_failure.unwrap_or(default.consecutive_gateway_failure),
+        consecutive_gateway_failure: pb
+            .consecutive_gateway_failure
+            .unwrap_or(default.consecutive_gateway_failure),
         enforcing_consecutive_gateway_failure: gateway,
         split_local_origin: pb.split_external_local_origin_errors,
         consecutive_local_origin_failure: pb
@@ -79,8 +81,12 @@ fn outlier(path: &Path<'_>, pb: &pb::OutlierDetection, out: &mut Findings) -> Ou
         enforcing_consecutive_local_origin_failure: local,
         enforcing_success_rate: rate,
         enforcing_local_origin_success_rate: local_rate,
-        success_rate_minimum_hosts: pb.success_rate_minimum_hosts.unwrap_or(default.success_rate_minimum_hosts),
-        success_rate_request_volume: pb.success_rate_request_volume.unwrap_or(default.success_rate_request_volume),
+        success_rate_minimum_hosts: pb
+            .success_rate_minimum_hosts
+            .unwrap_or(default.success_rate_minimum_hosts),
+        success_rate_request_volume: pb
+            .success_rate_request_volume
+            .unwrap_or(default.success_rate_request_volume),
         success_rate_stdev_factor: pb.success_rate_stdev_factor.unwrap_or(default.success_rate_stdev_factor),
         failure_percentage_threshold: threshold,
         enforcing_failure_percentage: percentage,
@@ -166,7 +172,9 @@ fn refuse(path: &Path<'_>, pb: &core::HealthCheck, out: &mut Findings) {
 fn check(path: &Path<'_>, pb: &core::HealthCheck, out: &mut Findings) -> Option<Check> {
     use core::health_check::{HealthChecker as Kind, custom_health_check::ConfigType};
     match &pb.health_checker {
-        Some(Kind::HttpHealthCheck(http)) => Some(Check::Http(http_check(&path.name("http_health_check"), http, out))),
+        Some(Kind::HttpHealthCheck(http)) => {
+            Some(Check::Http(http_check(&path.name("http_health_check"), http, out)))
+        }
         Some(Kind::TcpHealthCheck(tcp)) => {
             let at = path.name("tcp_health_check");
             let receive = payloads(&at.name("receive"), &tcp.receive, out);
@@ -192,7 +200,11 @@ fn check(path: &Path<'_>, pb: &core::HealthCheck, out: &mut Findings) -> Option<
                 }
                 None => custom.name.clone(),
             };
-            out.bad(&at, url, format_args!("not supported (nearest valid: name {BOLT}, or another kind of check)"));
+            out.bad(
+                &at,
+                url,
+                format_args!("not supported (nearest valid: name {BOLT}, or another kind of check)"),
+            );
             None
         }
         None => {
@@ -222,7 +234,9 @@ fn http_check(path: &Path<'_>, pb: &core::health_check::HttpHealthCheck, out: &m
         }
         kind => kind == Some(CodecClientType::Http2),
     };
-    for (field, set) in [("send", pb.send.is_some()), ("service_name_matcher", pb.service_name_matcher.is_some())] {
+    for (field, set) in
+        [("send", pb.send.is_some()), ("service_name_matcher", pb.service_name_matcher.is_some())]
+    {
         if set {
             out.bad(&path.name(field), "", "not supported (nearest valid: leave it out)");
         }
@@ -263,7 +277,11 @@ fn headers(path: &Path<'_>, list: &[core::HeaderValueOption], out: &mut Findings
             raw => String::from_utf8_lossy(raw).into_owned(),
         };
         if value.contains('%') {
-            out.bad(&path.index(i), &value, "format strings are not supported here (nearest valid: a fixed value)");
+            out.bad(
+                &path.index(i),
+                &value,
+                "format strings are not supported here (nearest valid: a fixed value)",
+            );
         }
         Some((header.key.clone(), value))
     };

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::extension::value_to_json;
-use super::values::{Accept, address, enumeration, fraction, within};
-use crate::model::{Address, Endpoint, Endpoints, Health, Locality};
+use super::values::{Accept, address, enumeration, fraction, port, within};
+use crate::model::{Address, CheckTarget, Endpoint, Endpoints, Health, Locality};
 use crate::proto::envoy::config::core::v3::{HealthStatus, Metadata};
 use crate::proto::envoy::config::endpoint::v3 as pb;
 use crate::translate::finding::{Findings, Path};
@@ -109,14 +109,18 @@ fn endpoint(path: &Path<'_>, host: &pb::LbEndpoint, hosts: Hosts, out: &mut Find
     let at = path.name("endpoint");
     let address = address(&at.name("address"), inner.address.as_ref(), accept, out)?;
     let metadata = host.metadata.as_ref().map(lb_metadata).unwrap_or_default();
-    Some(Endpoint {
-        address,
-        hostname: inner.hostname.clone(),
-        health: health?,
-        weight,
-        metadata,
-        check: None,
-    })
+    let check = inner.health_check_config.as_ref().map(|config| {
+        let at = at.name("health_check_config");
+        let special = config.address.as_ref();
+        let special = special.and_then(|a| self::address(&at.name("address"), Some(a), Accept::Sockets, out));
+        Box::new(CheckTarget {
+            address: special,
+            port: port(&at.name("port_value"), config.port_value, out),
+            hostname: config.hostname.clone(),
+            disabled: config.disable_active_health_check,
+        })
+    });
+    Some(Endpoint { address, hostname: inner.hostname.clone(), health: health?, weight, metadata, check })
 }
 
 fn health(path: &Path<'_>, status: i32, out: &mut Findings) -> Option<Health> {

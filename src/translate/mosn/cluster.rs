@@ -1,5 +1,6 @@
 //! `cluster_manager`.
 
+use super::check;
 use super::listener::refuse_tls;
 use super::read::{Context, Object};
 use crate::model::{
@@ -93,6 +94,7 @@ fn one(ctx: &mut Context<'_>, mut of: Object<'_>) -> Option<Cluster> {
         keepalive.finish(ctx);
     }
     cluster.breakers = breakers(ctx, &mut of);
+    cluster.health_checks = check::health_check(ctx, &mut of).map(Arc::new).into_iter().collect();
     refused(ctx, &mut of);
     of.skip(
         ctx,
@@ -113,18 +115,6 @@ fn refused(ctx: &mut Context<'_>, of: &mut Object<'_>) {
         refuse_tls(ctx, tls);
     }
     of.skip(ctx, &["cluster_manager_tls"]);
-    if let Some(mut check) = of.object(ctx, "health_check") {
-        match check.text(ctx, "service_name").filter(|name| !name.is_empty()) {
-            Some(_) => {
-                ctx.warn(&check.path, "", "active health checks come later: every host counts as healthy")
-            }
-            None => ctx.warn(
-                &check.at("service_name"),
-                "",
-                "missing: without it there is no check, in MOSN neither",
-            ),
-        }
-    }
     of.no_effect(ctx, "mark", "SO_MARK comes later");
     of.no_effect(ctx, "dns_resolvers", "the system's resolver is used");
     of.no_effect(ctx, "dns_resolver_file", "the system's resolver is used");
@@ -304,7 +294,8 @@ fn discovery(ctx: &mut Context<'_>, of: &mut Object<'_>, endpoints: Endpoints) -
             DnsFamily::V4Only
         }
     };
-    of.skip(ctx, &["respect_dns_ttl"]);
+    let respect_ttl = of.flag(ctx, "respect_dns_ttl").unwrap_or(false);
+    let pace = DnsPace { respect_ttl, ..DnsPace::default() };
     let kind = of.text(ctx, "type").unwrap_or_default();
     match kind {
         "" | "SIMPLE" | "STATIC" | "STRICT_DNS" => {}
@@ -325,7 +316,7 @@ fn discovery(ctx: &mut Context<'_>, of: &mut Object<'_>, endpoints: Endpoints) -
     } else {
         Duration::from_secs(15)
     };
-    Discovery::Dns { endpoints, logical: false, refresh: held, family, pace: DnsPace::default() }
+    Discovery::Dns { endpoints, logical: false, refresh: held, family, pace }
 }
 
 /// Only the first entry counts; 0 and absence are unlimited.

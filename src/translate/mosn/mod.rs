@@ -6,6 +6,7 @@
 //! would be open.
 
 mod action;
+mod check;
 mod cluster;
 mod filter;
 mod headers;

@@ -179,14 +179,8 @@ pub(super) const NO_EFFECT: &[(&str, &[&str])] = &[
         &[
             "close_connections_on_host_health_failure",
             "connection_pool_per_downstream_connection",
-            "dns_failure_refresh_rate",
-            "dns_jitter",
-            "dns_resolvers",
-            "health_checks",
             "ignore_health_on_host_removal",
-            "outlier_detection",
             "preconnect_policy",
-            "respect_dns_ttl",
             "typed_dns_resolver_config",
         ],
     ),
@@ -205,5 +199,5 @@ pub(super) const NO_EFFECT: &[(&str, &[&str])] = &[
         &["hash_policy", "header_validation_config", "outlier_detection", "upstream_http_protocol_options"],
     ),
     ("envoy.config.endpoint.v3.ClusterLoadAssignment.Policy", &["endpoint_stale_after"]),
-    ("envoy.config.endpoint.v3.Endpoint", &["additional_addresses", "health_check_config"]),
+    ("envoy.config.endpoint.v3.Endpoint", &["additional_addresses"]),
 ];
