@@ -4,7 +4,7 @@
 //! descriptor pool that turns them into canonical JSON and back (`json`). Used by the code at the rim only:
 //! `xds translate bootstrap admin demo`; workers never see a message.
 
-use std::sync::LazyLock;
+use std::sync::{Mutex, PoisonError};
 
 use prost::Name;
 use prost_reflect::{DescriptorPool, MessageDescriptor};
@@ -26,13 +26,22 @@ pub use generated::{envoy, google, mizzen, udpa, xds};
 /// The serialized `FileDescriptorSet` of `proto/`, imports included.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
-/// Descriptors of everything in `proto/`, built on first use (some milliseconds).
+static POOL: Mutex<Option<DescriptorPool>> = Mutex::new(None);
+
+/// Descriptors of everything in `proto/`, built on first use (some milliseconds, two megabytes).
 #[expect(clippy::expect_used, reason = "the set was made by this crate's build script")]
-pub fn descriptor_pool() -> &'static DescriptorPool {
-    static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+pub fn descriptor_pool() -> DescriptorPool {
+    let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    pool.get_or_insert_with(|| {
         DescriptorPool::decode(DESCRIPTORS).expect("a descriptor set that was just compiled")
-    });
-    &POOL
+    })
+    .clone()
+}
+
+/// Gives back the memory of the pool, once nobody uses it any more. To be called when JSON has been dealt
+/// with for now: the next use builds it anew.
+pub fn release_descriptor_pool() {
+    *POOL.lock().unwrap_or_else(PoisonError::into_inner) = None;
 }
 
 /// The full message name inside a type URL: what follows the last `/`.

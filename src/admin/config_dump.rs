@@ -93,6 +93,7 @@ impl Dump {
         writer.piece.push_str("\n ]\n}\n");
         let piece = std::mem::take(&mut writer.piece);
         out.send(piece);
+        crate::proto::release_descriptor_pool();
     }
 
     fn write_sections(&self, writer: &mut Writer<'_>) {

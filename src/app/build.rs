@@ -165,8 +165,7 @@ impl Build {
         if self.reap_at.is_some_and(|at| at <= now) {
             self.builder.reap(now);
             self.publish();
-            let held = self.builder.counts().kept_snapshots;
-            self.reap_at = (held > 0).then_some(now + REAP);
+            self.reap_at = (self.builder.kept_snapshots() > 0).then_some(now + REAP);
         }
         for order in self.builder.take_orders() {
             let _ = self.orders.send(order);

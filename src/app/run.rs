@@ -97,6 +97,8 @@ async fn serve(args: &RunArgs, bootstrap: &mut Bootstrap) -> anyhow::Result<Exit
     let proxy = Arc::new(Proxy::start(plan).context("threads")?);
     let (wishes, mut commands) = mpsc::channel(8);
     start_admin(args, bootstrap, &proxy, wishes).await?;
+    // The bootstrap has been read and kept for the admin: no more JSON until someone asks for a dump.
+    crate::proto::release_descriptor_pool();
     let _pid = PidFile::write(&bootstrap.pid_file);
     tracing::info!("mizzen {} serves with {workers} workers", env!("CARGO_PKG_VERSION"));
     let code = wait(args, &proxy, &mut signals, &mut commands).await;

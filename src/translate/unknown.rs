@@ -51,6 +51,11 @@ pub fn scan(message: &str, bytes: &[u8]) -> Vec<Remark> {
     walk.remarks
 }
 
+/// Whether the named message is one of `proto/`.
+pub fn is_known(message: &str) -> bool {
+    plan_of(message).is_some()
+}
+
 /// The string field `number` at the top of a message, readable even if the rest does not decode.
 pub fn top_string(bytes: &[u8], number: u32) -> Option<&str> {
     let mut reader = Reader { rest: bytes };
@@ -105,7 +110,7 @@ impl Walk {
     fn field(&mut self, field: &'static FieldPlan, index: u32, value: &Value<'_>, depth: usize) {
         if field.has_no_effect && index == 0 {
             let length = self.path.len();
-            self.push_name(&field.name);
+            self.push_name(field.name);
             self.remark(RemarkKind::NoEffect);
             self.path.truncate(length);
         }
@@ -114,7 +119,7 @@ impl Walk {
             return;
         }
         let length = self.path.len();
-        self.push_name(&field.name);
+        self.push_name(field.name);
         if field.is_map {
             self.map_entry(field, bytes, depth);
         } else {
@@ -176,6 +181,7 @@ fn bytes_field(bytes: &[u8], number: u32) -> Option<&[u8]> {
 
 enum Value<'a> {
     Bytes(&'a [u8]),
+    Varint(u64),
     Other,
 }
 
@@ -190,7 +196,7 @@ impl<'a> Reader<'a> {
         // Field 0 does not exist: bytes that claim one are no message.
         let number = u32::try_from(tag >> 3).ok().filter(|n| *n != 0)?;
         let value = match tag & 7 {
-            0 => self.varint().map(|_| Value::Other)?,
+            0 => Value::Varint(self.varint()?),
             1 => self.take(8).map(|_| Value::Other)?,
             2 => {
                 let length = usize::try_from(self.varint()?).ok()?;

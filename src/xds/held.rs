@@ -76,6 +76,11 @@ pub(super) struct Reading<'a> {
     pub now: Now,
 }
 
+/// Bytes to keep: in memory of their own, so that one kept resource does not hold the response it came in.
+fn own(bytes: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(bytes)
+}
+
 /// The resources of one type.
 #[derive(Debug)]
 pub(super) struct Store {
@@ -170,12 +175,15 @@ impl Store {
         };
         let name = match problem {
             Ok(name) => name,
-            Err(why) => return self.refuse_unnamed(pass, index, &item.name, version, body, &why),
+            Err(why) => return self.refuse_unnamed(pass, index, &item.name, version, own(&body), &why),
         };
+        let wire_name = Some(item.name.as_str()).filter(|wire| !wire.is_empty() && *wire != name);
+        if item.ttl.is_none() && self.is_unchanged(pass, index, name, wire_name, &version, &body) {
+            return;
+        }
         if pass.reading.wanted.is_some_and(|wanted| !wanted.contains(name)) {
             return;
         }
-        let wire_name = (!item.name.is_empty() && item.name != name).then(|| Arc::from(item.name.as_str()));
         if body.len() > self.limits.resource_bytes {
             let why = format!(
                 "{} bytes: larger than the limit of {} bytes",
@@ -188,9 +196,39 @@ impl Store {
             self.mark_present(pass, index, name);
             return;
         }
-        let raw =
-            RawResource { name: Arc::from(name), bytes: body.clone(), version, wire_name, ttl: item.ttl };
+        let (name, wire_name) = (Arc::from(name), wire_name.map(Arc::from));
+        let raw = RawResource { name, bytes: own(&body), version, wire_name, ttl: item.ttl };
         self.compare_body(pass, index, raw);
+    }
+
+    /// The common case, without a copy: what is held already, under the same names. What is held is wanted.
+    fn is_unchanged(
+        &mut self,
+        pass: &mut Pass<'_>,
+        index: usize,
+        name: &str,
+        wire_name: Option<&str>,
+        version: &Arc<str>,
+        body: &Bytes,
+    ) -> bool {
+        let Some(held) = self.held.get_mut(name) else { return false };
+        let known = !held.withdrawn && held.seen != self.sequence && held.wire_name.as_deref() == wire_name;
+        if !known || held.bytes != *body {
+            return false;
+        }
+        (held.seen, held.at) = (self.sequence, u32::try_from(index).unwrap_or(u32::MAX));
+        if let Some(stats) = pass.names.get_mut(held.key.index()) {
+            stats.accepted(version, false, pass.reading.now.unix_ms);
+        }
+        held.version = version.clone();
+        held.unconfirmed = false;
+        pass.out.unchanged += 1;
+        self.ttls.clear(name);
+        // A good copy ends the memory of a bad one.
+        if !self.rejected.is_empty() {
+            self.rejected.remove(name);
+        }
+        true
     }
 
     fn compare_body(&mut self, pass: &mut Pass<'_>, index: usize, mut raw: RawResource) {

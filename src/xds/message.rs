@@ -4,6 +4,7 @@
 //! place (`convert`). Names and versions are `Arc<str>` because the same name sits in the subscription, the
 //! held set, a request and a dump at once.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -45,8 +46,9 @@ pub struct Item {
     /// `Resource.version`; empty where the server sets none.
     pub version: String,
     /// Type URL of the body.
-    pub type_url: String,
-    /// The encoded message in memory of its own, `None` in a heartbeat, which names a resource to keep.
+    pub type_url: Cow<'static, str>,
+    /// The encoded message, `None` in a heartbeat, which names a resource to keep. It may lie in the memory of
+    /// the whole response: whoever keeps it copies it.
     pub body: Option<Bytes>,
     /// How long it is good for without a further sign; `None`: for ever.
     pub ttl: Option<Duration>,
@@ -57,7 +59,7 @@ pub struct Item {
 pub struct RawResource {
     /// The resource's own name, from inside the message.
     pub name: Arc<str>,
-    /// The encoded message.
+    /// The encoded message, in memory of its own.
     pub bytes: Bytes,
     /// Its version in delta, the response's in state of the world. May be empty.
     pub version: Arc<str>,

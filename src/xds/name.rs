@@ -46,9 +46,10 @@ pub fn read_name(body: &[u8]) -> Result<&str, NameError> {
 }
 
 /// A field's number, its bytes when it is length-delimited, and what follows it.
-type Field<'a> = (u64, Option<&'a [u8]>, &'a [u8]);
+pub(super) type Field<'a> = (u64, Option<&'a [u8]>, &'a [u8]);
 
-fn field(data: &[u8]) -> Option<Field<'_>> {
+/// The field at the start of `data`; `None` for damage.
+pub(super) fn field(data: &[u8]) -> Option<Field<'_>> {
     let (key, rest) = varint(data)?;
     let number = key >> 3;
     if number == 0 {

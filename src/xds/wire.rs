@@ -84,6 +84,22 @@ impl Buf for Message {
             self.chunks.pop_front();
         }
     }
+
+    /// Without a copy where the bytes came in one piece.
+    fn copy_to_bytes(&mut self, len: usize) -> Bytes {
+        let len = len.min(self.remaining);
+        match self.chunks.front_mut() {
+            Some(chunk) if chunk.len() > len => {
+                self.remaining -= len;
+                chunk.split_to(len)
+            }
+            _ => {
+                let mut out = BytesMut::with_capacity(len);
+                out.put(self.take(len));
+                out.freeze()
+            }
+        }
+    }
 }
 
 /// Cuts a response body into messages.

@@ -29,7 +29,7 @@ pub struct Ignored {
 /// The type is unknown, or a known key has a value that does not fit it.
 pub fn decode_json_lenient(type_url: &str, json: &Json) -> Result<(Vec<u8>, Vec<Ignored>), Error> {
     let unknown = || Error::UnknownType(type_url.to_owned());
-    let mut walk = Walk { pool: descriptor_pool().clone(), ignored: Vec::new() };
+    let mut walk = Walk { pool: descriptor_pool(), ignored: Vec::new() };
     let desc = descriptor(type_url).ok_or_else(unknown)?;
     let known = walk.message(&desc, json, String::new());
     // Looked up in the private pool: a descriptor sees only its own, and stand-ins may have been added.

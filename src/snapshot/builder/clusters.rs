@@ -148,6 +148,12 @@ impl Clusters {
         id
     }
 
+    /// What the cluster of `id` adds to the gauges: serving, warming.
+    pub(super) fn tally(&self, id: ClusterId) -> (u64, u64) {
+        let count = |state: &ClusterState| (state.active.is_some().into(), state.pending.is_some().into());
+        self.get(id).map_or((0, 0), count)
+    }
+
     pub(super) fn readiness(&self, id: ClusterId) -> Readiness {
         match self.get(id) {
             Some(state) if state.model.current().is_none() => Readiness::Missing,

@@ -69,6 +69,8 @@ pub(super) struct Listeners {
     /// To be looked at; `true`: what they need may have changed.
     pub(super) dirty: BTreeMap<Arc<str>, bool>,
     pub(super) configured: usize,
+    /// How many have a version that waits.
+    pub(super) warming: u64,
 }
 
 impl Listeners {
@@ -188,6 +190,7 @@ impl Builder {
     fn refresh_pending(&mut self, name: &Arc<str>, model: Arc<Listener>, now: Instant) {
         let old = self.listeners.states.get_mut(name).and_then(|state| state.pending.take());
         let since = old.as_ref().map_or(now, |old| old.since);
+        self.listeners.warming += u64::from(old.is_none());
         let mut rds: Vec<RdsWait> = Vec::new();
         for source in all_chains(&model).filter_map(route_source) {
             if let RouteSource::Rds { name: table, initial_fetch_timeout } = source
@@ -308,6 +311,7 @@ impl Builder {
     fn clear_pending(&mut self, name: &Arc<str>) {
         let Some(state) = self.listeners.states.get_mut(name) else { return };
         if let Some(pending) = state.pending.take() {
+            self.listeners.warming -= 1;
             self.release_pending(name, &pending, &[]);
             self.timers.set(Key::Listener(name.clone()), None);
         }
@@ -345,6 +349,7 @@ impl Builder {
             let old = state.active.take();
             match state.pending.take() {
                 Some(pending) => {
+                    self.listeners.warming -= 1;
                     self.note_cold(name, &pending);
                     self.activate(name, &pending, old);
                     self.release_pending(name, &pending, &[]);

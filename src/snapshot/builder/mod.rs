@@ -60,6 +60,7 @@ pub struct Builder {
     graveyard: chains::Graveyard,
     timers: timers::Timers,
     counts: Counts,
+    gauges: status::Gauges,
     events: VecDeque<Event>,
     orders: BTreeMap<ClusterId, Option<Watched>>,
     interest_version: u64,
@@ -210,7 +211,9 @@ impl Builder {
         loop {
             let mut idle = true;
             while let Some(id) = self.clusters.dirty.pop_first() {
+                let before = self.clusters.tally(id);
                 self.settle_cluster(id, now);
+                self.gauges.clusters(before, self.clusters.tally(id));
                 idle = false;
             }
             for waiter in std::mem::take(&mut self.clusters.woken) {
@@ -229,11 +232,15 @@ impl Builder {
                 self.try_switch(name, now);
             }
             while let Some((id, full)) = self.tables.dirty.pop_first() {
+                let before = self.tables.tally(id);
                 self.settle_table(id, full, now);
+                self.gauges.tables(before, self.tables.tally(id));
                 idle = false;
             }
             while let Some(id) = self.clusters.going.pop_first() {
+                let before = self.clusters.tally(id);
                 self.settle_going(id, now);
+                self.gauges.clusters(before, self.clusters.tally(id));
                 idle = false;
             }
             if idle {

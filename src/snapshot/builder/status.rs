@@ -53,6 +53,30 @@ pub struct Counts {
     pub generation: u64,
 }
 
+/// Sums over clusters and tables. Each look at one takes its part out and puts the new one in, so that a push
+/// of one resource does not cost a look at all the others.
+#[derive(Default)]
+pub(super) struct Gauges {
+    clusters_active: u64,
+    clusters_warming: u64,
+    tables: u64,
+    held_hosts: u64,
+}
+
+impl Gauges {
+    /// The tally of one cluster went from `before` to `after`.
+    pub(super) fn clusters(&mut self, before: (u64, u64), after: (u64, u64)) {
+        self.clusters_active = self.clusters_active + after.0 - before.0;
+        self.clusters_warming = self.clusters_warming + after.1 - before.1;
+    }
+
+    /// The tally of one table went from `before` to `after`.
+    pub(super) fn tables(&mut self, before: (u64, u64), after: (u64, u64)) {
+        self.tables = self.tables + after.0 - before.0;
+        self.held_hosts = self.held_hosts + after.1 - before.1;
+    }
+}
+
 /// Everything, by name.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Status {
@@ -133,25 +157,26 @@ fn age(what: impl std::fmt::Display, since: Instant, now: Instant) -> String {
 }
 
 impl Builder {
-    /// Counters and gauges. Cost: a look at every cluster, listener and table.
+    /// Counters and gauges. Cheap: gauges are kept, not counted.
     pub fn counts(&self) -> Counts {
-        let mut counts = self.counts.clone();
-        let slots = self.clusters.iter();
-        for (_, state) in slots {
-            counts.total_clusters_active += u64::from(state.active.is_some());
-            counts.total_clusters_warming += u64::from(state.pending.is_some());
+        let gauges = &self.gauges;
+        Counts {
+            total_clusters_active: gauges.clusters_active,
+            total_clusters_warming: gauges.clusters_warming,
+            total_listeners_active: self.next.get().listeners.len() as u64,
+            total_listeners_warming: self.listeners.warming,
+            total_routes: gauges.tables,
+            held_virtual_hosts: gauges.held_hosts,
+            kept_snapshots: self.kept_snapshots() as u64,
+            kept_versions: self.graveyard.len() as u64,
+            generation: self.next.generation(),
+            ..self.counts.clone()
         }
-        counts.total_listeners_active = self.next.get().listeners.len() as u64;
-        let waiting = self.listeners.states.values().filter(|state| state.pending.is_some());
-        counts.total_listeners_warming = waiting.count() as u64;
-        for (_, table) in self.tables.iter() {
-            counts.total_routes += u64::from(table.applied.is_some());
-            counts.held_virtual_hosts += table.holds.len() as u64;
-        }
-        counts.kept_snapshots = self.kept.len().saturating_sub(1) as u64;
-        counts.kept_versions = self.graveyard.len() as u64;
-        counts.generation = self.next.generation();
-        counts
+    }
+
+    /// Old snapshots that something still holds.
+    pub fn kept_snapshots(&self) -> usize {
+        self.kept.len().saturating_sub(1)
     }
 
     /// Everything and what it waits for. Cost: the size of the configuration.

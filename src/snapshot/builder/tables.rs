@@ -113,6 +113,11 @@ impl Tables {
         (0u32..).map(RouteId).zip(&self.states).filter_map(|(id, state)| Some((id, state.as_ref()?)))
     }
 
+    /// What the table of `id` adds to the gauges: tables in use, virtual hosts held.
+    pub(super) fn tally(&self, id: RouteId) -> (u64, u64) {
+        self.get(id).map_or((0, 0), |table| (table.applied.is_some().into(), table.holds.len() as u64))
+    }
+
     /// Marks for a full look.
     pub(super) fn touch(&mut self, id: RouteId) {
         self.dirty.insert(id, true);

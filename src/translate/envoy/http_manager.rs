@@ -12,6 +12,7 @@ use crate::proto::envoy::config::core::v3 as core;
 use crate::proto::envoy::extensions::filters::http::router::v3::Router;
 use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use crate::translate::finding::{Findings, Path};
+use crate::translate::unknown;
 
 /// `stream_idle_timeout` if absent.
 const STREAM_IDLE: Duration = Duration::from_secs(300);
@@ -170,7 +171,7 @@ fn http_filters(path: &Path<'_>, filters: &[pb::HttpFilter], out: &mut Findings)
 
 /// A type that Mizzen has never heard of: not one that it knows to restrict.
 fn is_unknown(extension: &Extension<'_>) -> bool {
-    proto::descriptor(&extension.type_url).is_none() && !extension.restricts()
+    !unknown::is_known(proto::message_name(&extension.type_url)) && !extension.restricts()
 }
 
 fn check_router(path: &Path<'_>, router: &Router, out: &mut Findings) {

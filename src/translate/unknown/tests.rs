@@ -86,6 +86,39 @@ fn malformed_bytes_end_the_walk_and_a_name_is_still_read() {
 }
 
 #[test]
+fn plans_are_what_the_descriptor_pool_says() {
+    let pool = proto::descriptor_pool();
+    let own = pool.all_messages().filter(|m| !m.is_map_entry());
+    let (known, own): (Vec<_>, Vec<_>) = own.partition(|m| m.full_name().starts_with("google.protobuf."));
+    assert!(known.iter().all(|m| !is_known(m.full_name())));
+    assert!(own.len() > 200);
+    for message in own {
+        let plan = plan_of(message.full_name()).unwrap_or_else(|| panic!("{}", message.full_name()));
+        let mut fields: Vec<_> = message.fields().collect();
+        fields.sort_by_key(prost_reflect::FieldDescriptor::number);
+        assert_eq!(plan.fields.len(), fields.len(), "{}", message.full_name());
+        for (read, field) in plan.fields.iter().zip(fields) {
+            let at = field.full_name();
+            assert_eq!((read.number, read.name), (field.number(), field.name()), "{at}");
+            assert_eq!((read.is_list, read.is_map), (field.is_list(), field.is_map()), "{at}");
+            let optional = |oneof: &str| tables::OPTIONAL_ONEOFS.contains(&oneof);
+            let counts = field.containing_oneof().is_some_and(|oneof| !optional(oneof.name()));
+            assert_eq!(read.oneof != 0, counts, "{at}");
+            assert_eq!(read.oneof & plan.required_oneofs, read.oneof, "{at}");
+            let mut kind = field.kind();
+            if let (true, Some(entry)) = (field.is_map(), kind.as_message()) {
+                kind = entry.map_entry_value_field().kind();
+            }
+            let holds = match &read.shape {
+                Shape::Scalar => None,
+                Shape::Message { name, .. } => Some(*name),
+            };
+            assert_eq!(holds, kind.as_message().map(prost_reflect::MessageDescriptor::full_name), "{at}");
+        }
+    }
+}
+
+#[test]
 fn tables_name_only_what_exists() {
     let pool = proto::descriptor_pool();
     for (message, fields) in tables::NO_EFFECT {

@@ -91,7 +91,7 @@ impl Rig {
         let item = |(name, payload): &(&str, &str)| Item {
             name: if self.variant == Delta { (*name).to_owned() } else { String::new() },
             version: if self.variant == Delta { format!("v-{payload}") } else { String::new() },
-            type_url: kind.type_url().to_owned(),
+            type_url: kind.type_url().into(),
             body: Some(body(name, payload)),
             ttl: None,
         };

@@ -286,6 +286,7 @@ impl Run {
         let before = w.snapshot.clone();
         act(w);
         let events = w.builder.take_events();
+        check_gauges(&w.builder);
         if w.snapshot.generation != before.generation {
             self.all.push(Arc::downgrade(&w.snapshot));
             check_ids(&w.builder, &w.snapshot);
@@ -338,6 +339,21 @@ fn picture(w: &World) -> Vec<String> {
         }
     }
     lines
+}
+
+/// The kept gauges are what counting gives.
+fn check_gauges(builder: &Builder) {
+    let counts = builder.counts();
+    let clusters: Vec<_> = builder.clusters.iter().map(|(_, state)| state).collect();
+    let active = clusters.iter().filter(|state| state.active.is_some()).count() as u64;
+    let warming = clusters.iter().filter(|state| state.pending.is_some()).count() as u64;
+    assert_eq!((counts.total_clusters_active, counts.total_clusters_warming), (active, warming));
+    let tables: Vec<_> = builder.tables.iter().map(|(_, table)| table).collect();
+    let applied = tables.iter().filter(|table| table.applied.is_some()).count() as u64;
+    let held = tables.iter().map(|table| table.holds.len() as u64).sum::<u64>();
+    assert_eq!((counts.total_routes, counts.held_virtual_hosts), (applied, held));
+    let waiting = builder.listeners.states.values().filter(|state| state.pending.is_some());
+    assert_eq!(counts.total_listeners_warming, waiting.count() as u64);
 }
 
 /// Everything that the builder accepted, as one set.
