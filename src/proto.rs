@@ -9,6 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use prost::Name;
 use prost_reflect::{DescriptorPool, MessageDescriptor};
 
+/// The descriptor set, read in place.
+pub mod described;
 /// Canonical JSON of messages by type URL.
 pub mod json;
 

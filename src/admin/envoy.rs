@@ -7,6 +7,8 @@ use super::reply::{self, Reply};
 use super::server::Context;
 use super::source::{Command, Kind, ServerState};
 use super::{listeners, memory, redact};
+use crate::proto;
+use crate::proto::json::generated_to_json;
 use crate::telemetry::logging::{self, Level};
 use crate::telemetry::{prometheus, text};
 use http::{Method, StatusCode};
@@ -144,8 +146,9 @@ fn server_info(context: &Context) -> Reply {
         "uptime_all_epochs": uptime,
         "hot_restart_version": "disabled",
         "command_line_options": process.command_line,
-        "node": process.node,
+        "node": generated_to_json(&*process.node),
     });
+    proto::release_descriptor_pool();
     redact(&mut info);
     reply::json(StatusCode::OK, &info)
 }

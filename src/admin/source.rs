@@ -1,5 +1,6 @@
 //! What the admin reads, as plain data, and what it may ask for.
 
+use crate::proto::envoy::config::core::v3::Node;
 use crate::snapshot::Store;
 use crate::telemetry::Registry;
 use bytes::Bytes;
@@ -89,8 +90,8 @@ pub struct ProcessInfo {
     pub started: SystemTime,
     /// `command_line_options` of `/server_info`.
     pub command_line: Json,
-    /// `node` of `/server_info`.
-    pub node: Json,
+    /// `node` of `/server_info`, made JSON when someone asks.
+    pub node: Arc<Node>,
     /// The MOSN configuration as read, if that is the dialect.
     pub mosn_config: Option<Arc<Json>>,
     /// The process log's destination as configured (`stdout`, a path); MOSN's log calls name it.

@@ -1,6 +1,7 @@
 use super::*;
 use crate::cluster::{BreakerState, ClusterEntry, ClusterSlot, ClusterSpec, History};
 use crate::model::{self, Address, ClusterId, Discovery, Endpoints, Thresholds};
+use crate::proto::json::message_from_json;
 use crate::snapshot::{Snapshot, Store};
 use crate::stat_group;
 use crate::telemetry::{Counter, HostStats, Registration, Registry, Scope, logging};
@@ -155,7 +156,9 @@ async fn start(count: usize) -> Admin {
             version: "0.1.0".into(),
             started: SystemTime::now(),
             command_line: json!({ "concurrency": 1 }),
-            node: json!({ "id": "n", "metadata": { "token": "hush" } }),
+            node: Arc::new(
+                message_from_json(&json!({ "id": "n", "metadata": { "token": "hush" } })).unwrap(),
+            ),
             mosn_config: None,
             log_path: "stdout".into(),
         },

@@ -9,7 +9,7 @@ use crate::bootstrap::{Bootstrap, Dialect};
 use crate::cli::RunArgs;
 use crate::listener::ListenerReport;
 use crate::model::Address;
-use crate::proto::json::{decode_json_lenient, generated_to_json};
+use crate::proto::json::decode_json_lenient;
 use crate::snapshot::builder::{State, Status};
 use crate::worker::{Command, Sender};
 use crate::xds::dump::{DumpedResource, TypeDump};
@@ -81,7 +81,7 @@ pub fn source(
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: SystemTime::now(),
             command_line: command_line(args),
-            node: generated_to_json(&bootstrap.node),
+            node: Arc::new(bootstrap.node.clone()),
             mosn_config: (bootstrap.dialect != Dialect::Envoy).then(|| fixed.document.clone()),
             log_path: bootstrap.log_path.clone().unwrap_or_else(|| "stderr".to_owned()),
         },

@@ -12,6 +12,7 @@ use prost_reflect::{
 };
 use serde_json::{Map, Value as Json};
 
+mod direct;
 mod lenient;
 #[cfg(test)]
 mod tests;
@@ -34,7 +35,10 @@ pub enum Error {
 /// # Errors
 /// The type is unknown, or the JSON does not fit it.
 pub fn decode_json(type_url: &str, json: &Json) -> Result<Vec<u8>, Error> {
-    Ok(dynamic_from_json(type_url, json)?.encode_to_vec())
+    match direct::decode(type_url, json) {
+        Some((bytes, ignored)) if ignored.is_empty() => Ok(bytes),
+        _ => Ok(dynamic_from_json(type_url, json)?.encode_to_vec()),
+    }
 }
 
 /// Like [`decode_json`], into the generated type.

@@ -10,6 +10,7 @@ use std::fmt::Write;
 
 use smallvec::{SmallVec, smallvec};
 
+use crate::proto::described::{Reader, Value};
 use crate::proto::message_name;
 
 mod plan;
@@ -58,7 +59,7 @@ pub fn is_known(message: &str) -> bool {
 
 /// The string field `number` at the top of a message, readable even if the rest does not decode.
 pub fn top_string(bytes: &[u8], number: u32) -> Option<&str> {
-    let mut reader = Reader { rest: bytes };
+    let mut reader = Reader::new(bytes);
     let mut found = None;
     while let Some((field, value)) = reader.field() {
         if let (true, Value::Bytes(text)) = (field == number, value) {
@@ -78,7 +79,7 @@ impl Walk {
         if depth > MAX_DEPTH || plan.is_shell {
             return;
         }
-        let mut reader = Reader { rest: bytes };
+        let mut reader = Reader::new(bytes);
         let mut counts: SmallVec<[u32; 64]> = smallvec![0; plan.fields.len()];
         let mut unknown = Vec::new();
         let mut oneofs_set = 0u32;
@@ -169,7 +170,7 @@ impl Walk {
 }
 
 fn bytes_field(bytes: &[u8], number: u32) -> Option<&[u8]> {
-    let mut reader = Reader { rest: bytes };
+    let mut reader = Reader::new(bytes);
     let mut found = None;
     while let Some((field, value)) = reader.field() {
         if let (true, Value::Bytes(content)) = (field == number, value) {
@@ -177,55 +178,6 @@ fn bytes_field(bytes: &[u8], number: u32) -> Option<&[u8]> {
         }
     }
     found
-}
-
-enum Value<'a> {
-    Bytes(&'a [u8]),
-    Varint(u64),
-    Other,
-}
-
-/// Reads wire fields one by one; ends at the first malformed byte.
-struct Reader<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Reader<'a> {
-    fn field(&mut self) -> Option<(u32, Value<'a>)> {
-        let tag = self.varint()?;
-        // Field 0 does not exist: bytes that claim one are no message.
-        let number = u32::try_from(tag >> 3).ok().filter(|n| *n != 0)?;
-        let value = match tag & 7 {
-            0 => Value::Varint(self.varint()?),
-            1 => self.take(8).map(|_| Value::Other)?,
-            2 => {
-                let length = usize::try_from(self.varint()?).ok()?;
-                Value::Bytes(self.take(length)?)
-            }
-            5 => self.take(4).map(|_| Value::Other)?,
-            _ => return None,
-        };
-        Some((number, value))
-    }
-
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
-        let (head, tail) = self.rest.split_at_checked(length)?;
-        self.rest = tail;
-        Some(head)
-    }
-
-    fn varint(&mut self) -> Option<u64> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let (byte, tail) = self.rest.split_first()?;
-            self.rest = tail;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Some(value);
-            }
-        }
-        None
-    }
 }
 
 #[cfg(test)]

@@ -28,6 +28,14 @@ pub struct Ignored {
 /// # Errors
 /// The type is unknown, or a known key has a value that does not fit it.
 pub fn decode_json_lenient(type_url: &str, json: &Json) -> Result<(Vec<u8>, Vec<Ignored>), Error> {
+    if let Some(done) = super::direct::decode(type_url, json) {
+        return Ok(done);
+    }
+    by_reflection(type_url, json)
+}
+
+/// The same for any JSON, with a word for what is wrong.
+pub(super) fn by_reflection(type_url: &str, json: &Json) -> Result<(Vec<u8>, Vec<Ignored>), Error> {
     let unknown = || Error::UnknownType(type_url.to_owned());
     let mut walk = Walk { pool: descriptor_pool(), ignored: Vec::new() };
     let desc = descriptor(type_url).ok_or_else(unknown)?;

@@ -90,3 +90,68 @@ fn base64_pads() {
         assert_eq!(base64(plain.as_bytes()), text);
     }
 }
+
+/// What the direct reader gives is what the other gives; `false` when it leaves the JSON to the other.
+fn read_directly(type_url: &str, json: &Json) -> bool {
+    let Some((bytes, ignored)) = direct::decode(type_url, json) else { return false };
+    let (wanted, set_aside) = lenient::by_reflection(type_url, json).unwrap();
+    assert_eq!(ignored, set_aside, "{json}");
+    assert_eq!(decode_dynamic(type_url, &bytes), decode_dynamic(type_url, &wanted), "{json}");
+    // Not only what it means: presence on the wire is looked at elsewhere.
+    assert_eq!(bytes.len(), wanted.len(), "{json}");
+    true
+}
+
+#[test]
+fn ordinary_files_are_read_without_a_pool() {
+    const BOOTSTRAP: &str = "type.googleapis.com/envoy.config.bootstrap.v3.Bootstrap";
+    for file in ["client_bootstrap.json", "server_bootstrap.json"] {
+        let text = std::fs::read_to_string(format!("configs/ads/{file}")).unwrap();
+        assert!(read_directly(BOOTSTRAP, &serde_json::from_str(&text).unwrap()), "{file}");
+    }
+    let metadata =
+        json!({"a": {"n": 1.5, "t": "x", "b": [true, null, {}], "l": []}, "INTERCEPTION_MODE": "REDIRECT"});
+    let cluster = json!({"name": "c", "type": "STRICT_DNS", "connectTimeout": "0.25s", "lb_policy": "ROUND_ROBIN",
+        "circuit_breakers": {"thresholds": [{"max_connections": 4294967295u32, "max_retries": "3"}]},
+        "metadata": {"filter_metadata": {"istio": metadata}}, "future": {"x": 1},
+        "ring_hash_lb_config": {"minimum_ring_size": 0, "hash_function": "XX_HASH"},
+        "load_assignment": {"cluster_name": "", "endpoints": [{"lb_endpoints": [{"endpoint": {"address":
+            {"socket_address": {"address": "h", "port_value": 0}}}, "load_balancing_weight": 0}]}]},
+        "typed_extension_protocol_options": {"x": {"@type": "type.googleapis.com/no.such.Options", "y": 1},
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http2_protocol_options": {}}, "z": 0}}});
+    assert!(read_directly("type.googleapis.com/envoy.config.cluster.v3.Cluster", &cluster));
+    let node = json!({"id": "n", "metadata": metadata, "locality": {"zone": "z"}, "user_agent_name": ""});
+    assert!(read_directly("type.googleapis.com/envoy.config.core.v3.Node", &node));
+    let listener = json!({"name": "l", "enableMptcp": false, "traffic_direction": "INBOUND",
+        "use_original_dst": true, "listener_filters_timeout": "0s", "filter_chains": [{"name": "a"}, {}]});
+    assert!(read_directly(LISTENER, &listener));
+}
+
+#[test]
+fn what_is_out_of_the_ordinary_is_left_to_the_other_reader() {
+    let odd = [
+        json!({"name": 7}),
+        json!({"name": null}),
+        json!({"filter_chains": [], "filterChains": []}),
+        json!({"traffic_direction": "SIDEWAYS"}),
+        json!({"traffic_direction": 1}),
+        json!({"listener_filters_timeout": "-1s"}),
+        json!({"listener_filters_timeout": "1.0000000001s"}),
+        json!({"listener_filters_timeout": 5}),
+        json!({"filter_chains": {}}),
+        json!({"@type": "x"}),
+        json!([]),
+    ];
+    for json in odd {
+        assert!(!read_directly(LISTENER, &json), "{json}");
+    }
+    let filter = "type.googleapis.com/envoy.config.listener.v3.Filter";
+    for any in [json!({}), json!({"@type": "type.googleapis.com/google.protobuf.Duration", "value": "1s"})] {
+        assert!(!read_directly(filter, &json!({"typed_config": any})));
+    }
+    // Two members of one oneof.
+    let both = json!({"prefix": "/", "path": "/"});
+    assert!(!read_directly("type.googleapis.com/envoy.config.route.v3.RouteMatch", &both));
+}

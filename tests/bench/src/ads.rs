@@ -1,8 +1,10 @@
 //! A control plane for one proxy: gRPC by hand over h2, state of the world or delta, as the client chooses.
 //!
-//! `ads PORT CLUSTERS LISTENER_PORT BACKEND_PORT` prints `ready`, then a line `ack TYPE` or `nack TYPE why` for
-//! each answer of the proxy. Lines on its standard input push: `endpoint` changes one endpoint of one cluster,
-//! `repeat` sends every endpoint again unchanged. With a listener port of 0 there is no listener.
+//! `ads PORT CLUSTERS LISTENER_PORT BACKEND_PORT [hosts]` prints `ready`, then a line `ack TYPE` or `nack TYPE why`
+//! for each answer of the proxy. Lines on its standard input push: `endpoint` changes one endpoint of one cluster,
+//! `repeat` sends every endpoint again unchanged, `route` the route table with one virtual host changed. With a
+//! listener port of 0 there is no listener; with `hosts` it is one for HTTP, and its table has a virtual host for
+//! each cluster.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -20,6 +22,11 @@ use crate::xds::*;
 const CDS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const EDS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
 const LDS: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+const RDS: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
+const HTTP: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
+/// Name of the route table.
+const TABLE: &str = "80";
 
 /// Endpoints per cluster; with their metadata an assignment has about 800 bytes, as istiod's have.
 const ENDPOINTS: u32 = 5;
@@ -30,7 +37,8 @@ struct Plane {
     clusters: Vec<Named>,
     assignments: Vec<Named>,
     listeners: Vec<Named>,
-    /// Counts the changes of one endpoint.
+    routes: Vec<Named>,
+    /// Counts the changes of one endpoint or virtual host.
     changes: u32,
     nonce: u64,
     stream: Option<Out>,
@@ -51,7 +59,7 @@ fn cluster(index: u32) -> Cluster {
         name: cluster_name(index),
         kind: 3,
         eds_cluster_config: Some(EdsClusterConfig {
-            eds_config: Some(ConfigSource { ads: Some(Empty {}), resource_api_version: 2 }),
+            eds_config: Some(from_ads()),
             service_name: cluster_name(index),
         }),
         connect_timeout: Some(Duration { seconds: 10 }),
@@ -97,10 +105,67 @@ fn assignment(index: u32, backend: u16, change: u32) -> Assignment {
     }
 }
 
+fn from_ads() -> ConfigSource {
+    ConfigSource { ads: Some(Empty {}), resource_api_version: 2 }
+}
+
+/// A virtual host as istiod writes it: the service under each name it can be called by.
+fn virtual_host(index: u32, change: u32) -> VirtualHost {
+    let (service, namespace) = (format!("service-{index}"), format!("namespace-{}", index % 50));
+    let long = format!("{service}.{namespace}.svc.cluster.local");
+    let retry = RetryPolicy {
+        retry_on: "connect-failure,refused-stream,unavailable,cancelled".into(),
+        num_retries: Some(UInt32Value { value: 2 }),
+    };
+    let action = RouteAction {
+        cluster: Some(cluster_name(index)),
+        timeout: Some(Duration { seconds: i64::from(change) }),
+        retry_policy: Some(retry),
+    };
+    VirtualHost {
+        name: format!("{long}:9080"),
+        domains: vec![
+            long.clone(),
+            format!("{service}.{namespace}"),
+            format!("{service}.{namespace}.svc"),
+            format!("10.{}.{}.1", index >> 8, index & 255),
+        ],
+        routes: vec![Route {
+            route_match: Some(RouteMatch { prefix: Some("/".into()) }),
+            action: Some(action),
+        }],
+    }
+}
+
+/// The table of `clusters` virtual hosts, in one of them the change with this number.
+fn route_table(clusters: u32, change: u32) -> Named {
+    let host = |index| virtual_host(index, if index == 1 { change } else { 0 });
+    let table = RouteConfig { name: TABLE.into(), virtual_hosts: (0..clusters).map(host).collect() };
+    (TABLE.into(), Any { type_url: RDS.into(), value: table.encode_to_vec().into() })
+}
+
+fn http_listener(port: u16) -> Listener {
+    let manager = HttpManager {
+        codec_type: 2,
+        stat_prefix: "bench".into(),
+        rds: Some(Rds { config_source: Some(from_ads()), route_config_name: TABLE.into() }),
+        http_filters: vec![Filter {
+            name: "envoy.filters.http.router".into(),
+            typed_config: Some(Any::pack(ROUTER, &Empty {})),
+        }],
+    };
+    let filter = Filter { name: "http".into(), typed_config: Some(Any::pack(HTTP, &manager)) };
+    Listener {
+        name: "bench".into(),
+        address: Some(address("127.0.0.1", port)),
+        filter_chains: vec![FilterChain { filters: vec![filter] }],
+    }
+}
+
 fn listener(port: u16) -> Listener {
     let route = Route {
         route_match: Some(RouteMatch { prefix: Some("/".into()) }),
-        action: Some(RouteAction { cluster: Some(cluster_name(0)) }),
+        action: Some(RouteAction { cluster: Some(cluster_name(0)), ..RouteAction::default() }),
     };
     let host = VirtualHost { name: "all".into(), domains: vec!["*".into()], routes: vec![route] };
     let proxy = RpcProxy {
@@ -117,7 +182,8 @@ fn listener(port: u16) -> Listener {
 }
 
 impl Plane {
-    fn new(clusters: u32, listener_port: u16, backend: u16) -> Self {
+    fn new(clusters: u32, listener_port: u16, backend: u16, hosts: bool) -> Self {
+        let listener = if hosts { http_listener(listener_port) } else { listener(listener_port) };
         let named = |name: String, url: &str, bytes: Vec<u8>| {
             (name, Any { type_url: url.to_owned(), value: bytes.into() })
         };
@@ -129,9 +195,10 @@ impl Plane {
                 .map(|index| named(cluster_name(index), EDS, assignment(index, backend, 0).encode_to_vec()))
                 .collect(),
             listeners: (listener_port != 0)
-                .then(|| named("bench".into(), LDS, listener(listener_port).encode_to_vec()))
+                .then(|| named("bench".into(), LDS, listener.encode_to_vec()))
                 .into_iter()
                 .collect(),
+            routes: hosts.then(|| route_table(clusters, 0)).into_iter().collect(),
             changes: 0,
             nonce: 0,
             stream: None,
@@ -143,6 +210,7 @@ impl Plane {
             CDS => &self.clusters,
             EDS => &self.assignments,
             LDS => &self.listeners,
+            RDS => &self.routes,
             _ => &[],
         }
     }
@@ -186,6 +254,12 @@ impl Plane {
                 let entry = entry.clone();
                 self.send(EDS, &[entry])
             }
+            "route" => {
+                self.changes += 1;
+                let table = route_table(self.clusters.len() as u32, self.changes);
+                self.routes = vec![table.clone()];
+                self.send(RDS, &[table])
+            }
             "repeat" => {
                 let all = self.assignments.clone();
                 self.send(EDS, &all)
@@ -221,7 +295,8 @@ pub async fn run(args: &[String]) -> Result<()> {
     let number = |at: usize| -> Result<u32> {
         Ok(args.get(at).context("ads PORT CLUSTERS LISTENER BACKEND")?.parse()?)
     };
-    let plane = Plane::new(number(1)?, number(2)? as u16, number(3)? as u16);
+    let hosts = args.get(4).is_some_and(|arg| arg == "hosts");
+    let plane = Plane::new(number(1)?, number(2)? as u16, number(3)? as u16, hosts);
     let plane = Rc::new(RefCell::new(plane));
     let listener = TcpListener::bind(("127.0.0.1", number(0)? as u16)).await?;
     println!("ready");

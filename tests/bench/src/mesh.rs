@@ -21,9 +21,16 @@ fn ms(time: Duration) -> String {
 }
 
 fn control_plane(setup: &Setup, clusters: u32, listener: u16, backend: u16) -> Result<(Proc, u16)> {
+    plane(setup, clusters, listener, backend, false)
+}
+
+/// With `hosts` its listener has a route table of one virtual host for each cluster.
+fn plane(setup: &Setup, clusters: u32, listener: u16, backend: u16, hosts: bool) -> Result<(Proc, u16)> {
     let port = os::free_port()?;
-    let args =
-        ["ads".to_owned(), port.to_string(), clusters.to_string(), listener.to_string(), backend.to_string()];
+    let numbers = [port.to_string(), clusters.to_string(), listener.to_string(), backend.to_string()];
+    let mut args = vec!["ads".to_owned()];
+    args.extend(numbers);
+    args.extend(hosts.then(|| "hosts".to_owned()));
     let mut plane = Proc::own(&args, LOAD_CPU, &setup.log("ads"))?;
     plane.expect("ready", 10 * SECOND)?;
     Ok((plane, port))
@@ -112,6 +119,17 @@ pub fn clusters(setup: &Setup) -> Result<()> {
         &["", "first s", "CPU ms", "peak MB", "RSS MB 15 s after", "endpoint CPU ms", "repeat CPU ms"],
         &rows,
     );
+    println!(
+        "the same with a route table of {CLUSTERS} virtual hosts (targets: first ≤ 700 ms CPU, RSS ≤ 75 MB;"
+    );
+    println!("the table again with one change ≤ 30 ms)");
+    let mut rows = Vec::new();
+    for peer in [Peer::Mizzen, Peer::Envoy].into_iter().filter(|peer| setup.has(*peer)) {
+        let name = peer.name().to_owned();
+        let row = hosts(setup, peer).unwrap_or_else(|error| vec![format!("not measured: {error:#}")]);
+        rows.push([vec![name], row].concat());
+    }
+    table(&["", "first s", "CPU ms", "peak MB", "RSS MB 15 s after", "route CPU ms"], &rows);
     match latency(setup) {
         Ok(rows) => {
             println!(
@@ -152,18 +170,35 @@ fn mesh(setup: &Setup, peer: Peer, delta: bool) -> Result<Vec<String>> {
     let first = settled(pid, Duration::ZERO);
     std::thread::sleep(15 * SECOND);
     let (peak, rss) = (os::peak_kib(pid), os::rss_kib(pid));
-    let endpoint = pushes(&mut plane, pid, "endpoint", if delta { 100 } else { 10 })?;
-    let repeat = pushes(&mut plane, pid, "repeat", 5)?;
+    let endpoint =
+        pushes(&mut plane, pid, "endpoint", "ack ClusterLoadAssignment", if delta { 100 } else { 10 })?;
+    let repeat = pushes(&mut plane, pid, "repeat", "ack ClusterLoadAssignment", 5)?;
     Ok(vec![digits(took.as_secs_f64()), ms(first), mb(peak), mb(rss), ms(endpoint), ms(repeat)])
 }
 
-/// Median CPU time of one push, of `count`, each waited for.
-fn pushes(plane: &mut Proc, pid: u32, command: &str, count: usize) -> Result<Duration> {
+/// Clusters, endpoints and a table of virtual hosts, then the table again with one change.
+fn hosts(setup: &Setup, peer: Peer) -> Result<Vec<String>> {
+    let (mut plane, port) = plane(setup, CLUSTERS, os::free_port()?, 1, true)?;
+    let began = Instant::now();
+    let config = config::dynamic(port, true);
+    let proxy = setup.start_bootstrap(peer, &format!("hosts-{}", peer.name()), &config)?;
+    let pid = proxy.pid();
+    plane.expect("ack RouteConfiguration", 60 * SECOND)?;
+    let took = began.elapsed();
+    let first = settled(pid, Duration::ZERO);
+    std::thread::sleep(15 * SECOND);
+    let (peak, rss) = (os::peak_kib(pid), os::rss_kib(pid));
+    let route = pushes(&mut plane, pid, "route", "ack RouteConfiguration", 10)?;
+    Ok(vec![digits(took.as_secs_f64()), ms(first), mb(peak), mb(rss), ms(route)])
+}
+
+/// Median CPU time of one push, of `count`, each waited for until `answer`.
+fn pushes(plane: &mut Proc, pid: u32, command: &str, answer: &str, count: usize) -> Result<Duration> {
     let mut costs = Vec::new();
     for _ in 0..count {
         let before = os::cpu_time(pid);
         plane.tell(command)?;
-        plane.expect("ack ClusterLoadAssignment", 30 * SECOND)?;
+        plane.expect(answer, 30 * SECOND)?;
         std::thread::sleep(Duration::from_millis(if count > 50 { 30 } else { 300 }));
         costs.push((os::cpu_time(pid) - before).as_secs_f64());
     }

@@ -272,6 +272,28 @@ pub struct RpcProxy {
     pub route_config: Option<RouteConfig>,
 }
 
+/// `HttpConnectionManager`.
+#[derive(Clone, PartialEq, Message)]
+pub struct HttpManager {
+    /// 2 is HTTP2.
+    #[prost(int32, tag = "1")]
+    pub codec_type: i32,
+    #[prost(string, tag = "2")]
+    pub stat_prefix: String,
+    #[prost(message, optional, tag = "3")]
+    pub rds: Option<Rds>,
+    #[prost(message, repeated, tag = "5")]
+    pub http_filters: Vec<Filter>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Rds {
+    #[prost(message, optional, tag = "1")]
+    pub config_source: Option<ConfigSource>,
+    #[prost(string, tag = "2")]
+    pub route_config_name: String,
+}
+
 #[derive(Clone, PartialEq, Message)]
 pub struct RouteConfig {
     #[prost(string, tag = "1")]
@@ -308,4 +330,16 @@ pub struct RouteMatch {
 pub struct RouteAction {
     #[prost(string, optional, tag = "1")]
     pub cluster: Option<String>,
+    #[prost(message, optional, tag = "8")]
+    pub timeout: Option<Duration>,
+    #[prost(message, optional, tag = "9")]
+    pub retry_policy: Option<RetryPolicy>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct RetryPolicy {
+    #[prost(string, tag = "1")]
+    pub retry_on: String,
+    #[prost(message, optional, tag = "2")]
+    pub num_retries: Option<UInt32Value>,
 }
