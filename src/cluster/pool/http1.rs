@@ -53,6 +53,8 @@ struct Waiter {
     waker: RefCell<Waker>,
     cluster: Rc<Cluster>,
     state: Rc<State>,
+    /// Wants a connection that has carried nothing yet.
+    fresh: bool,
 }
 
 impl Waiter {
@@ -97,9 +99,30 @@ impl Pool {
         cluster: &Rc<Cluster>,
         state: &Rc<State>,
     ) -> Result<Lease, Failure> {
-        if let Some(lease) = host.http1.ready() {
-            return Ok(lease);
+        match host.http1.ready() {
+            Some(lease) => Ok(lease),
+            None => Pool::wait(host, cluster, state, false).await,
         }
+    }
+
+    /// A connection that has carried nothing yet, for a request that met the close of a used one.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub async fn acquire_new(
+        host: &Rc<Host>,
+        cluster: &Rc<Cluster>,
+        state: &Rc<State>,
+    ) -> Result<Lease, Failure> {
+        Pool::wait(host, cluster, state, true).await
+    }
+
+    async fn wait(
+        host: &Rc<Host>,
+        cluster: &Rc<Cluster>,
+        state: &Rc<State>,
+        fresh: bool,
+    ) -> Result<Lease, Failure> {
         let waiting = state.spec.breakers.acquire(Level::Pending, &state.spec.model.breakers.default);
         let _waiting = waiting.map_err(|_| {
             cluster.stats.upstream_rq_pending_overflow.inc();
@@ -111,6 +134,7 @@ impl Pool {
             waker: RefCell::new(Waker::noop().clone()),
             cluster: cluster.clone(),
             state: state.clone(),
+            fresh,
         });
         host.http1.waiting.borrow_mut().push_back(waiter.clone());
         let place = Place { host, waiter };
@@ -142,8 +166,8 @@ impl Pool {
                     pool.dials.set(pool.dials.get() + 1);
                     spawn_local(run(host.clone(), cluster, state, permit));
                 }
-                // What another host does not need can be used here.
-                Err(_) if state.hosts().any(|other| other.http1.close_oldest()) => {}
+                // What another host does not need, or nobody here, can be used for this.
+                Err(_) if pool.close_oldest() || state.hosts().any(|other| other.http1.close_oldest()) => {}
                 Err(_) => {
                     cluster.stats.upstream_cx_overflow.inc();
                     if pool.dials.get() == 0 && pool.open.get() == 0 {
@@ -157,11 +181,19 @@ impl Pool {
 
     /// Lends a connection to who waits longest, or keeps it.
     fn put(&self, link: Rc<Link>) {
-        let next = self.waiting.borrow_mut().pop_front();
+        let next = {
+            let mut waiting = self.waiting.borrow_mut();
+            let suits = |waiter: &Rc<Waiter>| !waiter.fresh || !link.served.get();
+            waiting.iter().position(suits).and_then(|at| waiting.remove(at))
+        };
         match next {
             Some(waiter) => waiter.resolve(Ok(Lease::new(link, Duration::ZERO))),
             None if self.retired.get() => {}
-            None => self.idle.borrow_mut().push(link),
+            None => {
+                self.idle.borrow_mut().push(link);
+                // Who waits for a fresh one may close it to make room.
+                self.wake_first();
+            }
         }
     }
 

@@ -107,15 +107,33 @@ fn authority(bytes: Bytes, fault: Fault) -> Result<Authority, Fault> {
     if bytes.iter().any(|byte| matches!(byte, b'@' | b',')) {
         return Err(fault);
     }
-    let authority = Authority::from_maybe_shared(bytes).map_err(|_| fault)?;
     // Of what follows the host only a port is of any meaning.
-    let after = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
-    let port = after.strip_prefix(':');
-    let fits = match port {
-        Some(port) => port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok(),
-        None => after.is_empty(),
+    let (host, after) = match bytes.iter().position(|byte| *byte == b']') {
+        Some(end) => bytes.split_at_checked(end + 1).unwrap_or_default(),
+        None => {
+            let end = bytes.iter().position(|byte| *byte == b':').unwrap_or(bytes.len());
+            bytes.split_at_checked(end).unwrap_or_default()
+        }
     };
-    if fits && !authority.host().is_empty() { Ok(authority) } else { Err(fault) }
+    if host.is_empty() || !is_port(after) {
+        return Err(fault);
+    }
+    Authority::from_maybe_shared(bytes).map_err(|_| fault)
+}
+
+/// Nothing, or a colon and a number of 16 bits.
+fn is_port(text: &[u8]) -> bool {
+    match text {
+        [] => true,
+        [b':', digits @ ..] => {
+            let value = digits.iter().try_fold(0u16, |sum, digit| {
+                let digit = digit.is_ascii_digit().then(|| u16::from(digit - b'0'))?;
+                sum.checked_mul(10)?.checked_add(digit)
+            });
+            !digits.is_empty() && value.is_some()
+        }
+        _ => false,
+    }
 }
 
 /// Two names for the host would let each reader choose (RFC 9112, 3.2.2 has the field ignored; a reader behind

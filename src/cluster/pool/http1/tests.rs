@@ -351,6 +351,22 @@ async fn idle_connections_of_other_hosts_give_way() {
 }
 
 #[tokio::test]
+async fn a_new_connection_can_be_had_while_used_ones_are_idle() {
+    let run = async {
+        for limit in [1, 2] {
+            let world = World::new(|model| model.breakers.default.max_connections = limit).await;
+            let _first = world.used(OK).await;
+            let state = world.cluster.state();
+            let (lease, _second) =
+                tokio::join!(Pool::acquire_new(&world.host, &world.cluster, &state), world.accept());
+            assert!(!lease.unwrap().is_reused());
+            assert_eq!(world.host.http1.open(), limit as usize);
+        }
+    };
+    LocalSet::new().run_until(run).await;
+}
+
+#[tokio::test]
 async fn a_request_that_gives_up_leaves_its_connection_to_others() {
     let run = async {
         let world = World::new(|_| {}).await;
