@@ -22,9 +22,30 @@ fn main() -> Result<(), Box<dyn Error>> {
         .include_file("protos.rs")
         .emit_rerun_if_changed(false)
         .compile_fds_with_config(compiler.file_descriptor_set(), config)?;
+    if packs_relocations() {
+        println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+    }
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-changed=build.rs");
     Ok(())
+}
+
+/// Whether the system that builds, and so the one that runs it, has a loader that reads packed relocations: they
+/// take 4 KB where plain ones take 600, all of which every process reads at start and keeps resident.
+fn packs_relocations() -> bool {
+    let is = |name: &str, value: &str| std::env::var(name).is_ok_and(|found| found == value);
+    let native = std::env::var("HOST").is_ok_and(|host| is("TARGET", &host));
+    if !native || !is("CARGO_CFG_TARGET_OS", "linux") || !is("CARGO_CFG_TARGET_ENV", "gnu") {
+        return false;
+    }
+    // `glibc 2.36` or later; what cannot be told is not packed.
+    let Ok(answer) = std::process::Command::new("getconf").arg("GNU_LIBC_VERSION").output() else {
+        return false;
+    };
+    let text = String::from_utf8_lossy(&answer.stdout);
+    let version =
+        text.trim().strip_prefix("glibc 2.").and_then(|minor| minor.split('.').next()?.parse::<u32>().ok());
+    version.is_some_and(|minor| minor >= 36)
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Box<dyn Error>> {

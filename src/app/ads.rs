@@ -104,7 +104,12 @@ impl Ads {
         let (kind, changed) = (update.kind, update.changed.len());
         self.driver.on_verdicts(update, rejections);
         if !noop {
-            tracing::info!("{}: {changed} changed resources in {:?}", kind.label(), start.elapsed());
+            let took = start.elapsed();
+            match kind {
+                // Endpoints come and go all the time; a line for each would cost a tenth of the push.
+                ResourceType::Endpoint => tracing::debug!("EDS: {changed} changed resources in {took:?}"),
+                _ => tracing::info!("{}: {changed} changed resources in {took:?}", kind.label()),
+            }
             if let Some(disk) = &mut self.disk {
                 disk.writer.mark_changed(start);
             }
