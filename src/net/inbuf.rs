@@ -19,6 +19,9 @@ use tokio::io::AsyncReadExt;
 const CHUNK: usize = 32 * 1024;
 /// Unfinished input up to this size is not counted.
 const SMALL: usize = 16 * 1024;
+/// An unfinished rest up to this size moves to the front of the next read: reading into the little room behind
+/// it would take many reads to empty a busy socket, each of which ends in the middle of a frame again.
+const CARRY: usize = 2 * 1024;
 
 /// The worker's shared chunk and the count of unfinished input.
 pub struct ReadPool {
@@ -96,7 +99,7 @@ impl ReadBuffer {
 
     /// Reads once. Call after everything decodable was taken out of [`bytes`](Self::bytes).
     pub fn poll_fill(&mut self, io: &mut Conn, cx: &mut Context<'_>) -> Poll<io::Result<Filled>> {
-        if self.bytes.is_empty() {
+        if self.bytes.len() <= CARRY {
             return self.fill_shared(io, cx);
         }
         if !self.account() {
@@ -117,21 +120,25 @@ impl ReadBuffer {
 
     fn fill_shared(&mut self, io: &mut Conn, cx: &mut Context<'_>) -> Poll<io::Result<Filled>> {
         self.release();
-        // Whatever this buffer pointed to is of no use now; let its storage go.
-        self.bytes = BytesMut::new();
+        if self.bytes.is_empty() {
+            // Whatever it pointed to is of no use now; let its storage go.
+            self.bytes = BytesMut::new();
+        }
         let mut chunk = self.pool.chunk.borrow_mut();
-        if chunk.capacity() < CHUNK / 4 {
+        if chunk.capacity() < CHUNK / 2 {
             chunk.reserve(CHUNK);
         }
+        chunk.extend_from_slice(&self.bytes);
         let result = pin!(io.read_buf(&mut *chunk)).poll(cx);
         match result {
-            Poll::Ready(Ok(0)) => Poll::Ready(Ok(Filled::End)),
-            Poll::Ready(Ok(n)) => {
-                self.bytes = chunk.split_to(n);
+            Poll::Ready(Ok(n @ 1..)) => {
+                self.bytes = chunk.split();
                 Poll::Ready(Ok(Filled::Bytes(n)))
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => Poll::Pending,
+            other => {
+                chunk.clear();
+                other.map_ok(|_| Filled::End)
+            }
         }
     }
 

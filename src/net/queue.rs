@@ -5,7 +5,7 @@
 //! round one system call carries the answers of many requests.
 
 use super::Conn;
-use bytes::{Buf, Bytes};
+use bytes::{Buf, BytesMut};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -32,26 +32,50 @@ struct Inner {
 }
 
 struct Item {
-    bytes: Bytes,
+    bytes: BytesMut,
     /// Given back when the last byte has been handed to the kernel.
     charge: Option<Charge>,
 }
 
+impl Item {
+    /// Takes `next` in if it lies right behind in memory, as the frames of one read do: the kernel is then
+    /// given one buffer instead of many. Gives it back otherwise.
+    fn join(&mut self, mut next: Item) -> Option<Item> {
+        let behind = self.bytes.as_ptr_range().end == next.bytes.as_ptr();
+        let joined = behind
+            && match (&mut self.charge, &mut next.charge) {
+                (Some(own), Some(other)) => own.take_over(other),
+                (None, None) => true,
+                _ => false,
+            };
+        if !joined {
+            return Some(next);
+        }
+        self.bytes.unsplit(next.bytes);
+        None
+    }
+}
+
 impl WriteQueue {
     /// Queues `bytes` and wakes the connection's task. Dropped silently when the connection has ended.
-    pub fn push(&self, bytes: Bytes) {
-        self.push_charged(bytes, None);
+    pub fn push(&self, bytes: impl Into<BytesMut>) {
+        self.push_charged(bytes.into(), None);
     }
 
     /// As [`push`](Self::push); `charge` is dropped once the bytes have left.
-    pub fn push_charged(&self, bytes: Bytes, charge: Option<Charge>) {
+    pub fn push_charged(&self, bytes: BytesMut, charge: Option<Charge>) {
         let writer = {
             let mut inner = self.inner.borrow_mut();
             if inner.closed || bytes.is_empty() {
                 return;
             }
             self.bytes.set(self.bytes.get() + bytes.len());
-            inner.items.push_back(Item { bytes, charge });
+            let item = Item { bytes, charge };
+            let apart = match inner.items.back_mut() {
+                Some(last) => last.join(item),
+                None => Some(item),
+            };
+            inner.items.extend(apart);
             inner.writer.take()
         };
         if let Some(writer) = writer {
@@ -183,8 +207,22 @@ pub struct Charge {
     bytes: usize,
 }
 
+impl Charge {
+    /// Counts what `other` counted, which is left with nothing; `false` if it belongs to another budget.
+    fn take_over(&mut self, other: &mut Charge) -> bool {
+        if !Rc::ptr_eq(&self.budget, &other.budget) {
+            return false;
+        }
+        self.bytes += std::mem::take(&mut other.bytes);
+        true
+    }
+}
+
 impl Drop for Charge {
     fn drop(&mut self) {
+        if self.bytes == 0 {
+            return;
+        }
         let used = self.budget.used.get().saturating_sub(self.bytes);
         self.budget.used.set(used);
         if used < self.budget.limit {
@@ -207,7 +245,7 @@ mod tests {
         let mut near = Conn::Unix(near);
         let queue = WriteQueue::default();
         let budget = Budget::new(10);
-        let parts: Vec<Bytes> = (0..200u8).map(|i| Bytes::from(vec![i; 3])).collect();
+        let parts: Vec<BytesMut> = (0..200u8).map(|i| BytesMut::from(&[i; 3][..])).collect();
         for part in &parts {
             queue.push_charged(part.clone(), Some(budget.charge(part.len())));
         }
@@ -223,7 +261,28 @@ mod tests {
         far.read_exact(&mut got).await.unwrap();
         assert_eq!(got, parts.concat());
         queue.close();
-        queue.push(Bytes::from_static(b"late"));
+        queue.push(BytesMut::from(&b"late"[..]));
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn what_was_read_together_leaves_together() {
+        let queue = WriteQueue::default();
+        let (one, other) = (Budget::new(100), Budget::new(100));
+        let mut read = BytesMut::from(&b"aabbccdd"[..]);
+        let mut take = || read.split_to(2);
+        queue.push_charged(take(), Some(one.charge(2)));
+        queue.push_charged(take(), Some(one.charge(2)));
+        assert_eq!(queue.inner.borrow().items.len(), 1);
+        // Another client's bytes are counted apart, wherever they lie.
+        queue.push_charged(take(), Some(other.charge(2)));
+        queue.push_charged(take(), None);
+        let texts: Vec<_> = queue.inner.borrow().items.iter().map(|item| item.bytes.to_vec()).collect();
+        assert_eq!(texts, [&b"aabb"[..], b"cc", b"dd"]);
+        assert_eq!((one.used.get(), other.used.get(), queue.len()), (4, 2, 8));
+        queue.advance(3);
+        assert_eq!(one.used.get(), 4);
+        queue.advance(1);
+        assert_eq!((one.used.get(), other.used.get()), (0, 2));
     }
 }

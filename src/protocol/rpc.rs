@@ -125,6 +125,11 @@ impl Frame {
         self.bytes.freeze()
     }
 
+    /// The bytes to send in the storage they came in, where frames that lie side by side can be joined.
+    pub fn into_storage(self) -> BytesMut {
+        self.bytes
+    }
+
     /// The same frame with its header block rewritten; everything else is carried over byte for byte.
     ///
     /// # Errors

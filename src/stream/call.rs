@@ -3,14 +3,14 @@
 use super::exchange::{Attempt, Forward, Outcome, Trail, Tries, within};
 use super::facts::StreamFacts;
 use super::{Local, upstream_http2};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Host};
 use crate::cluster::pool::{http2, rpc};
 use crate::message::{Failure, Reason};
 use crate::model::{self, Block, Protocol};
 use crate::net::Charge;
 use crate::protocol::bolt::Status;
 use crate::protocol::rpc::{Frame, HeaderEdit, Kind};
-use crate::router::{Edit, EditPlan};
+use crate::router::{Edit, EditPlan, ForwardSpec};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -29,12 +29,27 @@ pub struct Call {
     charge: Option<Charge>,
     /// Where it went.
     pub trail: Trail,
+    first: Option<Box<First>>,
+}
+
+/// How far the first try came before the call was made.
+pub enum First {
+    /// A host was picked.
+    Begun(Attempt),
+    /// It ended, at this host if one was picked; `Ok(None)`: a one-way call was sent.
+    Ended(Option<Rc<Host>>, Result<Option<Frame>, Failure>),
 }
 
 impl Call {
     /// A call with `frame`.
     pub fn new(frame: Frame, charge: Option<Charge>) -> Self {
-        Call { oneway: frame.kind() == Kind::Oneway, frame, kept: true, charge, trail: Trail::default() }
+        let oneway = frame.kind() == Kind::Oneway;
+        Call { oneway, frame, kept: true, charge, trail: Trail::default(), first: None }
+    }
+
+    /// The call goes on from `first`.
+    pub fn starting(self, first: Option<First>) -> Self {
+        Call { first: first.map(Box::new), ..self }
     }
 
     /// Sends it as `forward` says; `begin` is when it had come. `None`: a one-way call was sent.
@@ -51,11 +66,7 @@ impl Call {
         if !forward.request_edits.is_empty() {
             self.frame = self.edited_request(begin, &forward)?;
         }
-        let timeout = match self.frame.timeout_ms() {
-            given if given > 0 => Some(Duration::from_millis(given as u64)),
-            _ => forward.action.timeout,
-        };
-        let deadline = timeout.map(|timeout| begin + timeout);
+        let deadline = time_limit(&self.frame, forward.action).map(|limit| begin + limit);
         let mut tries = Tries::new(forward.retry(&self.frame));
         self.trail.enter(&forward.cluster);
         loop {
@@ -101,7 +112,17 @@ impl Call {
         upstream: Protocol,
         deadline: Option<Instant>,
     ) -> Result<Option<Frame>, Failure> {
-        let attempt = Attempt::begin(cluster, tries)?;
+        let attempt = match self.first.take().map(|first| *first) {
+            None => Attempt::begin(cluster, tries)?,
+            Some(First::Begun(attempt)) => {
+                tries.count(&attempt.host);
+                attempt
+            }
+            Some(First::Ended(host, result)) => {
+                host.iter().for_each(|host| tries.count(host));
+                return result;
+            }
+        };
         self.trail.follow(&attempt);
         let (deadline, late) = match tries.per_try().map(|limit| Instant::now() + limit) {
             Some(own) if deadline.is_none_or(|whole| own < whole) => (Some(own), Reason::PerTryTimeout),
@@ -116,10 +137,7 @@ impl Call {
             }
         };
         let result = within(local, deadline, late, sending).await;
-        attempt.count(&result);
-        if let Ok(Some(frame)) = &result {
-            attempt.answered(Status::from_code(frame.status()).map_or(500, Status::http_status));
-        }
+        count(&attempt, &result);
         result
     }
 
@@ -165,6 +183,22 @@ fn facts<'a>(frame: &'a Frame, begin: Instant, forward: &Forward<'a>) -> StreamF
         route: Some(forward.route),
         attempt: None,
         response: None,
+    }
+}
+
+/// Counts what `attempt` came to.
+pub fn count(attempt: &Attempt, result: &Result<Option<Frame>, Failure>) {
+    attempt.count(result);
+    if let Ok(Some(frame)) = result {
+        attempt.answered(Status::from_code(frame.status()).map_or(500, Status::http_status));
+    }
+}
+
+/// How long `frame` may take: what it says itself, else what its route does.
+pub fn time_limit(frame: &Frame, action: &ForwardSpec) -> Option<Duration> {
+    match frame.timeout_ms() {
+        given if given > 0 => Some(Duration::from_millis(given as u64)),
+        _ => action.timeout,
     }
 }
 

@@ -7,6 +7,7 @@ use crate::model::{DirectResponse, Redirect, RetryPolicy, RouteId};
 use crate::router::{ActionSpec, Choice, Drawn, EditPlan, ForwardSpec, RouteSpec, retry};
 use crate::snapshot::View;
 use crate::telemetry::failure_log::FailureLine;
+use crate::util::random::Random;
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -58,6 +59,21 @@ pub struct Unplanned<'v> {
     pub route: Option<&'v RouteSpec>,
 }
 
+/// The random numbers a plan is made with: one for fractional matches, one for the draw by weight, which
+/// must not repeat the first.
+#[derive(Clone, Copy, Debug)]
+pub struct Draws {
+    matching: u64,
+    weight: u64,
+}
+
+impl Draws {
+    /// The next two.
+    pub fn new(random: &Random) -> Self {
+        Draws { matching: random.next(), weight: random.next() }
+    }
+}
+
 /// Finds the route of `head` and resolves its cluster.
 ///
 /// # Errors
@@ -68,8 +84,21 @@ pub fn plan<'v>(
     routes: RouteId,
     head: &impl Head,
 ) -> Result<Plan<'v>, Unplanned<'v>> {
-    let random = local.env.random.next();
-    let route = view.route_table(routes).and_then(|table| table.find(head, random));
+    plan_drawn(local, view, routes, head, Draws::new(&local.env.random))
+}
+
+/// As [`plan`], with numbers drawn before: on the same view the same head gets the same plan.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_drawn<'v>(
+    local: &Local,
+    view: &'v View,
+    routes: RouteId,
+    head: &impl Head,
+    draws: Draws,
+) -> Result<Plan<'v>, Unplanned<'v>> {
+    let route = view.route_table(routes).and_then(|table| table.find(head, draws.matching));
     let fail = |reason, route| Unplanned { failure: Failure::before(reason), route };
     let route = &**route.ok_or(fail(Reason::NoRoute, None))?;
     let action = match &route.action {
@@ -77,8 +106,7 @@ pub fn plan<'v>(
         ActionSpec::Direct(direct) => return Ok(Plan::Direct(route, direct)),
         ActionSpec::Redirect(redirect) => return Ok(Plan::Redirect(route, redirect)),
     };
-    // The draw by weight must not repeat the number that decided a fractional match.
-    let (id, draw) = match route.draw(head, local.env.random.next(), None) {
+    let (id, draw) = match route.draw(head, draws.weight, None) {
         Drawn::Cluster(id, draw) => (id, draw),
         Drawn::Header(name, draw) => {
             let mut id = None;
@@ -298,6 +326,7 @@ impl<'v> Tries<'v> {
                     || on.gateway_error
                     || on.retriable_4xx
                     || on.retriable_status_codes
+                    || on.reset_before_request
                     || on.refused_stream
                     || on.retriable_headers
                     || on.envoy_ratelimited
@@ -332,11 +361,16 @@ impl<'v> Tries<'v> {
                 avoid && tried.iter().any(|other| std::ptr::eq(&**other, host))
             })
             .map_err(Failure::before)?;
+        self.count(&host);
+        Ok(host)
+    }
+
+    /// Counts a try at `host`.
+    pub fn count(&mut self, host: &Rc<Host>) {
         self.made += 1;
         if self.policy.is_some() {
             self.tried.push(host.clone());
         }
-        Ok(host)
     }
 
     /// Whether to try again at once, policy or not, as nobody has looked at the request.

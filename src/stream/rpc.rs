@@ -1,29 +1,28 @@
 //! bolt downstream: one connection, many requests.
 //!
-//! The connection's task reads frames and starts one small task per request; answers gather in the write
-//! queue and leave together when the connection gets its turn.
+//! The connection's task reads frames and sends each on at once where nothing stands in the way ([`direct`]);
+//! any other call gets a small task of its own ([`request`]). Answers gather in the write queue and leave
+//! together when the connection gets its turn.
 
-use super::call::Call;
-use super::exchange::{self, Plan};
-use super::handle::StreamGuard;
+mod direct;
+mod request;
+
 use super::{Bound, Drain, Handle, Local};
-use crate::message::{Failure, Reason};
-use crate::model::{Protocol, RouteId, RpcProxy};
+use crate::message::Reason;
 use crate::net::{Budget, Conn, Filled, ReadBuffer, Sleep, WriteQueue};
 use crate::protocol::bolt::{self, Status};
 use crate::protocol::rpc::{DecodeError, Decoder, Frame, Kind};
-use crate::router::RouteSpec;
 use crate::snapshot::FilterSpec;
 use crate::telemetry::{Registration, RpcStats};
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use slab::Slab;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::task::{JoinHandle, spawn_local};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// Reads in a row before other tasks get their turn.
@@ -42,8 +41,18 @@ struct Downstream {
     /// Where it counts, and by what it was told so.
     counted: RefCell<(Weak<Bound>, Rc<Registration<RpcStats>>)>,
     limit: usize,
-    /// The tasks of calls that owe an answer; one-way calls outlive their client.
-    calls: RefCell<Slab<JoinHandle<()>>>,
+    /// The calls that owe an answer; one-way calls outlive their client.
+    calls: RefCell<Slab<Running>>,
+    /// No limit of a direct call is earlier.
+    due: Cell<Option<Instant>>,
+}
+
+/// A call under way.
+enum Running {
+    /// In a task of its own.
+    Task(JoinHandle<()>),
+    /// Sent; its answer comes straight here.
+    Direct(Box<direct::Call>),
 }
 
 /// What the connection's task keeps between turns.
@@ -52,6 +61,8 @@ struct Driver {
     input: ReadBuffer,
     decoder: Decoder,
     timer: Sleep,
+    /// Fires when a direct call's time may be up.
+    limit: Sleep,
     last_used: Instant,
     /// Something was under way at the last turn.
     busy: bool,
@@ -83,6 +94,7 @@ pub async fn serve(io: Conn, early: BytesMut, handle: Rc<Handle>, local: Rc<Loca
         counted: RefCell::new((Rc::downgrade(&bound), local.rpc_stats(&config.stat_prefix))),
         limit,
         calls: RefCell::default(),
+        due: Cell::new(None),
     });
     let now = Instant::now();
     let mut driver = Driver {
@@ -90,6 +102,7 @@ pub async fn serve(io: Conn, early: BytesMut, handle: Rc<Handle>, local: Rc<Loca
         input: ReadBuffer::new(local.env.reads.clone()),
         decoder: Decoder::new(config.max_frame),
         timer: local.env.wheel.sleep_until(now),
+        limit: local.env.wheel.sleep_until(now),
         last_used: now,
         busy: false,
         ended: false,
@@ -127,6 +140,7 @@ impl Downstream {
             }
         }
         self.handle.register(cx.waker());
+        self.poll_limits(driver, cx);
         if let Poll::Ready(Err(_)) = self.queue.poll_flush(&mut driver.io, cx) {
             return Poll::Ready(End::Broken);
         }
@@ -236,8 +250,9 @@ impl Downstream {
         Ok(full)
     }
 
-    fn write(&self, bytes: Bytes) {
-        self.stats().downstream_cx_tx_bytes_total.add(bytes.len() as u64);
+    fn write(&self, bytes: impl Into<BytesMut>) {
+        let bytes = bytes.into();
+        self.counted.borrow().1.downstream_cx_tx_bytes_total.add(bytes.len() as u64);
         self.queue.push(bytes);
     }
 
@@ -263,7 +278,7 @@ impl Downstream {
         self.follow();
         loop {
             match driver.decoder.decode(&mut driver.input.bytes) {
-                Ok(Some(frame)) => self.on_frame(frame),
+                Ok(Some(frame)) => self.on_frame(frame, driver.last_used),
                 Ok(None) => return,
                 Err(error) => {
                     self.stats().decode_error.inc();
@@ -283,23 +298,17 @@ impl Downstream {
 
     /// Gives up every call that owes an answer: its client is gone.
     fn cancel(&self) {
-        for call in self.calls.take() {
-            call.1.abort();
+        for (_, call) in self.calls.take() {
+            match call {
+                Running::Task(task) => task.abort(),
+                Running::Direct(call) => drop(call),
+            }
         }
     }
 
-    fn on_frame(self: &Rc<Self>, frame: Frame) {
+    fn on_frame(self: &Rc<Self>, frame: Frame, now: Instant) {
         match frame.kind() {
-            // The scheduler moves a task about before it runs; the box makes that a move of a pointer.
-            Kind::Request => {
-                let mut calls = self.calls.borrow_mut();
-                let place = calls.vacant_entry();
-                let request = Request::new(self.clone(), frame, Some(place.key()));
-                place.insert(spawn_local(Box::pin(request.run())));
-            }
-            Kind::Oneway => {
-                spawn_local(Box::pin(Request::new(self.clone(), frame, None).run()));
-            }
+            Kind::Request | Kind::Oneway => direct::start(self, frame, now),
             Kind::Heartbeat => {
                 self.stats().heartbeat_total.inc();
                 self.write(bolt::heartbeat_ack(&frame));
@@ -309,134 +318,3 @@ impl Downstream {
         }
     }
 }
-
-/// One request of a bolt client.
-struct Request {
-    down: Rc<Downstream>,
-    stats: Rc<Registration<RpcStats>>,
-    call: Call,
-    id: u32,
-    /// Its place among the client's calls.
-    key: Option<usize>,
-    /// It was not given up.
-    finished: bool,
-    /// Counted as soon as the frame is here: a connection that ends right behind it still owes the answer.
-    _stream: StreamGuard,
-}
-
-impl Request {
-    fn new(down: Rc<Downstream>, frame: Frame, key: Option<usize>) -> Self {
-        let charge = Some(down.budget.charge(frame.len()));
-        let stream = down.handle.enter();
-        let stats = down.stats();
-        stats.request_total.inc();
-        stats.request_active.inc();
-        let id = frame.request_id();
-        Request { id, down, stats, call: Call::new(frame, charge), key, finished: false, _stream: stream }
-    }
-
-    async fn run(mut self) {
-        let down = self.down.clone();
-        let begin = Instant::now();
-        if self.call.oneway {
-            self.stats.oneway_total.inc();
-        }
-        let bound = down.handle.bound();
-        let view = bound.pinned.clone().unwrap_or_else(|| down.local.view());
-        let FilterSpec::Rpc { config, routes } = &bound.chain.filter else { return };
-        match self.answer(&view, config, *routes, begin).await {
-            Ok(Some(mut frame)) => {
-                frame.set_request_id(self.id);
-                self.stats.response(frame.status());
-                down.write(frame.into_bytes());
-            }
-            Ok(None) => {}
-            Err(failure) => self.fail(failure),
-        }
-        let took = begin.elapsed().as_millis() as u64;
-        self.stats.request_time.record(took);
-        self.call.trail.took(took);
-        self.finished = true;
-    }
-
-    /// The answer, from a cluster or of our own.
-    async fn answer(
-        &mut self,
-        view: &crate::snapshot::View,
-        config: &RpcProxy,
-        routes: RouteId,
-        begin: Instant,
-    ) -> Result<Option<Frame>, Failure> {
-        let local = self.down.local.clone();
-        let plan = exchange::plan(&local, view, routes, &self.call.frame).map_err(|unplanned| {
-            self.note(unplanned.failure, unplanned.route);
-            unplanned.failure
-        });
-        match plan? {
-            Plan::Forward(forward) => {
-                let upstream = config.upstream.unwrap_or(Protocol::Bolt);
-                let route = forward.route;
-                let result = self.call.forward(&local, forward, upstream, begin).await;
-                result.inspect_err(|failure| self.note(*failure, Some(route)))
-            }
-            Plan::Direct(_, direct) if !self.call.oneway => {
-                let status =
-                    if direct.status < 400 { Status::Success } else { status_of_http(direct.status) };
-                let reply = bolt::response(self.id, status, b"", [], &direct.body[..]);
-                reply.map(Some).map_err(|_| Failure::before(Reason::TooLarge))
-            }
-            Plan::Direct(..) => Ok(None),
-            // bolt has no redirects.
-            Plan::Redirect(..) => Err(Failure::before(Reason::NoRoute)),
-        }
-    }
-
-    fn note(&self, failure: Failure, route: Option<&RouteSpec>) {
-        self.call.trail.note(&self.down.local, failure, "bolt", &self.down.handle.listener, route);
-    }
-
-    /// Answers a failure at once, in bolt and with the caller's id.
-    fn fail(&self, failure: Failure) {
-        let down = &self.down;
-        self.stats.failure.inc(failure.reason);
-        if !self.call.oneway {
-            down.write(bolt::reply(self.id, status_of(failure.reason)));
-        }
-    }
-}
-
-impl Drop for Request {
-    fn drop(&mut self) {
-        let stats = &self.stats;
-        stats.request_active.dec();
-        if !self.finished {
-            stats.request_reset.inc();
-            stats.failure.inc(Reason::DownstreamReset);
-        }
-        let own = self.key.and_then(|key| self.down.calls.borrow_mut().try_remove(key));
-        drop(own);
-    }
-}
-
-fn status_of(reason: Reason) -> Status {
-    Status::from_code(reason.bolt_status()).unwrap_or(Status::Unknown)
-}
-
-/// The bolt status of a fixed answer that is written as an HTTP status.
-fn status_of_http(status: u16) -> Status {
-    match status {
-        403 => Status::ServerException,
-        404 => Status::NoProcessor,
-        502 => Status::ConnectionClosed,
-        503 => Status::ServerThreadpoolBusy,
-        504 => Status::Timeout,
-        _ => Status::Unknown,
-    }
-}
-
-const fn size<F: Future>(_: fn(Request) -> F) -> usize {
-    size_of::<F>()
-}
-
-/// One allocation per request, and 10,000 of them at once: what a path rarely needs is boxed apart.
-const _: () = assert!(size(Request::run) <= 1280);

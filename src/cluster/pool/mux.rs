@@ -2,7 +2,8 @@
 //!
 //! Requests of many clients share it. Each gets an id of this connection, a slab key with generation bits.
 //! The key of a request that was given up rests until its answer has come, however late: no other request
-//! can have its id meanwhile. Whoever sends holds a [`Call`]; the connection's task delivers answers.
+//! can have its id meanwhile. Whoever sends holds a [`Call`]; the connection's task delivers answers, to a
+//! future or straight into the hands of a [`Receiver`].
 
 use crate::cluster::{Cluster, State};
 use crate::message::{Failure, Reason};
@@ -13,7 +14,7 @@ use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -60,13 +61,66 @@ struct Entry {
     state: CallState,
 }
 
+/// Takes answers as they come, in the task of the upstream connection.
+pub trait Receiver {
+    /// The call that was sent with `tag` has come to `outcome`, at `now`.
+    fn on_answer(self: Rc<Self>, tag: usize, outcome: Result<Frame, Failure>, now: Instant);
+}
+
+/// Whom to tell of an outcome, once nothing is borrowed.
+enum Notice {
+    Wake(Waker),
+    Hand(Weak<dyn Receiver>, usize, Result<Frame, Failure>),
+}
+
+impl Notice {
+    fn give(self, now: Instant) {
+        match self {
+            Notice::Wake(waker) => waker.wake(),
+            Notice::Hand(receiver, tag, outcome) => {
+                if let Some(receiver) = receiver.upgrade() {
+                    receiver.on_answer(tag, outcome, now);
+                }
+            }
+        }
+    }
+}
+
 enum CallState {
     Waiting(Option<Waker>),
+    /// Goes to the receiver under this tag.
+    Bound(Weak<dyn Receiver>, usize),
+    /// What a future has yet to take.
     Done(Result<Frame, Failure>),
+    /// Handed over; its call has yet to be dropped.
+    Handed,
     /// Given up; the key is free again once the answer has come.
     Resting,
     /// Our own heartbeat; nobody waits.
     Heartbeat,
+}
+
+impl CallState {
+    fn is_waiting(&self) -> bool {
+        matches!(self, CallState::Waiting(_) | CallState::Bound(..))
+    }
+}
+
+impl Entry {
+    /// Ends a call that waits; the outcome stays here for its future, or goes with the notice.
+    fn end(&mut self, outcome: Result<Frame, Failure>) -> Option<Notice> {
+        match std::mem::replace(&mut self.state, CallState::Handed) {
+            CallState::Bound(receiver, tag) => Some(Notice::Hand(receiver, tag, outcome)),
+            CallState::Waiting(waker) => {
+                self.state = CallState::Done(outcome);
+                waker.map(Notice::Wake)
+            }
+            other => {
+                self.state = other;
+                None
+            }
+        }
+    }
 }
 
 /// What the connection's task keeps between turns.
@@ -122,27 +176,50 @@ impl Mux {
     ///
     /// # Errors
     /// The connection has ended, or has no free id.
-    pub fn call(self: &Rc<Self>, mut frame: Frame, charge: Option<Charge>) -> Result<Call, Failure> {
-        let key = self.enter(CallState::Waiting(None))?;
-        let id = self.calls.borrow().get(key).map_or(0, |entry| entry.id);
+    pub fn call(self: &Rc<Self>, frame: Frame, charge: Option<Charge>) -> Result<Call, Failure> {
+        self.send(frame, charge, CallState::Waiting(None)).map(Call)
+    }
+
+    /// As [`call`](Self::call), but its outcome goes to `receiver`, with `tag`.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn call_for(
+        self: &Rc<Self>,
+        frame: Frame,
+        charge: Option<Charge>,
+        receiver: Weak<dyn Receiver>,
+        tag: usize,
+    ) -> Result<Place, Failure> {
+        self.send(frame, charge, CallState::Bound(receiver, tag))
+    }
+
+    fn send(
+        self: &Rc<Self>,
+        frame: Frame,
+        charge: Option<Charge>,
+        state: CallState,
+    ) -> Result<Place, Failure> {
+        let (key, id) = self.enter(state)?;
+        self.push(frame, id, charge);
+        Ok(Place { mux: self.clone(), key })
+    }
+
+    fn push(&self, mut frame: Frame, id: u32, charge: Option<Charge>) {
         frame.set_request_id(id);
         self.count_request();
         self.cluster.stats.upstream_cx_tx_bytes_total.add(frame.len() as u64);
-        self.queue.push_charged(frame.into_bytes(), charge);
-        Ok(Call { mux: self.clone(), key })
+        self.queue.push_charged(frame.into_storage(), charge);
     }
 
     /// Sends a one-way request: nothing comes back.
     ///
     /// # Errors
     /// The connection has ended.
-    pub fn send_oneway(self: &Rc<Self>, mut frame: Frame, charge: Option<Charge>) -> Result<(), Failure> {
-        let key = self.enter(CallState::Heartbeat)?;
-        let id = self.calls.borrow_mut().remove(key).id;
-        frame.set_request_id(id);
-        self.count_request();
-        self.cluster.stats.upstream_cx_tx_bytes_total.add(frame.len() as u64);
-        self.queue.push_charged(frame.into_bytes(), charge);
+    pub fn send_oneway(self: &Rc<Self>, frame: Frame, charge: Option<Charge>) -> Result<(), Failure> {
+        let (key, id) = self.enter(CallState::Heartbeat)?;
+        self.calls.borrow_mut().remove(key);
+        self.push(frame, id, charge);
         Ok(())
     }
 
@@ -157,7 +234,8 @@ impl Mux {
         }
     }
 
-    fn enter(&self, state: CallState) -> Result<usize, Failure> {
+    /// A key for a request, and its id.
+    fn enter(&self, state: CallState) -> Result<(usize, u32), Failure> {
         if self.phase.get() == Phase::Closed {
             return Err(Failure::before(Reason::UpstreamClosed));
         }
@@ -169,7 +247,7 @@ impl Mux {
         self.generation.set(generation);
         let key = calls.vacant_key();
         let id = (generation << KEY_BITS) | (key as u32 & KEY_MASK);
-        Ok(calls.insert(Entry { id, state }))
+        Ok((calls.insert(Entry { id, state }), id))
     }
 
     /// Drives the connection to its end. `expected`: whether somebody who waited for it has yet to use it. Gives
@@ -235,10 +313,11 @@ impl Mux {
                     driver.asked_at = None;
                     loop {
                         match driver.decoder.decode(&mut driver.input.bytes) {
-                            Ok(Some(frame)) => self.on_frame(frame),
+                            Ok(Some(frame)) => self.on_frame(frame, driver.last_read),
                             Ok(None) => break,
                             Err(DecodeError::BadHeaderBlock { request_id, .. }) => {
-                                self.deliver(request_id, Err(Failure::after(Reason::UpstreamProtocol)));
+                                let broken = Err(Failure::after(Reason::UpstreamProtocol));
+                                self.deliver(request_id, broken, driver.last_read);
                             }
                             Err(DecodeError::Fatal { .. }) => return Some(Reason::UpstreamProtocol),
                         }
@@ -253,9 +332,9 @@ impl Mux {
         None
     }
 
-    fn on_frame(&self, frame: Frame) {
+    fn on_frame(&self, frame: Frame, now: Instant) {
         match frame.kind() {
-            Kind::Response | Kind::HeartbeatAck => self.deliver(frame.request_id(), Ok(frame)),
+            Kind::Response | Kind::HeartbeatAck => self.deliver(frame.request_id(), Ok(frame), now),
             Kind::Heartbeat => self.queue.push(bolt::heartbeat_ack(&frame)),
             Kind::GoAway => {
                 self.cluster.stats.upstream_cx_close_notify.inc();
@@ -267,17 +346,13 @@ impl Mux {
         }
     }
 
-    fn deliver(&self, id: u32, outcome: Result<Frame, Failure>) {
-        let waker = {
+    fn deliver(&self, id: u32, outcome: Result<Frame, Failure>, now: Instant) {
+        let notice = {
             let mut calls = self.calls.borrow_mut();
             let key = (id & KEY_MASK) as usize;
             let Some(entry) = calls.get_mut(key).filter(|entry| entry.id == id) else { return };
-            match &mut entry.state {
-                CallState::Waiting(waker) => {
-                    let waker = waker.take();
-                    entry.state = CallState::Done(outcome);
-                    waker
-                }
+            match entry.state {
+                CallState::Waiting(_) | CallState::Bound(..) => entry.end(outcome),
                 CallState::Heartbeat => {
                     calls.remove(key);
                     None
@@ -288,11 +363,11 @@ impl Mux {
                     self.resting.set(self.resting.get().saturating_sub(1));
                     None
                 }
-                CallState::Done(_) => None,
+                CallState::Done(_) | CallState::Handed => None,
             }
         };
-        if let Some(waker) = waker {
-            waker.wake();
+        if let Some(notice) = notice {
+            notice.give(now);
         }
     }
 
@@ -300,21 +375,21 @@ impl Mux {
     fn finish(&self, end: Reason) {
         self.phase.set(Phase::Closed);
         self.queue.close();
-        let mut wakers = Vec::new();
+        let mut notices = Vec::new();
         for (_, entry) in self.calls.borrow_mut().iter_mut() {
-            if let CallState::Waiting(waker) = &mut entry.state {
-                wakers.extend(waker.take());
-                entry.state = CallState::Done(Err(Failure::after(end)));
+            if entry.state.is_waiting() {
+                notices.extend(entry.end(Err(Failure::after(end))));
             }
         }
-        for waker in wakers {
-            waker.wake();
+        let now = Instant::now();
+        for notice in notices {
+            notice.give(now);
         }
     }
 
     /// Heartbeats and the idle timeout. `Some`: the connection ends.
     fn check(&self, driver: &mut Driver, now: Instant) -> Option<Reason> {
-        let busy = self.calls.borrow().iter().any(|(_, e)| matches!(e.state, CallState::Waiting(_)));
+        let busy = self.calls.borrow().iter().any(|(_, entry)| entry.state.is_waiting());
         driver.idle_since = match (busy, driver.idle_since) {
             (true, _) => None,
             (false, None) => Some(now),
@@ -337,8 +412,7 @@ impl Mux {
         } else if now.duration_since(driver.last_read)
             >= if busy { interval } else { IDLE_HEARTBEAT.max(interval) }
         {
-            if let Ok(key) = self.enter(CallState::Heartbeat) {
-                let id = self.calls.borrow().get(key).map_or(0, |entry| entry.id);
+            if let Ok((_, id)) = self.enter(CallState::Heartbeat) {
                 self.queue.push(bolt::heartbeat(id));
             }
             driver.asked_at = Some(now);
@@ -359,18 +433,21 @@ impl Mux {
     }
 }
 
-/// One request under way.
-pub struct Call {
+/// A request's place on the connection; given up when dropped.
+pub struct Place {
     mux: Rc<Mux>,
     key: usize,
 }
+
+/// One request under way, and its answer.
+pub struct Call(Place);
 
 impl Future for Call {
     type Output = Result<Frame, Failure>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut calls = self.mux.calls.borrow_mut();
-        let Some(entry) = calls.get_mut(self.key) else {
+        let mut calls = self.0.mux.calls.borrow_mut();
+        let Some(entry) = calls.get_mut(self.0.key) else {
             return Poll::Ready(Err(Failure::after(Reason::UpstreamClosed)));
         };
         match &mut entry.state {
@@ -384,18 +461,20 @@ impl Future for Call {
                 let gone = Err(Failure::after(Reason::UpstreamClosed));
                 Poll::Ready(std::mem::replace(outcome, gone))
             }
-            CallState::Heartbeat | CallState::Resting => Poll::Ready(Err(Failure::after(Reason::LocalReset))),
+            CallState::Bound(..) | CallState::Handed | CallState::Heartbeat | CallState::Resting => {
+                Poll::Ready(Err(Failure::after(Reason::LocalReset)))
+            }
         }
     }
 }
 
-impl Drop for Call {
+impl Drop for Place {
     fn drop(&mut self) {
         let mux = &self.mux;
         let gone = {
             let mut calls = mux.calls.borrow_mut();
             match calls.get_mut(self.key) {
-                Some(entry) if matches!(entry.state, CallState::Waiting(_)) => {
+                Some(entry) if entry.state.is_waiting() => {
                     mux.resting.set(mux.resting.get() + 1);
                     Some(std::mem::replace(&mut entry.state, CallState::Resting))
                 }

@@ -1,0 +1,184 @@
+//! A call with a task of its own: one that has to wait for something before it can be sent, or is tried again.
+
+use super::{Downstream, Running};
+use crate::message::{Failure, Reason};
+use crate::model::Protocol;
+use crate::protocol::bolt::{self, Status};
+use crate::protocol::rpc::{Frame, Kind};
+use crate::router::RouteSpec;
+use crate::snapshot::{FilterSpec, View};
+use crate::stream::Bound;
+use crate::stream::call::Call;
+use crate::stream::exchange::{self, Draws, Plan};
+use crate::stream::handle::StreamGuard;
+use crate::telemetry::{Registration, RpcStats};
+use std::future::Future;
+use std::rc::Rc;
+use tokio::task::spawn_local;
+use tokio::time::Instant;
+
+/// A call that is here and not finished; counted until dropped.
+pub(super) struct Ticket {
+    stats: Rc<Registration<RpcStats>>,
+    /// The client's id.
+    pub id: u32,
+    /// Nobody waits for an answer.
+    pub oneway: bool,
+    /// When it had come.
+    pub begin: Instant,
+    /// It was not given up.
+    finished: bool,
+    /// Counted as soon as the frame is here: a connection that ends right behind it still owes the answer.
+    _stream: StreamGuard,
+}
+
+impl Ticket {
+    pub fn new(down: &Downstream, frame: &Frame, begin: Instant) -> Self {
+        let stats = down.stats();
+        stats.request_total.inc();
+        stats.request_active.inc();
+        let (id, oneway) = (frame.request_id(), frame.kind() == Kind::Oneway);
+        if oneway {
+            stats.oneway_total.inc();
+        }
+        Ticket { stats, id, oneway, begin, finished: false, _stream: down.handle.enter() }
+    }
+
+    /// Answers with `frame`.
+    pub fn answer(&self, down: &Downstream, mut frame: Frame) {
+        frame.set_request_id(self.id);
+        self.stats.response(frame.status());
+        down.write(frame.into_storage());
+    }
+
+    /// Answers a failure at once, in bolt and with the caller's id.
+    pub fn fail(&self, down: &Downstream, failure: Failure) {
+        self.stats.failure.inc(failure.reason);
+        if !self.oneway {
+            let status = Status::from_code(failure.reason.bolt_status()).unwrap_or(Status::Unknown);
+            down.write(bolt::reply(self.id, status));
+        }
+    }
+
+    /// The call has ended, and was not given up. Gives the milliseconds it took.
+    pub fn finish(mut self, now: Instant) -> u64 {
+        let took = now.saturating_duration_since(self.begin).as_millis() as u64;
+        self.stats.request_time.record(took);
+        self.finished = true;
+        took
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let stats = &self.stats;
+        stats.request_active.dec();
+        if !self.finished {
+            stats.request_reset.inc();
+            stats.failure.inc(Reason::DownstreamReset);
+        }
+    }
+}
+
+/// What a call is planned with: planning it again comes to the same.
+pub(super) struct Course {
+    pub bound: Rc<Bound>,
+    pub view: View,
+    pub draws: Draws,
+}
+
+/// One call of a bolt client.
+pub(super) struct Request {
+    pub down: Rc<Downstream>,
+    pub ticket: Ticket,
+    pub course: Course,
+    pub call: Call,
+}
+
+/// A task's place among its client's calls.
+struct Place(Rc<Downstream>, usize);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let own = self.0.calls.borrow_mut().try_remove(self.1);
+        drop(own);
+    }
+}
+
+impl Request {
+    /// Starts its task. It ends with its client, unless the call is one-way.
+    pub fn start(self) {
+        // The scheduler moves a task about before it runs; the box makes that a move of a pointer.
+        if self.ticket.oneway {
+            spawn_local(Box::pin(self.run(None)));
+            return;
+        }
+        let down = self.down.clone();
+        let mut calls = down.calls.borrow_mut();
+        let entry = calls.vacant_entry();
+        let place = Place(down.clone(), entry.key());
+        entry.insert(Running::Task(spawn_local(Box::pin(self.run(Some(place))))));
+    }
+
+    async fn run(mut self, _place: Option<Place>) {
+        let outcome = self.answer().await;
+        match outcome {
+            Ok(Some(frame)) => self.ticket.answer(&self.down, frame),
+            Ok(None) => {}
+            Err(failure) => self.ticket.fail(&self.down, failure),
+        }
+        let took = self.ticket.finish(Instant::now());
+        self.call.trail.took(took);
+    }
+
+    /// The answer, from a cluster or of our own.
+    async fn answer(&mut self) -> Result<Option<Frame>, Failure> {
+        let Request { down, ticket, course, call } = self;
+        let Course { bound, view, draws } = &*course;
+        let FilterSpec::Rpc { config, routes } = &bound.chain.filter else {
+            return Err(Failure::before(Reason::NoRoute));
+        };
+        let note = |call: &Call, failure, route: Option<&RouteSpec>| {
+            call.trail.note(&down.local, failure, "bolt", &down.handle.listener, route);
+            failure
+        };
+        let plan = exchange::plan_drawn(&down.local, view, *routes, &call.frame, *draws)
+            .map_err(|unplanned| note(call, unplanned.failure, unplanned.route));
+        match plan? {
+            Plan::Forward(forward) => {
+                let upstream = config.upstream.unwrap_or(Protocol::Bolt);
+                let route = forward.route;
+                let result = call.forward(&down.local, forward, upstream, ticket.begin).await;
+                result.map_err(|failure| note(call, failure, Some(route)))
+            }
+            Plan::Direct(_, direct) if !call.oneway => {
+                let status =
+                    if direct.status < 400 { Status::Success } else { status_of_http(direct.status) };
+                let reply = bolt::response(ticket.id, status, b"", [], &direct.body[..]);
+                reply.map(Some).map_err(|_| Failure::before(Reason::TooLarge))
+            }
+            Plan::Direct(..) => Ok(None),
+            // bolt has no redirects.
+            Plan::Redirect(..) => Err(Failure::before(Reason::NoRoute)),
+        }
+    }
+}
+
+/// The bolt status of a fixed answer that is written as an HTTP status.
+fn status_of_http(status: u16) -> Status {
+    match status {
+        403 => Status::ServerException,
+        404 => Status::NoProcessor,
+        502 => Status::ConnectionClosed,
+        503 => Status::ServerThreadpoolBusy,
+        504 => Status::Timeout,
+        _ => Status::Unknown,
+    }
+}
+
+const fn size<F: Future>(_: fn(Request, Option<Place>) -> F) -> usize {
+    size_of::<F>()
+}
+
+/// One allocation per request, and 10,000 of them at once: what a path rarely needs is boxed apart.
+const _: () = assert!(size(Request::run) <= 1280);
