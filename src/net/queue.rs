@@ -56,6 +56,23 @@ impl Item {
     }
 }
 
+impl Inner {
+    /// Writes once, as many items as one call takes.
+    fn write(&self, io: &mut Conn, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let io = Pin::new(io);
+        if let (1, Some(only)) = (self.items.len(), self.items.front()) {
+            return io.poll_write(cx, &only.bytes);
+        }
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let mut count = 0;
+        for (slot, item) in slices.iter_mut().zip(&self.items) {
+            *slot = IoSlice::new(&item.bytes);
+            count += 1;
+        }
+        io.poll_write_vectored(cx, slices.get(..count).unwrap_or_default())
+    }
+}
+
 impl WriteQueue {
     /// Queues `bytes` and wakes the connection's task. Dropped silently when the connection has ended.
     pub fn push(&self, bytes: impl Into<BytesMut>) {
@@ -122,14 +139,7 @@ impl WriteQueue {
             }
             let written = {
                 let inner = self.inner.borrow();
-                let mut slices = [IoSlice::new(&[]); SLICES];
-                let mut count = 0;
-                for (slot, item) in slices.iter_mut().zip(&inner.items) {
-                    *slot = IoSlice::new(&item.bytes);
-                    count += 1;
-                }
-                let filled = slices.get(..count).unwrap_or_default();
-                match Pin::new(&mut *io).poll_write_vectored(cx, filled) {
+                match inner.write(io, cx) {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                     Poll::Ready(Ok(n)) => n,
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),

@@ -158,24 +158,22 @@ impl Downstream {
         if idle && driver.ended || self.handle.draining() == Drain::Now {
             return Poll::Ready(End::Finished);
         }
+        let Some(at) = self.leave_at(driver, idle) else { return Poll::Pending };
         loop {
-            match self.leave_at(driver, idle) {
-                None => return Poll::Pending,
-                Some(at) if at <= Instant::now() => {
-                    if self.handle.draining() == Drain::No {
-                        self.stats().downstream_cx_idle_timeout.inc();
-                    }
-                    return Poll::Ready(End::Finished);
-                }
-                Some(at) => {
-                    if driver.timer.deadline() != at {
-                        driver.timer.reset(at);
-                    }
-                    if Pin::new(&mut driver.timer).poll(cx).is_pending() {
-                        return Poll::Pending;
-                    }
-                }
+            // An end that has moved on since is met when the timer fires: a busy connection does not move it.
+            if at < driver.timer.deadline() {
+                driver.timer.reset(at);
             }
+            if Pin::new(&mut driver.timer).poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if at <= Instant::now() {
+                if self.handle.draining() == Drain::No {
+                    self.stats().downstream_cx_idle_timeout.inc();
+                }
+                return Poll::Ready(End::Finished);
+            }
+            driver.timer.reset(at);
         }
     }
 

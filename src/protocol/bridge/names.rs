@@ -35,28 +35,29 @@ impl Field {
     /// How many there are.
     pub const COUNT: usize = 9;
 
-    const NAMES: [&'static str; Field::COUNT] = [
-        "protocol",
-        "cmdtype",
-        "cmdcode",
-        "version",
-        "requestid",
-        "codec",
-        "timeout",
-        "classname",
-        "respstatus",
-    ];
-
     /// The header's name as text.
     pub fn as_str(self) -> &'static str {
-        Self::NAMES.get(self as usize).copied().unwrap_or_default()
+        NAMES.get(self as usize).map_or("", HeaderName::as_str)
     }
 
     /// The header's name.
     pub fn name(self) -> HeaderName {
-        HeaderName::from_static(self.as_str())
+        NAMES.get(self as usize).cloned().unwrap_or(NULL_KEY)
     }
 }
+
+/// Names of the fields in their order; checked when this is compiled, which costs more than writing them.
+static NAMES: [HeaderName; Field::COUNT] = [
+    HeaderName::from_static("protocol"),
+    HeaderName::from_static("cmdtype"),
+    HeaderName::from_static("cmdcode"),
+    HeaderName::from_static("version"),
+    HeaderName::from_static("requestid"),
+    HeaderName::from_static("codec"),
+    HeaderName::from_static("timeout"),
+    HeaderName::from_static("classname"),
+    HeaderName::from_static("respstatus"),
+];
 
 /// Length of the content, written for old peers and not believed.
 pub const CONTENT_LEN: HeaderName = HeaderName::from_static("contentlen");

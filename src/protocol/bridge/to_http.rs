@@ -85,10 +85,10 @@ fn flatten(frame: Frame) -> Result<(HeaderMap, Bytes), BridgeError> {
 
     let (class, mark) = match frame.class() {
         b"com.alipay.sofa.rpc.core.request.SofaRequest" => {
-            (HeaderValue::from_static("com.alipay.sofa.rpc.core.request.SofaRequest"), Mark::Plain)
+            (const { HeaderValue::from_static("com.alipay.sofa.rpc.core.request.SofaRequest") }, Mark::Plain)
         }
         b"com.alipay.sofa.rpc.core.response.SofaResponse" => {
-            (HeaderValue::from_static("com.alipay.sofa.rpc.core.response.SofaResponse"), Mark::Plain)
+            (const { HeaderValue::from_static("com.alipay.sofa.rpc.core.response.SofaResponse") }, Mark::Plain)
         }
         class => flat_value(class, None)?,
     };
@@ -165,9 +165,9 @@ fn put_fields(headers: &mut HeaderMap, head: &Head, content_len: usize) {
 /// A number that is 0, 1 or 2 nearly always.
 fn small(number: u16) -> HeaderValue {
     match number {
-        0 => HeaderValue::from_static("0"),
-        1 => HeaderValue::from_static("1"),
-        2 => HeaderValue::from_static("2"),
+        0 => const { HeaderValue::from_static("0") },
+        1 => const { HeaderValue::from_static("1") },
+        2 => const { HeaderValue::from_static("2") },
         _ => HeaderValue::from(number),
     }
 }

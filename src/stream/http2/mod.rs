@@ -152,7 +152,8 @@ impl Driver {
         loop {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    spawn_local(stream(self.down.clone(), request, respond));
+                    // The scheduler moves a task about before it runs; the box makes that a move of a pointer.
+                    spawn_local(Box::pin(stream(self.down.clone(), request, respond)));
                 }
                 Poll::Ready(Some(Err(error))) => {
                     if error.is_library() {
