@@ -3,8 +3,8 @@
 use super::exchange::{Attempt, Forward, Outcome, Trail, Tries, within};
 use super::facts::StreamFacts;
 use super::{Local, upstream_http2};
-use crate::cluster::{Cluster, Host};
 use crate::cluster::pool::{http2, rpc};
+use crate::cluster::{Cluster, Host};
 use crate::message::{Failure, Reason};
 use crate::model::{self, Block, Protocol};
 use crate::net::Charge;

@@ -87,9 +87,10 @@ fn flatten(frame: Frame) -> Result<(HeaderMap, Bytes), BridgeError> {
         b"com.alipay.sofa.rpc.core.request.SofaRequest" => {
             (const { HeaderValue::from_static("com.alipay.sofa.rpc.core.request.SofaRequest") }, Mark::Plain)
         }
-        b"com.alipay.sofa.rpc.core.response.SofaResponse" => {
-            (const { HeaderValue::from_static("com.alipay.sofa.rpc.core.response.SofaResponse") }, Mark::Plain)
-        }
+        b"com.alipay.sofa.rpc.core.response.SofaResponse" => (
+            const { HeaderValue::from_static("com.alipay.sofa.rpc.core.response.SofaResponse") },
+            Mark::Plain,
+        ),
         class => flat_value(class, None)?,
     };
     headers.insert(Field::ClassName.name(), class);

@@ -118,7 +118,8 @@ impl Call {
     /// Its only try, so far, has come to `outcome`; `None`: a one-way call was sent.
     fn end(self, down: &Rc<Downstream>, outcome: Result<Option<Frame>, Failure>, now: Instant) {
         call::count(&self.attempt, &outcome);
-        let failed = !matches!(&outcome, Ok(answer) if answer.as_ref().is_none_or(|frame| frame.status() == 0));
+        let failed =
+            !matches!(&outcome, Ok(answer) if answer.as_ref().is_none_or(|frame| frame.status() == 0));
         if failed && let Some(frame) = self.kept {
             let first = First::Ended(Some(self.attempt.host.clone()), outcome);
             let call = call::Call::new(frame, None).starting(Some(first));
@@ -130,7 +131,13 @@ impl Call {
             Err(failure) => {
                 let mut trail = Trail::default();
                 trail.follow(&self.attempt);
-                trail.note(&down.local, failure, "bolt", &down.handle.listener, self.course.route(self.route));
+                trail.note(
+                    &down.local,
+                    failure,
+                    "bolt",
+                    &down.handle.listener,
+                    self.course.route(self.route),
+                );
                 self.ticket.fail(down, failure);
             }
         }
@@ -144,7 +151,11 @@ impl Course {
     fn route(&self, wanted: usize) -> Option<&RouteSpec> {
         let FilterSpec::Rpc { routes, .. } = &self.bound.chain.filter else { return None };
         let hosts = self.view.route_table(*routes)?.hosts();
-        hosts.iter().flat_map(|host| host.routes()).map(|route| &**route).find(|route| address(route) == wanted)
+        hosts
+            .iter()
+            .flat_map(|host| host.routes())
+            .map(|route| &**route)
+            .find(|route| address(route) == wanted)
     }
 }
 
