@@ -56,6 +56,7 @@ pub fn plan(bootstrap: &mut Bootstrap, args: &RunArgs) -> Plan {
         },
         static_unknown_fields: bootstrap.unknown_fields as u64,
         drain_spread: args.drain_spread(),
+        resolver: None,
     }
 }
 

@@ -4,7 +4,8 @@ use super::ads::Ads;
 use super::build::{Build, Dump, Input, SharedCounts};
 use super::lifecycle::{FetchLimits, Lifecycle};
 use super::{metrics, name_metrics, server_metrics};
-use crate::control::{self, dns::SystemResolver};
+use crate::control;
+use crate::control::dns::{Resolve, SystemResolver};
 use crate::listener::Spread;
 use crate::proto::envoy::config::core::v3::Node;
 use crate::snapshot::Store;
@@ -45,6 +46,8 @@ pub struct Plan {
     pub static_unknown_fields: u64,
     /// Over how long connections are told that their listener changed or went; 0 is at once.
     pub drain_spread: Duration,
+    /// Who resolves names; `None`: the system's servers.
+    pub resolver: Option<Arc<dyn Resolve>>,
 }
 
 /// How to reach the control plane and introduce ourselves.
@@ -116,7 +119,7 @@ impl Proxy {
         let senders = workers.iter().map(Worker::sender).collect();
         let builder = Builder::new(Options { control: true, ..plan.options });
         let (orders, watched) = mpsc::unbounded_channel();
-        let resolver = Arc::new(SystemResolver::default());
+        let resolver = plan.resolver.unwrap_or_else(|| Arc::new(SystemResolver::default()));
         // Ends with the build thread, which holds the orders' sender.
         tokio::spawn(control::run(watched, to_build.clone(), registry.clone(), resolver));
         let (shared, alive) = (counts.clone(), lifecycle.clone());

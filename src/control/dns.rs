@@ -5,7 +5,7 @@
 
 mod resolver;
 
-pub use resolver::{Answer, Lookup, Resolve, SystemResolver};
+pub use resolver::{Answer, Looking, Lookup, Resolve, SystemResolver};
 
 use super::Tools;
 use crate::model::{Address, DnsFamily, DnsPace, Endpoint, Endpoints};
@@ -19,6 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 /// Shortest time between two questions for one name, whatever the answer's time to live.
@@ -38,7 +39,10 @@ stat_group! {
 /// What is known of one name.
 #[derive(Default)]
 struct Name {
+    /// Ascending.
     addresses: Vec<IpAddr>,
+    /// The one that counts where only one does.
+    chosen: Option<IpAddr>,
     asked: bool,
     failures: u32,
     due: Option<Instant>,
@@ -64,12 +68,20 @@ pub(super) async fn run(mut current: watch::Receiver<Watched>, tools: Arc<Tools>
     let random = RandomHalf::default();
     let mut told: Option<Arc<Endpoints>> = None;
     loop {
-        for (name, known) in &mut names {
-            if known.due.is_some_and(|due| due > Instant::now()) {
-                continue;
-            }
+        let now = Instant::now();
+        let mut asking = JoinSet::new();
+        for (name, _) in names.iter().filter(|(_, known)| known.due.is_none_or(|due| due <= now)) {
             stats.update_attempt.inc();
-            let outcome = tools.resolver.resolve(name, *family).await;
+            let (tools, name, family) = (tools.clone(), name.clone(), *family);
+            asking.spawn(async move {
+                let outcome = tools.resolver.resolve(&name, family).await;
+                (name, outcome)
+            });
+        }
+        let asked = !asking.is_empty();
+        while let Some(answered) = asking.join_next().await {
+            let Ok((name, outcome)) = answered else { continue };
+            let Some(known) = names.get_mut(&name) else { continue };
             let wait = known.learn(outcome, *refresh, *pace, &stats, &random);
             known.due = Instant::now().checked_add(wait);
         }
@@ -85,7 +97,7 @@ pub(super) async fn run(mut current: watch::Receiver<Watched>, tools: Arc<Tools>
             };
             told = Some(endpoints.clone());
             report(&tools, id, &model, endpoints);
-        } else {
+        } else if asked {
             stats.update_no_rebuild.inc();
         }
         let due = names.values().filter_map(|known| known.due).min();
@@ -129,7 +141,13 @@ impl Name {
             Ok(answer) => {
                 stats.update_success.inc();
                 self.failures = 0;
+                let first_of_answer = answer.addresses.first().copied();
                 self.addresses = answer.addresses;
+                // A list that only turns around is no change, and a host that stays keeps its connections.
+                self.addresses.sort_unstable();
+                if !self.chosen.is_some_and(|chosen| self.addresses.contains(&chosen)) {
+                    self.chosen = first_of_answer;
+                }
                 let wait = if pace.respect_ttl { answer.ttl.max(SHORTEST) } else { refresh };
                 return wait.saturating_add(random.up_to(pace.jitter));
             }
@@ -137,6 +155,7 @@ impl Name {
                 // The name exists without addresses: that is an answer.
                 stats.update_empty.inc();
                 self.addresses.clear();
+                self.chosen = None;
                 refresh
             }
             Err(Lookup::Failed(why)) => {
@@ -169,8 +188,8 @@ fn assemble(configured: &Endpoints, names: &BTreeMap<String, Name>, logical: boo
                 }
                 continue;
             };
-            let known = names.get(name).map(|known| known.addresses.as_slice()).unwrap_or_default();
-            let taken = if logical { known.get(..1).unwrap_or_default() } else { known };
+            let Some(known) = names.get(name) else { continue };
+            let taken = if logical { known.chosen.as_slice() } else { known.addresses.as_slice() };
             for ip in taken {
                 let address = Address::Ip(SocketAddr::new(*ip, *port));
                 if seen.insert(address.clone()) {

@@ -44,8 +44,8 @@ pub async fn run<E: From<Report>>(
                 None => return,
                 Some((id, None)) => drop(keepers.remove(&id)),
                 Some((id, Some(watched))) => match keepers.get_mut(&id) {
-                    Some(keeper) => keeper.follow(&tools, watched),
-                    None => drop(keepers.insert(id, Keeper::start(&tools, watched))),
+                    Some(keeper) if keeper.is_of(&watched) => keeper.follow(&tools, watched),
+                    _ => drop(keepers.insert(id, Keeper::start(&tools, watched))),
                 },
             },
             Some(report) = found.recv() => {
@@ -86,6 +86,11 @@ impl Keeper {
         let mut keeper = Keeper { current, outlier: None, health: None, dns: None };
         keeper.settle(tools, &watched, None);
         keeper
+    }
+
+    /// Whether `watched` is another version of the same cluster, not one that has its id now.
+    fn is_of(&self, watched: &Watched) -> bool {
+        Arc::ptr_eq(&self.current.borrow().spec.shared, &watched.spec.shared)
     }
 
     fn follow(&mut self, tools: &Arc<Tools>, watched: Watched) {

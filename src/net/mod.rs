@@ -3,6 +3,7 @@
 //! Owns connections ([`Conn`]), listening sockets ([`sockets`]), socket options, and the worker's timer
 //! wheel. Knows addresses, not listeners or clusters.
 
+mod bind;
 mod conn;
 pub mod h2;
 mod h2guard;
@@ -13,6 +14,7 @@ mod queue;
 pub mod sockets;
 mod wheel;
 
+pub use bind::{BindError, connect_from};
 pub use conn::{Conn, PeerAddress};
 pub use h2guard::{Wire, WireIo};
 pub use inbuf::{Filled, ReadBuffer, ReadPool, Unfinished};

@@ -296,6 +296,7 @@ pub struct Tries<'v> {
     made: u32,
     tried: Vec<Rc<Host>>,
     retry_permit: Option<Permit>,
+    context: PickContext<'v>,
 }
 
 /// What an attempt came to, as retry policies see it.
@@ -312,7 +313,13 @@ pub enum Outcome {
 impl<'v> Tries<'v> {
     /// No try made yet.
     pub fn new(policy: Option<&'v RetryPolicy>) -> Self {
-        Tries { policy, made: 0, tried: Vec::new(), retry_permit: None }
+        Tries { policy, made: 0, tried: Vec::new(), retry_permit: None, context: PickContext::default() }
+    }
+
+    /// What every pick is told of the request.
+    pub fn with_context(mut self, context: PickContext<'v>) -> Self {
+        self.context = context;
+        self
     }
 
     /// Whether an answer or a failure after sending could lead to another try, so that the request must be
@@ -357,9 +364,7 @@ impl<'v> Tries<'v> {
         let avoid = self.policy.is_some_and(|policy| policy.previous_hosts_attempts > 0);
         let tried = &self.tried;
         let host = cluster
-            .pick(&PickContext::default(), |host| {
-                avoid && tried.iter().any(|other| std::ptr::eq(&**other, host))
-            })
+            .pick(&self.context, |host| avoid && tried.iter().any(|other| std::ptr::eq(&**other, host)))
             .map_err(Failure::before)?;
         self.count(&host);
         Ok(host)
@@ -400,6 +405,8 @@ impl<'v> Tries<'v> {
             return None;
         }
         let state = cluster.state();
+        // The retry before this one is over.
+        self.retry_permit = None;
         match state.spec.breakers.acquire(Level::Retries, &state.spec.model.breakers.default) {
             Ok(permit) => self.retry_permit = permit,
             Err(_full) => {

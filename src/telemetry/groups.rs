@@ -194,6 +194,7 @@ stat_group! {
         /// Connections found dead by heartbeat or PING.
         upstream_cx_keepalive_timeout: Counter = "http2.keepalive_timeout",
         lb_healthy_panic: Counter,
+        bind_errors: Counter,
         /// Failures made here, by cause.
         failure: ByReason,
     }

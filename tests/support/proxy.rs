@@ -1,6 +1,7 @@
 //! A whole proxy inside the test process, on real sockets.
 
 use mizzen::app::{AdsPlan, FetchLimits, Plan, Proxy};
+use mizzen::control::dns::Resolve;
 use mizzen::proto::envoy::config::core::v3::Node;
 use mizzen::snapshot::builder::Options;
 use mizzen::xds::client::{Address, AdsConfig};
@@ -8,6 +9,7 @@ use mizzen::xds::disk::Header;
 use mizzen::xds::state::Variant;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a test may choose.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Setup {
     pub variant: Variant,
     pub workers: usize,
@@ -23,12 +25,14 @@ pub struct Setup {
     pub state_dir: Option<PathBuf>,
     /// Over how long connections are told of their listener's change.
     pub drain_spread: Duration,
+    /// Who resolves names; `None`: the system.
+    pub resolver: Option<Arc<dyn Resolve>>,
 }
 
 impl Setup {
     pub fn new(variant: Variant, workers: usize) -> Self {
         let options = Options { wait_for_sockets: true, ..Options::default() };
-        Setup { variant, workers, options, state_dir: None, drain_spread: Duration::ZERO }
+        Setup { variant, workers, options, state_dir: None, drain_spread: Duration::ZERO, resolver: None }
     }
 
     /// Starts a proxy whose control plane is at `ads`.
@@ -51,6 +55,7 @@ impl Setup {
             options: self.options,
             static_unknown_fields: 0,
             drain_spread: self.drain_spread,
+            resolver: self.resolver,
         })
         .expect("the proxy starts")
     }

@@ -5,7 +5,7 @@
 
 use crate::cluster::{Cluster, Host, State};
 use crate::message::Reason;
-use crate::net::{Conn, options};
+use crate::net::{BindError, Conn, connect_from, options};
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -82,7 +82,12 @@ impl<C> Drop for Waiter<C> {
 pub(crate) async fn connect(host: &Host, cluster: &Cluster, state: &State) -> Result<Conn, Reason> {
     let model = &state.spec.model;
     let begin = Instant::now();
-    let mut dialling = pin!(Conn::connect(&host.address));
+    let mut dialling = pin!(async {
+        match &model.bind {
+            None => Conn::connect(&host.address).await.map_err(BindError::Connect),
+            Some(config) => connect_from(&host.address, config).await,
+        }
+    });
     let mut limit = pin!(cluster.env().wheel.sleep(model.connect_timeout));
     let outcome = poll_fn(|cx| match dialling.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(Some(result)),
@@ -97,7 +102,10 @@ pub(crate) async fn connect(host: &Host, cluster: &Cluster, state: &State) -> Re
             }
             Ok(io)
         }
-        Some(Err(_)) => {
+        Some(Err(error)) => {
+            if matches!(error, BindError::Bind(_)) {
+                cluster.stats.bind_errors.inc();
+            }
             cluster.stats.upstream_cx_connect_fail.inc();
             host.stats.cx_connect_fail.inc();
             Err(Reason::ConnectFailed)

@@ -176,6 +176,30 @@ pub struct SocketOption {
     pub state: SocketState,
 }
 
+impl SocketOption {
+    /// `(level, name)` of Linux, and what it is called: the options that can be set.
+    const KNOWN: &[(i64, i64, &'static str)] = &[
+        (1, 2, "SO_REUSEADDR"),
+        (1, 7, "SO_SNDBUF"),
+        (1, 8, "SO_RCVBUF"),
+        (1, 9, "SO_KEEPALIVE"),
+        (1, 36, "SO_MARK"),
+        (0, 1, "IP_TOS"),
+        (0, 15, "IP_FREEBIND"),
+        (6, 1, "TCP_NODELAY"),
+        (6, 4, "TCP_KEEPIDLE"),
+        (6, 5, "TCP_KEEPINTVL"),
+        (6, 6, "TCP_KEEPCNT"),
+        (6, 18, "TCP_USER_TIMEOUT"),
+    ];
+
+    /// Its name; `None` where it is none that can be set.
+    pub fn word(&self) -> Option<&'static str> {
+        let same = |known: &&(i64, i64, _)| (known.0, known.1) == (self.level, self.name);
+        Self::KNOWN.iter().find(same).map(|(_, _, word)| *word)
+    }
+}
+
 /// When it is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum SocketState {

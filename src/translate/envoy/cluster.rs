@@ -6,10 +6,9 @@ use std::time::Duration;
 use super::endpoints::{self, Hosts};
 use super::extension::{Extension, plaintext_only};
 use super::values::{FOREVER, ads_source, duration, enumeration, not_empty, positive};
-use super::{cluster_health, cluster_http, cluster_lb};
-use crate::model::{Cluster, Discovery, DnsFamily, DnsPace, Endpoints, TcpKeepalive, Thresholds};
+use super::{cluster_health, cluster_http, cluster_lb, cluster_limits};
+use crate::model::{Cluster, Discovery, DnsFamily, DnsPace, Endpoints, TcpKeepalive};
 use crate::proto::envoy::config::cluster::v3 as pb;
-use crate::proto::envoy::config::core::v3::RoutingPriority;
 use crate::translate::finding::{Findings, Path};
 
 /// `dns_refresh_rate` if absent.
@@ -29,7 +28,7 @@ pub(super) fn cluster(message: &pb::Cluster, out: &mut Findings) -> Option<Clust
     if let Some(limit) = message.per_connection_buffer_limit_bytes {
         model.buffer_limit = usize::try_from(limit).unwrap_or(usize::MAX);
     }
-    breakers(message, &mut model, out);
+    cluster_limits::apply(message, &mut model, out);
     let keepalive = message.upstream_connection_options.as_ref().and_then(|o| o.tcp_keepalive.as_ref());
     model.tcp_keepalive = keepalive.map(|k| TcpKeepalive {
         probes: k.keepalive_probes,
@@ -50,9 +49,6 @@ fn refuse_unbuilt(message: &pb::Cluster, out: &mut Findings) {
     }
     if message.transport_socket_matcher.is_some() {
         out.bad(&root.name("transport_socket_matcher"), "", "not supported");
-    }
-    if message.upstream_bind_config.is_some() {
-        out.bad(&root.name("upstream_bind_config"), "", "binding to a source address is not supported");
     }
     if let Some(config) = &message.upstream_config {
         let url = config.typed_config.as_ref().map_or("", |any| &any.type_url);
@@ -169,26 +165,4 @@ fn dns_pace(message: &pb::Cluster, out: &mut Findings) -> DnsPace {
         out.bad(&root.name("dns_resolvers"), "", why);
     }
     DnsPace { respect_ttl: message.respect_dns_ttl, jitter: jitter.unwrap_or_default(), failure }
-}
-
-fn breakers(message: &pb::Cluster, model: &mut Cluster, out: &mut Findings) {
-    let root = Path::ROOT;
-    let at = root.name("circuit_breakers");
-    let at = at.name("thresholds");
-    let thresholds = message.circuit_breakers.as_ref().map(|b| b.thresholds.as_slice()).unwrap_or_default();
-    for (i, limits) in thresholds.iter().enumerate() {
-        let default = Thresholds::default();
-        let read = Thresholds {
-            max_connections: limits.max_connections.unwrap_or(default.max_connections),
-            max_pending_requests: limits.max_pending_requests.unwrap_or(default.max_pending_requests),
-            max_requests: limits.max_requests.unwrap_or(default.max_requests),
-            max_retries: limits.max_retries.unwrap_or(default.max_retries),
-            ..default
-        };
-        match enumeration(&at.index(i).name("priority"), limits.priority, out) {
-            Some(RoutingPriority::Default) => model.breakers.default = read,
-            Some(RoutingPriority::High) => model.breakers.high = read,
-            None => {}
-        }
-    }
 }

@@ -17,6 +17,7 @@ mod cluster;
 mod cluster_health;
 mod cluster_http;
 mod cluster_lb;
+mod cluster_limits;
 mod endpoints;
 mod extension;
 mod filters;

@@ -4,8 +4,8 @@ use super::check;
 use super::listener::refuse_tls;
 use super::read::{Context, Object};
 use crate::model::{
-    Address, Breakers, Cluster, Discovery, DnsFamily, DnsPace, Endpoint, Endpoints, Fallback, Health,
-    LbPolicy, Locality, Selector, SlowStart, Subsets, Thresholds, UpstreamProtocol,
+    Address, BindConfig, Breakers, Cluster, Discovery, DnsFamily, DnsPace, Endpoint, Endpoints, Fallback,
+    Health, LbPolicy, Locality, Selector, SlowStart, Subsets, Thresholds, UpstreamProtocol,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -94,6 +94,8 @@ fn one(ctx: &mut Context<'_>, mut of: Object<'_>) -> Option<Cluster> {
         keepalive.finish(ctx);
     }
     cluster.breakers = breakers(ctx, &mut of);
+    let mark = of.number(ctx, "mark").filter(|mark| *mark != 0);
+    cluster.bind = mark.map(|mark| Arc::new(BindConfig { mark: Some(mark), ..BindConfig::default() }));
     cluster.health_checks = check::health_check(ctx, &mut of).map(Arc::new).into_iter().collect();
     refused(ctx, &mut of);
     of.skip(
@@ -115,7 +117,6 @@ fn refused(ctx: &mut Context<'_>, of: &mut Object<'_>) {
         refuse_tls(ctx, tls);
     }
     of.skip(ctx, &["cluster_manager_tls"]);
-    of.no_effect(ctx, "mark", "SO_MARK comes later");
     of.no_effect(ctx, "dns_resolvers", "the system's resolver is used");
     of.no_effect(ctx, "dns_resolver_file", "the system's resolver is used");
     of.no_effect(ctx, "dns_resolver_port", "the system's resolver is used");

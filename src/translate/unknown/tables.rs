@@ -188,8 +188,7 @@ pub(super) const NO_EFFECT: &[(&str, &[&str])] = &[
         "envoy.config.cluster.v3.Cluster.CommonLbConfig",
         &["close_connections_on_host_set_change", "override_host_status"],
     ),
-    ("envoy.config.cluster.v3.CircuitBreakers", &["per_host_thresholds"]),
-    ("envoy.config.cluster.v3.CircuitBreakers.Thresholds", &["max_connection_pools", "retry_budget"]),
+    ("envoy.config.cluster.v3.CircuitBreakers.Thresholds", &["max_connection_pools"]),
     (
         "envoy.config.cluster.v3.UpstreamConnectionOptions",
         &["set_local_interface_name_on_upstream_connections"],

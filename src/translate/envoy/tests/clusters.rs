@@ -276,3 +276,64 @@ fn bad_endpoints_are_named_by_index() {
     );
     refused(read_endpoints(json!({})), &["ClusterLoadAssignment (unnamed): cluster_name: must not be empty"]);
 }
+
+#[test]
+fn health_checks_outliers_and_names_are_read() {
+    let check = json!({"timeout": "1s", "interval": "5s", "unhealthy_threshold": 3, "healthy_threshold": 2,
+        "tcp_health_check": {"send": {"text": "50494e47"}, "receive": [{"text": "2b504f4e47"}]}});
+    let read = read_cluster(with(json!({"health_checks": [check],
+        "outlier_detection": {"consecutive_5xx": 7, "base_ejection_time": "600s", "interval": "9223372035s"}})))
+    .unwrap();
+    let check = &read.health_checks[0];
+    assert_eq!(
+        (check.no_traffic_interval, check.unhealthy_edge_interval),
+        (Duration::from_secs(60), Duration::from_secs(5))
+    );
+    assert_eq!(check.check, Check::Tcp { send: b"PING".to_vec(), receive: vec![b"+PONG".to_vec()] });
+    let outlier = read.outlier.unwrap();
+    assert_eq!((outlier.consecutive_5xx, outlier.max_ejection_time), (7, Duration::from_secs(600)));
+    refused(
+        read_cluster(with(json!({"health_checks": [{"timeout": "1s", "http_health_check": {"path": "x"}}]}))),
+        &[
+            "health_checks[0].interval: is required",
+            "http_health_check.path: x: must begin",
+            "healthy_threshold: is required",
+        ],
+    );
+    refused(
+        read_cluster(with(json!({"outlier_detection": {"max_ejection_percent": 101}}))),
+        &["outlier_detection.max_ejection_percent: 101: must be 0 to 100"],
+    );
+    let dns = json!({"type": "STRICT_DNS", "respect_dns_ttl": true, "dns_jitter": "1s",
+        "dns_failure_refresh_rate": {"base_interval": "2s"},
+        "load_assignment": {"cluster_name": "c", "endpoints": [{"lb_endpoints": [host("a.b", 1)]}]}});
+    let Discovery::Dns { pace, .. } = read_cluster(with(dns)).unwrap().discovery else { panic!() };
+    assert_eq!(pace.failure, Some((Duration::from_secs(2), Duration::from_secs(20))));
+    assert!(pace.respect_ttl);
+}
+
+#[test]
+fn sockets_and_budgets_are_read() {
+    let read = read_cluster(with(json!({
+        "circuit_breakers": {"thresholds": [{"retry_budget": {"budget_percent": {"value": 12.5}}}]},
+        "upstream_bind_config": {"source_address": {"address": "127.0.0.6", "port_value": 0},
+            "socket_options": [{"level": 1, "name": 36, "int_value": 1337}]}})))
+    .unwrap();
+    let budget = RetryBudget { budget_permyriad: 1_250, min_concurrency: 3 };
+    assert_eq!(read.breakers.default.retry_budget, Some(budget));
+    let bind = read.bind.unwrap();
+    assert_eq!(
+        (bind.source.clone(), bind.options[0].word()),
+        (vec![([127, 0, 0, 6].into(), 0)], Some("SO_MARK"))
+    );
+    refused(
+        read_cluster(with(
+            json!({"upstream_bind_config": {"socket_options": [{"level": 6, "name": 99, "int_value": 1}]}}),
+        )),
+        &["upstream_bind_config.socket_options[0].name: level 6 name 99: this socket option"],
+    );
+    refused(
+        read_cluster(with(json!({"circuit_breakers": {"per_host_thresholds": [{}]}}))),
+        &["circuit_breakers.per_host_thresholds: "],
+    );
+}
