@@ -19,7 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use support::ads::Ads;
+use support::ads::{Ads, Type};
 use support::proxy::{Setup, free_port, wait_listening};
 use support::resources::{eds_cluster, endpoints, listener, message, route, rpc_filter};
 use support::traffic::{Load, Traffic, ask, bolt_server};
@@ -41,12 +41,16 @@ impl World {
         let (ads, port) = (Ads::start(), free_port());
         let name = cluster.name.clone();
         ads.set_clusters(vec![cluster]);
-        ads.set_endpoints(vec![endpoints(&name, hosts)]);
+        if !hosts.is_empty() {
+            ads.set_endpoints(vec![endpoints(&name, hosts)]);
+        }
         ads.set_listeners(vec![listener("bolt", port, &rpc_filter("r"))]);
         ads.set_routes(vec![route("r", &name)]);
         let proxy = setup.start(ads.address());
         ads.push().await;
-        ads.wait_all_acked().await;
+        for kind in [Type::Cluster, Type::Listener, Type::Route] {
+            ads.wait_ack(kind).await;
+        }
         wait_listening(([127, 0, 0, 1], port).into()).await;
         World { ads, _proxy: proxy, port }
     }

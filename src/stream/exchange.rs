@@ -296,7 +296,8 @@ pub struct Tries<'v> {
     made: u32,
     tried: Vec<Rc<Host>>,
     retry_permit: Option<Permit>,
-    context: PickContext<'v>,
+    /// Boxed: most requests have none, and every request's task carries this.
+    context: Option<Box<PickContext<'v>>>,
 }
 
 /// What an attempt came to, as retry policies see it.
@@ -313,12 +314,12 @@ pub enum Outcome {
 impl<'v> Tries<'v> {
     /// No try made yet.
     pub fn new(policy: Option<&'v RetryPolicy>) -> Self {
-        Tries { policy, made: 0, tried: Vec::new(), retry_permit: None, context: PickContext::default() }
+        Tries { policy, made: 0, tried: Vec::new(), retry_permit: None, context: None }
     }
 
     /// What every pick is told of the request.
     pub fn with_context(mut self, context: PickContext<'v>) -> Self {
-        self.context = context;
+        self.context = Some(Box::new(context));
         self
     }
 
@@ -363,8 +364,10 @@ impl<'v> Tries<'v> {
     pub fn pick(&mut self, cluster: &Cluster) -> Result<Rc<Host>, Failure> {
         let avoid = self.policy.is_some_and(|policy| policy.previous_hosts_attempts > 0);
         let tried = &self.tried;
+        let none = PickContext::default();
+        let context = self.context.as_deref().unwrap_or(&none);
         let host = cluster
-            .pick(&self.context, |host| avoid && tried.iter().any(|other| std::ptr::eq(&**other, host)))
+            .pick(context, |host| avoid && tried.iter().any(|other| std::ptr::eq(&**other, host)))
             .map_err(Failure::before)?;
         self.count(&host);
         Ok(host)

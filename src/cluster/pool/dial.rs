@@ -85,7 +85,8 @@ pub(crate) async fn connect(host: &Host, cluster: &Cluster, state: &State) -> Re
     let mut dialling = pin!(async {
         match &model.bind {
             None => Conn::connect(&host.address).await.map_err(BindError::Connect),
-            Some(config) => connect_from(&host.address, config).await,
+            // Boxed: few clusters bind.
+            Some(config) => Box::pin(connect_from(&host.address, config)).await,
         }
     });
     let mut limit = pin!(cluster.env().wheel.sleep(model.connect_timeout));

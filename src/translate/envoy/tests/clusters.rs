@@ -84,10 +84,15 @@ fn anything_that_encrypts_is_refused_by_type() {
 
 #[test]
 fn every_fault_is_found_not_just_the_first() {
-    let bad = json!({"name": "", "type": "ORIGINAL_DST", "lb_policy": "LOAD_BALANCING_POLICY_CONFIG", "connect_timeout": "-1s"});
+    let bad =
+        json!({"name": "", "type": "ORIGINAL_DST", "filters": [{"name": "f"}], "connect_timeout": "-1s"});
     refused(
         read_cluster(bad),
-        &["Cluster (unnamed): name: must not be empty", "type: ORIGINAL_DST: ", "connect_timeout: -1s: "],
+        &[
+            "Cluster (unnamed): name: must not be empty",
+            "type: ORIGINAL_DST: ",
+            "filters[0].typed_config: f: ",
+        ],
     );
     refused(
         read_cluster(with(json!({"connect_timeout": "0s"}))),
