@@ -190,7 +190,7 @@ pub enum Moment {
 
 /// Everything a format string can ask. What is not known (yet) is `None` or `false`.
 pub trait Facts {
-    /// A request header, all values joined with `,`; pseudo headers included.
+    /// The first value of a request header; pseudo headers included.
     fn request_header(&self, name: &str) -> Option<Cow<'_, [u8]>>;
 
     /// A response header, likewise.

@@ -4,7 +4,7 @@ use super::format::Format;
 use super::text::StringMatch;
 use serde::{Serialize, Serializer};
 
-/// One condition on one header. Several occurrences of a header are joined with `,` before matching.
+/// One condition on one header. Of several occurrences one has to satisfy it; inverted, none may.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct HeaderMatch {
     /// Header name as configured; HTTP compares it without case, bolt with case.
@@ -18,26 +18,34 @@ pub struct HeaderMatch {
 }
 
 impl HeaderMatch {
-    /// Whether a header with this value (`None`: absent) satisfies it. Envoy's rules: an absent header fails
-    /// every text or range condition, inverted or not, unless it counts as empty; presence alone is what
-    /// `Present` asks about.
+    /// Whether a header with this one value (`None`: absent) satisfies it.
     pub fn holds(&self, value: Option<&[u8]>) -> bool {
-        if let HeaderMatchKind::Present(wanted) = self.kind {
-            return (value.is_some() == wanted) != self.invert;
-        }
-        let bytes = match value {
-            Some(value) => value,
-            None if self.treat_missing_as_empty => &[],
-            None => return false,
-        };
-        let hit = match &self.kind {
+        self.judge(value.is_some(), value.is_some_and(|value| self.hits(value)))
+    }
+
+    /// Whether one value is what is looked for.
+    pub fn hits(&self, value: &[u8]) -> bool {
+        match &self.kind {
             HeaderMatchKind::Present(_) => true,
-            HeaderMatchKind::Text(text) => text.matches(bytes),
+            HeaderMatchKind::Text(text) => text.matches(value),
             HeaderMatchKind::Range { start, end } => {
-                integer(bytes).is_some_and(|number| (*start..*end).contains(&number))
+                integer(value).is_some_and(|number| (*start..*end).contains(&number))
             }
-        };
-        hit != self.invert
+        }
+    }
+
+    /// The verdict on a header that is `present` or not, and of whose values one `hit` or none did. Envoy's
+    /// rules: an absent header fails every text or range condition, inverted or not, unless it counts as
+    /// empty; presence alone is what `Present` asks about.
+    pub fn judge(&self, present: bool, hit: bool) -> bool {
+        let missing = !present && self.treat_missing_as_empty;
+        if let HeaderMatchKind::Present(wanted) = self.kind {
+            return ((present || missing) == wanted) != self.invert;
+        }
+        if !present && !missing {
+            return false;
+        }
+        (hit || (missing && self.hits(b""))) != self.invert
     }
 }
 

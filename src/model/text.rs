@@ -57,8 +57,12 @@ impl Regex {
     }
 
     /// `text` with every hit replaced by `substitution`, in which `\0` to `\9` stand for the hit and its
-    /// groups, and `\\` for a backslash. Only for patterns made by [`Regex::search`].
+    /// groups, and `\\` for a backslash. Only for patterns made by [`Regex::search`]. A substitution
+    /// that names a group the pattern has not replaces nothing, as with RE2.
     pub fn replace_all(&self, text: &[u8], substitution: &str) -> Vec<u8> {
+        if groups_used(substitution) > self.group_count() {
+            return text.to_vec();
+        }
         let mut out = Vec::with_capacity(text.len());
         let mut done = 0;
         for captures in self.compiled.captures_iter(text) {
@@ -100,6 +104,20 @@ impl Regex {
     pub fn as_str(&self) -> &str {
         &self.pattern
     }
+}
+
+/// The highest group in a substitution.
+fn groups_used(substitution: &str) -> usize {
+    let mut bytes = substitution.bytes();
+    let mut highest = 0;
+    while let Some(byte) = bytes.next() {
+        if byte == b'\\'
+            && let Some(digit @ b'0'..=b'9') = bytes.next()
+        {
+            highest = highest.max(usize::from(digit - b'0'));
+        }
+    }
+    highest
 }
 
 fn describe(error: &regex_automata::meta::BuildError) -> String {
@@ -184,6 +202,7 @@ mod tests {
         let regex = Regex::search("/(v[0-9])").unwrap();
         assert_eq!(regex.replace_all(b"/v1/x/v2/", r"/\1-\\\0"), br"/v1-\/v1/x/v2-\/v2/");
         assert_eq!(Regex::search("x*").unwrap().replace_all(b"axb", "-"), b"-a-b-");
+        assert_eq!(regex.replace_all(b"/v1", r"\2"), b"/v1", "no such group");
         let full = Regex::full("/(a)|/(b)").unwrap();
         assert_eq!(full.groups(b"/b").unwrap(), [&b"/b"[..], b"", b"b"]);
         assert_eq!((full.groups(b"/c"), full.group_count()), (None, 2));

@@ -8,8 +8,8 @@ use serde::{Serialize, Serializer};
 #[error("{0}")]
 pub struct TemplateError(&'static str);
 
-/// Characters of a path segment but for `*` and `=`, as the inside of a character class.
-const SEGMENT: &str = r"a-zA-Z0-9\-._~%!$&'()+,;:@";
+/// Characters of a path segment, as the inside of a character class.
+const SEGMENT: &str = r"a-zA-Z0-9\-._~%!$&'()*+,;=:@";
 /// Variables in one template.
 const MOST_VARIABLES: usize = 5;
 /// Characters in a variable's name.
@@ -105,7 +105,7 @@ impl Serialize for UriTemplate {
 }
 
 fn is_segment(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~%!$&'()+,;:@".contains(&byte)
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:@".contains(&byte)
 }
 
 struct Parser {
@@ -165,7 +165,7 @@ impl Parser {
             return Err(TemplateError("a segment is empty or holds a character that no path has"));
         }
         for c in plain.chars() {
-            if matches!(c, '$' | '(' | ')' | '+' | '.') {
+            if matches!(c, '$' | '(' | ')' | '*' | '+' | '.') {
                 self.pattern.push('\\');
             }
             self.pattern.push(c);
@@ -232,6 +232,9 @@ mod tests {
             ("/v/**.m3u8", "/v/1/2Xm3u8", false),
             ("/a/", "/a/", true),
             ("/a/", "/a", false),
+            ("/a*b", "/a*b", true),
+            ("/a*b", "/aab", false),
+            ("/*", "/a=*", true),
             ("/", "/", true),
         ] {
             assert_eq!(UriTemplate::parse(template).unwrap().is_match(path.as_bytes()), wanted, "{template}");
@@ -240,9 +243,9 @@ mod tests {
 
     #[test]
     fn bad_templates_are_refused() {
-        for template in
-            ["", "a", "/a//b", "/{a", "/{a}/{a}", "/{1}", "/**/*", "/a*", "/a{b}", "/{x=}", "/{x=/a}", "/ü"]
-        {
+        for template in [
+            "", "a", "/a//b", "/{a", "/{a}/{a}", "/{1}", "/**/*", "/**a/b", "/a{b}", "/{x=}", "/{x=/a}", "/ü",
+        ] {
             assert!(UriTemplate::parse(template).is_err(), "{template}");
         }
         assert!(UriTemplate::parse("/{a}/{b}/{c}/{d}/{e}").is_ok());

@@ -150,10 +150,10 @@ impl Edited<'_> {
             match step {
                 Edit::Remove(removed) if removed.eq_ignore_ascii_case(name) => value = None,
                 Edit::Write(edit) if edit.name().eq_ignore_ascii_case(name) => {
-                    let new = edit.value().as_bytes();
+                    // Only first values are seen.
                     value = Some(match (edit, value) {
-                        (HeaderEdit::Append { .. }, Some(old)) => [&old, &b","[..], new].concat().into(),
-                        _ => Cow::Borrowed(new),
+                        (HeaderEdit::Append { .. }, Some(old)) => old,
+                        _ => Cow::Borrowed(edit.value().as_bytes()),
                     });
                 }
                 _ => {}

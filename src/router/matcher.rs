@@ -8,8 +8,6 @@ use crate::model::{HeaderMatch, PathMatch, QueryMatch, RouteMatch};
 pub(super) struct Target<'a> {
     /// Path without query and fragment; `None` when the protocol has no path.
     pub path: Option<&'a [u8]>,
-    /// The path as templates see it: path parameters included, whatever the table says.
-    pub whole: &'a [u8],
     /// What follows `?`, without fragment.
     pub query: &'a [u8],
     /// Uniform over `u64`, the same for all routes of one request.
@@ -19,11 +17,11 @@ pub(super) struct Target<'a> {
 impl<'a> Target<'a> {
     pub(super) fn new<H: Head + ?Sized>(head: &'a H, random: u64, ignore_parameters: bool) -> Self {
         let Some(full) = head.path_and_query() else {
-            return Target { path: None, whole: &[], query: &[], random };
+            return Target { path: None, query: &[], random };
         };
         let (whole, query) = split_path(full);
         let path = if ignore_parameters { whole.split(|b| *b == b';').next() } else { Some(whole) };
-        Target { path, whole, query, random }
+        Target { path, query, random }
     }
 }
 
@@ -66,13 +64,18 @@ fn path_matches<H: Head + ?Sized>(matcher: &PathMatch, target: &Target<'_>, head
                 && matches!(path.get(value.len()), None | Some(b'/'))
         }
         PathMatch::Regex(regex) => regex.is_match(path),
-        PathMatch::Template(template) => template.is_match(target.whole),
+        PathMatch::Template(template) => template.is_match(path),
         PathMatch::Connect => is_connect(),
     }
 }
 
 pub(super) fn header_matches<H: Head + ?Sized>(matcher: &HeaderMatch, head: &H) -> bool {
-    matcher.holds(head.header(&matcher.name).as_deref())
+    let (mut present, mut hit) = (false, false);
+    head.each_value(&matcher.name, &mut |value| {
+        present = true;
+        hit = hit || matcher.hits(value);
+    });
+    matcher.judge(present, hit)
 }
 
 /// The first occurrence of the parameter counts; names and values are compared undecoded, as Envoy does.

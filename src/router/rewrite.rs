@@ -2,7 +2,7 @@
 
 use super::domains::without_port;
 use super::matcher::split_path;
-use super::{ActionSpec, Choice, RouteSpec};
+use super::{ActionSpec, RouteSpec};
 use crate::message::{Facts, Head};
 use crate::model::{Action, HostRewrite, PathMatch, PathRewrite, Redirect};
 
@@ -12,7 +12,7 @@ impl RouteSpec {
     pub fn rewrite_path(&self, path_and_query: &[u8], facts: &dyn Facts) -> Option<Vec<u8>> {
         let Action::Route(action) = &self.model.action else { return None };
         let (path, _) = split_path(path_and_query);
-        let mut out = match action.path_rewrite.as_deref()? {
+        let out = match action.path_rewrite.as_deref()? {
             PathRewrite::Prefix(prefix) => self.replace_matched(path, prefix.as_bytes()),
             PathRewrite::Regex(regex, substitution) => regex.replace_all(path, substitution),
             PathRewrite::Template(parts) => {
@@ -22,46 +22,45 @@ impl RouteSpec {
             PathRewrite::Format(format) => {
                 let mut out = Vec::new();
                 format.write(facts, b"", &mut out);
-                if out.is_empty() {
-                    return None;
-                }
                 out
             }
         };
-        out.extend_from_slice(path_and_query.get(path.len()..).unwrap_or_default());
-        Some(out)
+        whole_path(out, path_and_query.get(path.len()..))
     }
 
     /// The authority to send; `None` when it stays. Asked after the header edits and before the path is
-    /// rewritten: `head` is what they left. `share` is what was drawn.
-    pub fn rewrite_host<H: Head + ?Sized>(
-        &self,
-        head: &H,
-        share: Option<&Choice>,
-        facts: &dyn Facts,
-    ) -> Option<Vec<u8>> {
+    /// rewritten: `head` is what they left. A drawn share's own rewrite ([`Choice::host_rewrite`]) has been
+    /// applied before the edits.
+    ///
+    /// [`Choice::host_rewrite`]: super::Choice::host_rewrite
+    pub fn rewrite_host<H: Head + ?Sized>(&self, head: &H, facts: &dyn Facts) -> Option<Vec<u8>> {
         let Action::Route(action) = &self.model.action else { return None };
-        let own = match action.host_rewrite.as_deref() {
-            None | Some(HostRewrite::Auto) => None,
-            Some(HostRewrite::Literal(host)) => Some(host.as_bytes().to_vec()),
-            Some(HostRewrite::Header(name)) => first_value(head, name),
-            Some(HostRewrite::PathRegex(regex, substitution)) => {
+        let host = match action.host_rewrite.as_deref()? {
+            HostRewrite::Auto => return None,
+            HostRewrite::Literal(host) => host.as_bytes().to_vec(),
+            HostRewrite::Header(name) => first_value(head, name)?,
+            HostRewrite::PathRegex(regex, substitution) => {
                 let (path, _) = split_path(head.path_and_query().unwrap_or_default());
-                Some(regex.replace_all(path, substitution))
+                regex.replace_all(path, substitution)
             }
-            Some(HostRewrite::Format(format)) => {
+            HostRewrite::Format(format) => {
                 let mut out = Vec::new();
-                format.write(facts, b"", &mut out);
-                Some(out)
+                format.write(facts, b"-", &mut out);
+                out
             }
         };
-        let shares = || share?.host_rewrite.as_deref().map(|host| host.as_bytes().to_vec());
-        own.filter(|host| !host.is_empty()).or_else(shares)
+        (!host.is_empty()).then_some(host)
     }
 
-    /// `Location` for a redirect route; `None` when the route is none. `scheme` is the request's.
+    /// `Location` for an answer of the route's own; `None` when that has none. `scheme` is the request's. A
+    /// fixed answer with a status that speaks of a place names the request's own, as Envoy's do.
     pub fn location<H: Head + ?Sized>(&self, head: &H, scheme: &str) -> Option<Vec<u8>> {
-        let ActionSpec::Redirect(redirect) = &self.action else { return None };
+        let here = Redirect::default();
+        let redirect = match &self.action {
+            ActionSpec::Redirect(redirect) => redirect,
+            ActionSpec::Direct(direct) if matches!(direct.status, 201 | 300..400) => &here,
+            _ => return None,
+        };
         let target = redirect.scheme.as_deref().unwrap_or(scheme);
         let mut out = Vec::with_capacity(64);
         out.extend_from_slice(target.as_bytes());
@@ -91,33 +90,34 @@ impl RouteSpec {
     }
 
     fn push_redirect_path(&self, redirect: &Redirect, full: &[u8], out: &mut Vec<u8>) {
-        let (path, query) = split_path(full);
+        let made = self.redirected_path(full);
+        let full = made.as_deref().unwrap_or(full);
+        let end = full.iter().position(|b| *b == b'?').unwrap_or(full.len());
+        let (path, query) = full.split_at_checked(end).unwrap_or((full, b""));
         let mut own_query = false;
-        match (&redirect.path, &redirect.prefix_rewrite, &redirect.regex_rewrite) {
-            (Some(fixed), _, _) => {
+        match &redirect.path {
+            Some(fixed) => {
                 own_query = fixed.contains('?');
+                out.extend(if fixed.starts_with('/') { None } else { Some(b'/') });
                 out.extend_from_slice(fixed.as_bytes());
             }
-            (None, Some(prefix), _) => {
-                let made = self.replace_matched(path, prefix.as_bytes());
-                // A query inside the rewrite goes with the request's.
-                if redirect.strip_query {
-                    out.extend_from_slice(split_path(&made).0);
-                } else {
-                    out.extend(made);
-                }
-            }
-            (None, None, Some((regex, substitution))) => match regex.replace_all(path, substitution) {
-                made if made.is_empty() => out.extend_from_slice(path),
-                made => out.extend(made),
-            },
-            (None, None, None) => out.extend_from_slice(path),
+            None => out.extend_from_slice(path),
         }
-        let has_query = path.len() < full.len();
-        if !redirect.strip_query && !own_query && has_query {
-            out.push(b'?');
+        if !redirect.strip_query && !own_query {
             out.extend_from_slice(query);
         }
+    }
+
+    /// Path and query as a redirect rewrites them; `None` where it has no rewrite, or that gives nothing.
+    pub fn redirected_path(&self, full: &[u8]) -> Option<Vec<u8>> {
+        let ActionSpec::Redirect(redirect) = &self.action else { return None };
+        let (path, _) = split_path(full);
+        let made = match (&redirect.prefix_rewrite, &redirect.regex_rewrite) {
+            (Some(prefix), _) => self.replace_matched(path, prefix.as_bytes()),
+            (None, Some((regex, substitution))) => regex.replace_all(path, substitution),
+            (None, None) => return None,
+        };
+        whole_path(made, full.get(path.len()..))
     }
 
     /// `path` with the part this route matched replaced: the prefix, or for other matchers the whole path.
@@ -135,6 +135,16 @@ impl RouteSpec {
         out.extend_from_slice(rest);
         out
     }
+}
+
+/// A rewritten path with what follows it. One that became empty is no rewrite; no path is without its slash.
+fn whole_path(mut path: Vec<u8>, tail: Option<&[u8]>) -> Option<Vec<u8>> {
+    match path.first()? {
+        b'/' => {}
+        _ => path.insert(0, b'/'),
+    }
+    path.extend_from_slice(tail.unwrap_or_default());
+    Some(path)
 }
 
 /// The first occurrence of a header.

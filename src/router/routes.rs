@@ -113,10 +113,11 @@ impl Index {
             let lower: SmallVec<[u8; 128]> = path.iter().map(u8::to_ascii_lowercase).collect();
             self.folded.find(&lower, out);
         }
-        if !self.values.is_empty()
-            && let Some(list) = head.header(&self.header).and_then(|value| self.values.get(&*value))
-        {
-            out.push(list);
+        if !self.values.is_empty() {
+            head.each_value(&self.header, &mut |value| {
+                // A value that comes twice would have its routes tried twice, which harms nobody.
+                out.extend(self.values.get(value).map(Vec::as_slice));
+            });
         }
         if !self.rest.is_empty() {
             out.push(&self.rest);

@@ -33,6 +33,9 @@ impl Head for Request {
         }
         Some([&[first], &rest[..]].concat().join(",").into_bytes().into())
     }
+    fn each_value(&self, name: &str, each: &mut dyn FnMut(&[u8])) {
+        self.headers.iter().filter(|(n, _)| n == name).for_each(|(_, v)| each(v.as_bytes()));
+    }
 }
 
 fn forward(cluster: ClusterChoice) -> Action {
@@ -194,6 +197,13 @@ fn absent_headers_fail_unless_presence_or_emptiness_is_asked() {
     assert!(case(HeaderMatchKind::Present(false), false, false, None));
     assert!(case(HeaderMatchKind::Present(true), true, false, None));
     let range = || HeaderMatchKind::Range { start: -1, end: 5 };
+    assert!(case(HeaderMatchKind::Present(true), false, true, None), "counts as there");
+    let any = |invert| {
+        let matcher = HeaderMatch { invert, ..exact_header("h", "1") };
+        let headers = vec![("h".into(), "0".into()), ("h".into(), "1".into())];
+        matcher::header_matches(&matcher, &Request { headers, ..Request::default() })
+    };
+    assert!(any(false) && !any(true), "one of several values is enough");
     assert!(case(range(), false, false, Some("-1")) && case(range(), true, false, Some("5")));
     assert!(!case(range(), false, false, Some("1x")));
 }
@@ -315,23 +325,15 @@ fn shares_may_be_named_by_a_header_and_rewrite_the_host() {
     };
     let mut made = route("r", anything());
     made.action = forward(ClusterChoice::Weighted(vec![share]));
-    let own = changed(made.clone(), |action| {
-        action.host_rewrite = Some(Box::new(HostRewrite::Header("x-host".into())));
-    });
     let request = Request { headers: vec![("to".into(), "c".into())], ..to("a", "/") };
-    for (route, headers, wanted) in [(made, "", "share"), (own.clone(), "", "share"), (own, "own", "own")] {
-        let table = table(vec![host("h", &["*"], vec![route])]);
-        let spec = table.find(&request, 0).unwrap();
-        let Drawn::Header(name, draw) = spec.draw(&request, 0, None) else { panic!("no header") };
-        assert_eq!(name, "to");
-        assert_eq!(spec.filter("f", draw.share), Some(&RouteFilter::Disabled));
-        assert_eq!(spec.filter("f", None), None);
-        let mut edited = request.clone();
-        edited.headers.extend((!headers.is_empty()).then(|| ("x-host".to_owned(), headers.to_owned())));
-        let host = spec.rewrite_host(&edited, draw.share, &Known(&edited)).unwrap();
-        assert_eq!(String::from_utf8(host).unwrap(), wanted);
-        assert_eq!(table.hosts()[0].clusters().count(), 0);
-    }
+    let table = table(vec![host("h", &["*"], vec![made])]);
+    let spec = table.find(&request, 0).unwrap();
+    let Drawn::Header(name, draw) = spec.draw(&request, 0, None) else { panic!("no header") };
+    assert_eq!(name, "to");
+    assert_eq!(draw.share.unwrap().host_rewrite.as_deref(), Some("share"));
+    assert_eq!(spec.filter("f", draw.share), Some(&RouteFilter::Disabled));
+    assert_eq!(spec.filter("f", None), None);
+    assert_eq!(table.hosts()[0].clusters().count(), 0);
 }
 
 #[test]
@@ -342,13 +344,14 @@ fn hosts_are_made_of_paths_and_formats() {
         let mut request = to("a", path);
         request.headers.push(("who".into(), "me".into()));
         let spec = table.find(&request, 0).unwrap();
-        spec.rewrite_host(&request, None, &Known(&request)).map(|host| String::from_utf8(host).unwrap())
+        spec.rewrite_host(&request, &Known(&request)).map(|host| String::from_utf8(host).unwrap())
     };
     let regex = || HostRewrite::PathRegex(Regex::search("^/([^/]+)/.*$").unwrap(), r"\1.test".into());
     assert_eq!(host_of(regex(), "/eu/x?y").as_deref(), Some("eu.test"));
     assert_eq!(host_of(HostRewrite::Literal("l".into()), "/").as_deref(), Some("l"));
     let format = Format::parse("%REQ(who)%.test").unwrap();
     assert_eq!(host_of(HostRewrite::Format(format), "/").as_deref(), Some("me.test"));
+    assert_eq!(host_of(HostRewrite::Header("who".into()), "/").as_deref(), Some("me"));
     assert_eq!(host_of(HostRewrite::Header("none".into()), "/"), None);
     assert_eq!(host_of(HostRewrite::Auto, "/"), None);
 }
@@ -376,12 +379,19 @@ fn rewrites_replace_what_matched_and_keep_the_query() {
         Some(r"/v1-\/v1/x/v2-\/v2/?/v3/")
     );
     assert_eq!(rewritten(prefix("/"), None, "/x"), None);
+    assert_eq!(
+        rewritten(prefix("/a"), by_prefix("x"), "/ab?q").as_deref(),
+        Some("/xb?q"),
+        "never without a slash"
+    );
+    let away = PathRewrite::Regex(Regex::search("^.*$").unwrap(), String::new());
+    assert_eq!(rewritten(prefix("/"), Some(away), "/x"), None, "nothing is no path");
     let template = UriTemplate::parse("/u/{id}/{rest=**}").unwrap();
     let parts = PathRewrite::Template(template.rewrite("/{rest}/{id}").unwrap());
     let matcher = RouteMatch { path: PathMatch::Template(template), ..anything() };
     assert_eq!(rewritten(matcher, Some(parts), "/u/7/a/b?q").as_deref(), Some("/a/b/7?q"));
-    let format = PathRewrite::Format(Format::parse("/to%REQ(none)%").unwrap());
-    assert_eq!(rewritten(prefix("/"), Some(format), "/x?q").as_deref(), Some("/to?q"));
+    let format = PathRewrite::Format(Format::parse("/to%REQ(none)%x").unwrap());
+    assert_eq!(rewritten(prefix("/"), Some(format), "/x?q").as_deref(), Some("/tox?q"));
 }
 
 #[test]
@@ -634,6 +644,17 @@ fn redirect_targets_keep_what_is_not_replaced() {
     assert_eq!(location(fixed(), "a", "/old?q"), "http://a/p?q");
     assert_eq!(location(Redirect { strip_query: true, ..fixed() }, "a", "/old?q"), "http://a/p");
     assert_eq!(location(https(), "[::1]:80", "/old"), "https://[::1]/old");
+    let bare = Redirect { path: Some("p".into()), ..Redirect::default() };
+    assert_eq!(location(bare, "a", "/old?q"), "http://a/p?q");
+    let regex = Some((Regex::search("b*").unwrap(), "-".to_owned()));
+    let everywhere = Redirect { regex_rewrite: regex, ..Redirect::default() };
+    assert_eq!(location(everywhere, "a", "/oldb?q"), "http://a/-/-o-l-d-?q");
+    let mut created = route("r", anything());
+    created.action = Action::Direct(DirectResponse { status: 201, body: [].into() });
+    let table = table(vec![host("h", &["*"], vec![created])]);
+    let request = to("a:80", "/x?q");
+    let here = table.find(&request, 0).unwrap().location(&request, "http").unwrap();
+    assert_eq!(here, b"http://a:80/x?q");
 }
 
 // ---- the index gives what a plain scan gives ----

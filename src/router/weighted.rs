@@ -17,7 +17,7 @@ pub struct Choice {
     pub cluster: ClusterId,
     /// The request header that names the cluster.
     pub header: Option<Box<str>>,
-    /// Replaces the authority, unless the route has a rewrite of its own.
+    /// Replaces the authority, before the header edits; the route may have a rewrite of its own.
     pub host_rewrite: Option<Box<str>>,
     /// Filter configuration of the share alone.
     pub filters: Option<Box<RouteFilters>>,

@@ -57,6 +57,8 @@ pub struct Unplanned<'v> {
     pub failure: Failure,
     /// The route that matched.
     pub route: Option<&'v RouteSpec>,
+    /// What it does to responses, answers of our own included.
+    pub response_edits: Option<&'v EditPlan>,
 }
 
 /// The random numbers a plan is made with: one for fractional matches, one for the draw by weight, which
@@ -99,8 +101,11 @@ pub fn plan_drawn<'v>(
     draws: Draws,
 ) -> Result<Plan<'v>, Unplanned<'v>> {
     let route = view.route_table(routes).and_then(|table| table.find(head, draws.matching));
-    let fail = |reason, route| Unplanned { failure: Failure::before(reason), route };
-    let route = &**route.ok_or(fail(Reason::NoRoute, None))?;
+    let fail = |reason, route: Option<&'v RouteSpec>, edits: Option<&'v EditPlan>| {
+        let response_edits = edits.or(route.map(|route| &route.response_edits));
+        Unplanned { failure: Failure::before(reason), route, response_edits }
+    };
+    let route = &**route.ok_or(fail(Reason::NoRoute, None, None))?;
     let action = match &route.action {
         ActionSpec::Route(action) => action,
         ActionSpec::Direct(direct) => return Ok(Plan::Direct(route, direct)),
@@ -112,11 +117,12 @@ pub fn plan_drawn<'v>(
             let mut id = None;
             // Only the first value counts.
             head.each_value(name, &mut |value| id = id.or(Some(view.cluster_id(value))));
-            (id.flatten().ok_or(fail(Reason::UnknownCluster, Some(route)))?, draw)
+            (id.flatten().ok_or(fail(Reason::UnknownCluster, Some(route), Some(draw.response_edits)))?, draw)
         }
-        Drawn::None => return Err(fail(Reason::NoRoute, Some(route))),
+        Drawn::None => return Err(fail(Reason::NoRoute, Some(route), None)),
     };
-    let cluster = local.cluster(id, view).map_err(|reason| fail(reason, Some(route)))?;
+    let cluster = local.cluster(id, view);
+    let cluster = cluster.map_err(|reason| fail(reason, Some(route), Some(draw.response_edits)))?;
     let (request_edits, response_edits, share) = (draw.request_edits, draw.response_edits, draw.share);
     Ok(Plan::Forward(Forward { route, action, request_edits, response_edits, share, cluster }))
 }

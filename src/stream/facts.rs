@@ -46,19 +46,16 @@ impl StreamFacts<'_> {
 
 impl Facts for StreamFacts<'_> {
     fn request_header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
-        self.request.header(name)
+        let mut first = None;
+        self.request.each_value(name, &mut |value| {
+            first.get_or_insert_with(|| value.to_vec());
+        });
+        first.map(Cow::Owned)
     }
 
     fn response_header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
         let (_, headers) = self.response?;
-        let mut values = headers.get_all(name).iter();
-        let first = values.next()?.as_bytes();
-        let rest: Vec<&[u8]> = values.map(|value| value.as_bytes()).collect();
-        if rest.is_empty() {
-            Some(first.into())
-        } else {
-            Some([&[first], &rest[..]].concat().join(&b","[..]).into())
-        }
+        headers.get(name).map(|value| value.as_bytes().into())
     }
 
     fn fact(&self, fact: Fact, out: &mut Vec<u8>) -> bool {

@@ -6,7 +6,7 @@
 use super::client::Client;
 use super::clock::Clock;
 use super::flow::{Broken, Flow};
-use super::head::{RequestHead, admit, edit, facts, joined, rewrite};
+use super::head::{RequestHead, admit, edit, facts, joined, rewrite, set_path};
 use super::relay::{End, Relay, send_whole};
 use super::reply::Style;
 use super::source::Source;
@@ -14,7 +14,7 @@ use super::upstream::Way;
 use super::{Downstream, Settings};
 use crate::message::{Failure, Reason};
 use crate::model::{Block, Protocol};
-use crate::router::RouteSpec;
+use crate::router::{EditPlan, RouteSpec};
 use crate::snapshot::View;
 use crate::stream::exchange::{Attempt, Forward, Outcome, Plan, Trail, Tries, plan};
 use crate::stream::facts::StreamFacts;
@@ -134,19 +134,27 @@ impl Exchange {
         view: &View,
         settings: &Settings<'_>,
         style: Style,
-        head: request::Parts,
+        mut head: request::Parts,
         body: Source,
         begin: Instant,
     ) -> Result<Answer, Failure> {
         let local = self.down.local.clone();
         let planned = plan(&local, view, settings.routes, &RequestHead(&head));
-        let planned = planned.map_err(|unplanned| {
-            self.note(unplanned.failure, unplanned.route);
-            unplanned.failure
-        });
-        match planned? {
+        let planned = match planned {
+            Ok(planned) => planned,
+            Err(unplanned) => {
+                self.note(unplanned.failure, unplanned.route);
+                let (Some(route), Some(edits)) = (unplanned.route, unplanned.response_edits) else {
+                    return Err(unplanned.failure);
+                };
+                return self.failed(unplanned.failure, style, route, edits, &head, begin);
+            }
+        };
+        match planned {
             Plan::Forward(to) => {
-                let route = to.route;
+                let (route, edits) = (to.route, to.response_edits);
+                // Kept for what the edits of a failure may ask.
+                let kept = (!edits.is_empty()).then(|| Box::new(head.clone()));
                 let result = match settings.upstream {
                     // Boxed, like what is rare below, so that a stream that needs it not has no room for it.
                     Some(Protocol::Bolt) => Box::pin(self.convert(to, settings, head, body)).await,
@@ -154,41 +162,65 @@ impl Exchange {
                         self.forward(to, settings, head, body, begin).await
                     }
                 };
-                result.inspect_err(|failure| self.note(*failure, Some(route)))
+                match (result, kept) {
+                    (Err(failure), Some(head)) if failure.reason != Reason::DownstreamReset => {
+                        self.note(failure, Some(route));
+                        self.failed(failure, style, route, edits, &head, begin)
+                    }
+                    (result, _) => result.inspect_err(|failure| self.note(*failure, Some(route))),
+                }
             }
             Plan::Direct(route, direct) => {
                 self.down.stats.direct();
                 let (mut response, whole) = style.fixed(direct.status, &direct.body);
-                self.edit_own(&head, begin, route, &mut response);
+                set_location(&mut response, route, &mut head)?;
+                self.edit_own(&head, begin, route, &route.response_edits, &mut response);
                 Ok(Answer::whole(response, whole))
             }
             Plan::Redirect(route, redirect) => {
                 self.down.stats.redirect();
-                let scheme = head.uri.scheme_str().unwrap_or("http");
-                let location = route.location(&RequestHead(&head), scheme).unwrap_or_default();
                 let (mut response, whole) = style.fixed(redirect.status, b"");
-                let location = HeaderValue::from_maybe_shared(Bytes::from(location));
-                let location = location.map_err(|_| Failure::before(Reason::LocalReset))?;
-                response.headers_mut().insert(LOCATION, location);
-                self.edit_own(&head, begin, route, &mut response);
+                set_location(&mut response, route, &mut head)?;
+                self.edit_own(&head, begin, route, &route.response_edits, &mut response);
                 Ok(Answer::whole(response, whole))
             }
         }
     }
 
-    /// The route's response edits, on an answer of our own.
+    /// The answer for a failure, with the response edits of the route it met.
+    fn failed(
+        &self,
+        failure: Failure,
+        style: Style,
+        route: &RouteSpec,
+        edits: &EditPlan,
+        head: &request::Parts,
+        begin: Instant,
+    ) -> Result<Answer, Failure> {
+        if edits.is_empty() {
+            return Err(failure);
+        }
+        self.down.stats.failure(failure.reason);
+        let (mut response, whole) = style.failure(failure.reason);
+        self.edit_own(head, begin, route, edits, &mut response);
+        Ok(Answer::whole(response, whole))
+    }
+
+    /// Response edits on an answer of our own.
     fn edit_own(
         &self,
         head: &request::Parts,
         begin: Instant,
         route: &RouteSpec,
+        edits: &EditPlan,
         response: &mut Response<()>,
     ) {
         let seen = RequestHead(head);
-        let plan = route.response_edits.resolved(
+        let plan = edits.resolved(
             Block::Response,
             &StreamFacts {
-                response: Some((response.status().as_u16(), response.headers())),
+                // Nobody has answered.
+                response: Some((0, response.headers())),
                 ..facts(&seen, &self.down.handle, begin, route)
             },
         );
@@ -392,4 +424,21 @@ fn judged_status<B>(response: &Response<B>) -> u16 {
         Some(14) => 503,
         Some(_) => 200,
     }
+}
+
+/// `location` for an answer of the route's own, where it has one. The path in `head` becomes what a redirect
+/// makes of it.
+fn set_location(
+    response: &mut Response<()>,
+    route: &RouteSpec,
+    head: &mut request::Parts,
+) -> Result<(), Failure> {
+    let scheme = head.uri.scheme_str().unwrap_or("http");
+    if let Some(location) = route.location(&RequestHead(head), scheme) {
+        let location = HeaderValue::from_maybe_shared(Bytes::from(location));
+        response.headers_mut().insert(LOCATION, location.map_err(|_| Failure::before(Reason::LocalReset))?);
+    }
+    // The response's edits see the path as it was rewritten.
+    let path = head.uri.path_and_query().and_then(|path| route.redirected_path(path.as_str().as_bytes()));
+    path.map_or(Ok(()), |path| set_path(head, path))
 }

@@ -103,11 +103,15 @@ pub fn rewrite(
     begin: Instant,
 ) -> Result<(), Failure> {
     let invalid = || Failure::before(Reason::LocalReset);
+    if let Some(host) = to.share.and_then(|share| share.host_rewrite.as_deref()) {
+        let authority = Authority::try_from(host).map_err(|_| invalid())?;
+        head.uri = with_authority(&head.uri, authority).ok_or_else(invalid)?;
+    }
     let plan = to.request_edits.resolved(Block::Request, &facts(&RequestHead(head), handle, begin, to.route));
     edit(&mut head.headers, &plan);
     let seen = RequestHead(head);
     let facts = facts(&seen, handle, begin, to.route);
-    let host = to.route.rewrite_host(&seen, to.share, &facts);
+    let host = to.route.rewrite_host(&seen, &facts);
     let path = seen.path_and_query().and_then(|path| to.route.rewrite_path(path, &facts));
     if let Some(host) = &host
         && to.route.options().is_some_and(|options| options.append_x_forwarded_host)
@@ -119,15 +123,30 @@ pub fn rewrite(
         let _ = head.headers.try_append("x-forwarded-host", old);
     }
     if let Some(path) = path {
-        let path = PathAndQuery::try_from(path).map_err(|_| invalid())?;
-        let mut parts = std::mem::take(&mut head.uri).into_parts();
-        parts.path_and_query = Some(path);
-        head.uri = Uri::from_parts(parts).map_err(|_| invalid())?;
+        set_path(head, path)?;
     }
     if let Some(host) = host {
         let authority = Authority::try_from(host).map_err(|_| invalid())?;
         head.uri = with_authority(&head.uri, authority).ok_or_else(invalid)?;
     }
+    Ok(())
+}
+
+/// Gives the head another path and query, and notes the old one in `x-envoy-original-path`.
+///
+/// # Errors
+/// It is none.
+pub fn set_path(head: &mut request::Parts, path: Vec<u8>) -> Result<(), Failure> {
+    let invalid = |_| Failure::before(Reason::LocalReset);
+    let path = PathAndQuery::try_from(path).map_err(invalid)?;
+    let old = head.uri.path_and_query().and_then(|old| HeaderValue::from_str(old.as_str()).ok());
+    if let Some(old) = old {
+        // A map that is full keeps what it has.
+        let _ = head.headers.try_insert("x-envoy-original-path", old);
+    }
+    let mut parts = std::mem::take(&mut head.uri).into_parts();
+    parts.path_and_query = Some(path);
+    head.uri = Uri::from_parts(parts).map_err(|_| Failure::before(Reason::LocalReset))?;
     Ok(())
 }
 

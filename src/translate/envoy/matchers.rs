@@ -83,6 +83,10 @@ pub(super) fn header(
         None => HeaderMatchKind::Present(true),
         Some(Kind::PresentMatch(present)) => HeaderMatchKind::Present(*present),
         Some(Kind::StringMatch(m)) => HeaderMatchKind::Text(text(&path.name("string_match"), m, out)?),
+        // Nothing to compare with is compared with nothing, in the deprecated spelling.
+        Some(Kind::ExactMatch(value)) if value.is_empty() => {
+            HeaderMatchKind::Text(StringMatch::Prefix { value: String::new(), ignore_case })
+        }
         Some(Kind::ExactMatch(value)) => {
             HeaderMatchKind::Text(StringMatch::Exact { value: value.clone(), ignore_case })
         }
@@ -102,13 +106,7 @@ pub(super) fn header(
             let regex = regex(&path.name("safe_regex_match"), m, out)?;
             HeaderMatchKind::Text(StringMatch::Regex(regex))
         }
-        Some(Kind::RangeMatch(range)) => {
-            if range.start >= range.end {
-                let value = format!("{}..{}", range.start, range.end);
-                out.bad(&path.name("range_match"), value, "holds no number (end is exclusive)");
-            }
-            HeaderMatchKind::Range { start: range.start, end: range.end }
-        }
+        Some(Kind::RangeMatch(range)) => HeaderMatchKind::Range { start: range.start, end: range.end },
     };
     let treat_missing_as_empty = matcher.treat_missing_header_as_empty;
     Some(HeaderMatch { name, kind, invert: matcher.invert_match, treat_missing_as_empty })

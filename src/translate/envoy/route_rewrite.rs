@@ -131,14 +131,7 @@ pub(super) fn substitution(
             continue;
         }
         match rest.next() {
-            Some('\\') => {}
-            Some(digit) if digit.is_ascii_digit() => {
-                let group = usize::from(digit as u8 - b'0');
-                if group > regex.group_count() {
-                    out.bad(&at, &text, format_args!("the pattern has no group {group}"));
-                    return None;
-                }
-            }
+            Some('\\' | '0'..='9') => {}
             _ => {
                 out.bad(&at, &text, "after a backslash comes a digit or a backslash");
                 return None;
