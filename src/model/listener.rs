@@ -162,8 +162,15 @@ pub struct RpcProxy {
     pub idle_timeout: Option<Duration>,
     /// Sends the bolt GoAway frame when draining (peers that do not know it raise an error).
     pub drain_goaway: bool,
-    /// Largest bolt frame in bytes. Default 16 MiB.
+    /// Largest bolt frame of a client in bytes, within [`RpcProxy::MAX_FRAME_RANGE`].
     pub max_frame: usize,
+}
+
+impl RpcProxy {
+    /// Default of `max_frame`: 16 MiB.
+    pub const MAX_FRAME: usize = 16 << 20;
+    /// From the largest header that fits a small frame up to a quarter of what may be unfinished in all.
+    pub const MAX_FRAME_RANGE: (u32, u32) = (1024, 64 << 20);
 }
 
 /// A protocol name in RPC configuration.

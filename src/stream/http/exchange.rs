@@ -72,9 +72,10 @@ pub fn run(
     let exchange = Exchange { down, client, clock, trail: Trail::default() };
     let opening = Box::pin(exchange.open(head, body, begin));
     async move {
-        let (mut exchange, answer) = opening.await;
-        if let Some(mut answer) = answer {
-            exchange.forward_answer(&mut answer).await;
+        let (mut exchange, mut answer) = opening.await;
+        // By reference: what is moved while a future waits has two places in it.
+        if let Some(answer) = &mut answer {
+            exchange.forward_answer(answer).await;
         }
         exchange.trail.took(exchange.down.stats.end(begin));
         exchange.clock

@@ -89,7 +89,8 @@ fn stream(
     let clock = Clock::new(&down.local.env.wheel, begin);
     let (head, body) = request.into_parts();
     let (body, client) = (Source::Http2(body), Client::Http2(respond));
-    let run = exchange::run(down, head, body, client, clock, begin);
+    // Boxed: a task is moved whole when it is started, and what awaits a future it was given holds it twice.
+    let run = Box::pin(exchange::run(down, head, body, client, clock, begin));
     async move {
         run.await;
         drop(open);

@@ -18,8 +18,10 @@ pub(super) fn cluster(message: &pb::Cluster, out: &mut Findings) -> Option<Clust
     let root = Path::ROOT;
     let name = not_empty(&root.name("name"), &message.name, out);
     refuse_unbuilt(message, out);
-    let discovery = discovery(&name, message, out);
-    let mut model = Cluster::new(name, discovery?);
+    // Read on without, so that the other faults are told too.
+    let found = discovery(&name, message, out);
+    let is_known = found.is_some();
+    let mut model = Cluster::new(name, found.unwrap_or_else(|| Discovery::Static(Arc::default())));
     cluster_lb::apply(message, &mut model, out);
     cluster_health::apply(message, &mut model, out);
     model.alt_stat_name = Some(message.alt_stat_name.clone()).filter(|n| !n.is_empty());
@@ -36,7 +38,7 @@ pub(super) fn cluster(message: &pb::Cluster, out: &mut Findings) -> Option<Clust
         interval: k.keepalive_interval.map(|s| Duration::from_secs(s.into())),
     });
     cluster_http::apply(message, &mut model, out);
-    Some(model)
+    is_known.then_some(model)
 }
 
 /// What encrypts, restricts or redirects, and is not built.

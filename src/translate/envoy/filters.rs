@@ -17,8 +17,6 @@ use crate::translate::finding::{Findings, Path};
 
 /// Idle timeouts if absent.
 pub(super) const IDLE: Duration = Duration::from_secs(3600);
-/// Largest bolt frame.
-const MAX_FRAME: usize = 16 << 20;
 
 /// The one filter that ends a chain; every other is a finding.
 pub(super) fn terminal(path: &Path<'_>, filters: &[pb::Filter], out: &mut Findings) -> Option<NetworkFilter> {
@@ -140,6 +138,13 @@ fn rpc_proxy(path: &Path<'_>, proxy: &own::RpcProxy, out: &mut Findings) -> Opti
             None
         }
     };
+    let max_frame = match proxy.max_frame_bytes {
+        0 => RpcProxy::MAX_FRAME,
+        bytes => {
+            let (least, most) = RpcProxy::MAX_FRAME_RANGE;
+            within(&path.name("max_frame_bytes"), bytes, least, most, out) as usize
+        }
+    };
     let idle = proxy.idle_timeout.as_ref();
     Some(RpcProxy {
         stat_prefix,
@@ -148,7 +153,7 @@ fn rpc_proxy(path: &Path<'_>, proxy: &own::RpcProxy, out: &mut Findings) -> Opti
         routes: routes?,
         idle_timeout: timeout(&path.name("idle_timeout"), idle, Some(IDLE), out),
         drain_goaway: proxy.drain_goaway,
-        max_frame: MAX_FRAME,
+        max_frame,
     })
 }
 

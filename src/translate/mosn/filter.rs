@@ -12,9 +12,6 @@ pub(super) struct ChainInfo<'a> {
     pub idle_timeout: Option<Duration>,
 }
 
-/// Largest bolt frame, as everywhere in Mizzen.
-const MAX_FRAME: usize = 16 << 20;
-
 pub(super) fn proxy(
     ctx: &mut Context<'_>,
     mut config: Object<'_>,
@@ -23,7 +20,7 @@ pub(super) fn proxy(
 ) -> Option<NetworkFilter> {
     let mut extend = config.object(ctx, "extend_config");
     let sub = extend.as_mut().and_then(|extend| extend.text(ctx, "sub_protocol"));
-    let drain_goaway = extend.is_some_and(|extend| goaway(ctx, extend));
+    let bolt = extend.map_or_else(Bolt::default, |extend| bolt(ctx, extend));
     let downstream = match config.text(ctx, "downstream_protocol") {
         Some(text) => protocol(ctx, &config.at("downstream_protocol"), text, sub),
         None => {
@@ -75,8 +72,8 @@ pub(super) fn proxy(
         upstream: upstream?,
         routes: RouteSource::Inline(routes?),
         idle_timeout: info.idle_timeout,
-        drain_goaway,
-        max_frame: MAX_FRAME,
+        drain_goaway: bolt.goaway,
+        max_frame: bolt.max_frame.unwrap_or(RpcProxy::MAX_FRAME),
     }))
 }
 
@@ -111,11 +108,31 @@ fn routes(
     }
 }
 
+/// What `extend_config` says about bolt.
+#[derive(Default)]
+struct Bolt {
+    goaway: bool,
+    max_frame: Option<usize>,
+}
+
+impl Bolt {
+    fn read(&mut self, ctx: &mut Context<'_>, from: &mut Object<'_>) {
+        self.goaway |= from.flag(ctx, "enable_bolt_goaway").unwrap_or(false);
+        let Some(bytes) = from.number(ctx, "max_frame_bytes") else { return };
+        let (least, most) = RpcProxy::MAX_FRAME_RANGE;
+        if !(least..=most).contains(&bytes) {
+            ctx.error(&from.at("max_frame_bytes"), bytes, format!("expected {least} to {most}"));
+        }
+        self.max_frame = Some(bytes as usize);
+    }
+}
+
 /// `extend_config`: flat, or under the protocol's name.
-fn goaway(ctx: &mut Context<'_>, mut extend: Object<'_>) -> bool {
-    let mut on = extend.flag(ctx, "enable_bolt_goaway").unwrap_or(false);
+fn bolt(ctx: &mut Context<'_>, mut extend: Object<'_>) -> Bolt {
+    let mut read = Bolt::default();
+    read.read(ctx, &mut extend);
     if let Some(mut bolt) = extend.object(ctx, "bolt") {
-        on |= bolt.flag(ctx, "enable_bolt_goaway").unwrap_or(false);
+        read.read(ctx, &mut bolt);
         bolt.finish(ctx);
     }
     if let Some(mut http2) = extend.object(ctx, "Http2") {
@@ -124,7 +141,7 @@ fn goaway(ctx: &mut Context<'_>, mut extend: Object<'_>) -> bool {
     }
     extend.skip(ctx, &["sub_protocol", "http2_use_stream", "Http1"]);
     extend.finish(ctx);
-    on
+    read
 }
 
 /// A protocol by today's name or that of 2018; a list of known ones is `Auto`.

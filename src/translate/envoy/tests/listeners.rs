@@ -218,7 +218,7 @@ fn optional_unknown_http_filters_are_skipped_and_others_refused() {
 fn rpc_proxy_comes_direct_and_in_both_typed_structs() {
     let source = json!({"route_config_name": "r", "config_source": {"ads": {}}});
     let direct = json!({"@type": RPC, "stat_prefix": "s", "downstream_protocol": "bolt", "upstream_protocol": "http2",
-        "rds": source, "idle_timeout": "5s", "drain_goaway": true});
+        "rds": source, "idle_timeout": "5s", "drain_goaway": true, "max_frame_bytes": 4096});
     let expected = RpcProxy {
         stat_prefix: "s".into(),
         downstream: Protocol::Bolt,
@@ -226,7 +226,7 @@ fn rpc_proxy_comes_direct_and_in_both_typed_structs() {
         routes: RouteSource::Rds { name: "r".into(), initial_fetch_timeout: Some(Duration::from_secs(15)) },
         idle_timeout: Some(Duration::from_secs(5)),
         drain_goaway: true,
-        max_frame: 16 << 20,
+        max_frame: 4096,
     };
     let read =
         |config: &Json| filter(read_listener(with_filters(json!([{"name": "x", "typed_config": config}]))));
@@ -244,8 +244,9 @@ fn rpc_proxy_comes_direct_and_in_both_typed_structs() {
 fn rpc_proxy_faults_are_named_in_and_out_of_typed_struct() {
     let read = |config: Json| read_listener(with_filters(json!([{"name": "x", "typed_config": config}])));
     refused(
-        read(json!({"@type": RPC, "downstream_protocol": "dubbo", "upstream_protocol": "auto"})),
+        read(json!({"@type": RPC, "downstream_protocol": "dubbo", "upstream_protocol": "auto", "max_frame_bytes": 9})),
         &[
+            "max_frame_bytes: 9: must be 1024 to 67108864 (nearest valid 1024)",
             "typed_config.stat_prefix: must not be empty",
             "downstream_protocol: dubbo: no such protocol (nearest valid: bolt",
             "upstream_protocol: auto: no such protocol",
