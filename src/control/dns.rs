@@ -65,7 +65,7 @@ pub(super) async fn run(mut current: watch::Receiver<Watched>, tools: Arc<Tools>
             names.entry(name.clone()).or_default();
         }
     }
-    let random = RandomHalf::default();
+    let random = RandomHalf;
     let mut told: Option<Arc<Endpoints>> = None;
     loop {
         let now = Instant::now();

@@ -41,6 +41,8 @@ pub struct Cluster {
     pub max_requests_per_connection: u32,
     /// Healthy share, in percent, below which health is ignored; 0 never. Default 50.
     pub panic_threshold: u32,
+    /// `panic_threshold` is the default: RPC calls, which are to fail at once, do not follow it.
+    pub panic_by_default: bool,
     /// In panic no host is taken at all.
     pub fail_on_panic: bool,
     /// Localities share the load by their weights.
@@ -183,6 +185,7 @@ impl Cluster {
             heartbeat: Some((Duration::from_secs(5), Duration::from_secs(3))),
             max_requests_per_connection: 0,
             panic_threshold: 50,
+            panic_by_default: true,
             fail_on_panic: false,
             locality_weighted: false,
             hash_by_hostname: false,

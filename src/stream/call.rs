@@ -67,7 +67,7 @@ impl Call {
             self.frame = self.edited_request(begin, &forward)?;
         }
         let deadline = time_limit(&self.frame, forward.action).map(|limit| begin + limit);
-        let mut tries = Tries::new(forward.retry(&self.frame));
+        let mut tries = Tries::rpc(forward.retry(&self.frame));
         self.trail.enter(&forward.cluster);
         loop {
             let result = self.attempt(local, &forward.cluster, &mut tries, upstream, deadline).await;

@@ -304,6 +304,7 @@ pub struct Tries<'v> {
     retry_permit: Option<Permit>,
     /// Boxed: most requests have none, and every request's task carries this.
     context: Option<Box<PickContext<'v>>>,
+    is_rpc: bool,
 }
 
 /// What an attempt came to, as retry policies see it.
@@ -320,7 +321,12 @@ pub enum Outcome {
 impl<'v> Tries<'v> {
     /// No try made yet.
     pub fn new(policy: Option<&'v RetryPolicy>) -> Self {
-        Tries { policy, made: 0, tried: Vec::new(), retry_permit: None, context: None }
+        Tries { policy, made: 0, tried: Vec::new(), retry_permit: None, context: None, is_rpc: false }
+    }
+
+    /// Those of an RPC call.
+    pub fn rpc(policy: Option<&'v RetryPolicy>) -> Self {
+        Tries { is_rpc: true, ..Tries::new(policy) }
     }
 
     /// What every pick is told of the request.
@@ -370,10 +376,10 @@ impl<'v> Tries<'v> {
     pub fn pick(&mut self, cluster: &Cluster) -> Result<Rc<Host>, Failure> {
         let avoid = self.policy.is_some_and(|policy| policy.previous_hosts_attempts > 0);
         let tried = &self.tried;
-        let none = PickContext::default();
-        let context = self.context.as_deref().unwrap_or(&none);
+        let context = self.context.as_deref().copied().unwrap_or_default();
+        let context = PickContext { is_rpc: self.is_rpc, ..context };
         let host = cluster
-            .pick(context, |host| avoid && tried.iter().any(|other| std::ptr::eq(&**other, host)))
+            .pick(&context, |host| avoid && tried.iter().any(|other| std::ptr::eq(&**other, host)))
             .map_err(Failure::before)?;
         self.count(&host);
         Ok(host)

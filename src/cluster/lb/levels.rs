@@ -57,10 +57,20 @@ impl Levels {
         random: &Random,
         keep: impl Fn(usize, usize) -> bool,
     ) -> Self {
+        Levels::with_threshold(settings.spec.model.panic_threshold, settings, hosts, random, keep)
+    }
+
+    /// With another panic threshold, in percent, than the cluster's.
+    pub(super) fn with_threshold(
+        threshold: u32,
+        settings: &Settings,
+        hosts: &Hosts,
+        random: &Random,
+        keep: impl Fn(usize, usize) -> bool,
+    ) -> Self {
         let material = collect(settings, hosts, keep);
         let counts: Vec<Counts> = material.iter().map(|level| level.counts).collect();
-        let model = &settings.spec.model;
-        let loads = priority::loads(&counts, settings.endpoints.overprovisioning, model.panic_threshold);
+        let loads = priority::loads(&counts, settings.endpoints.overprovisioning, threshold);
         let mut levels = Vec::with_capacity(material.len());
         for (at, level) in material.into_iter().enumerate() {
             let load = |of: &[u32]| of.get(at).copied().unwrap_or(0);
@@ -72,6 +82,11 @@ impl Levels {
             .only()
             .filter(|at| matches!(levels.get(*at), Some(Level { healthy: Source::Hosts(_), .. })));
         Levels { loads, levels, only }
+    }
+
+    /// Whether any priority ignores health.
+    pub(super) fn panics(&self) -> bool {
+        self.loads.panic.contains(&true)
     }
 
     /// See [`super::Balancer::pick`].

@@ -34,6 +34,8 @@ pub struct PickContext<'a> {
     pub criteria: &'a [(Box<str>, Box<str>)],
     /// Where the client meant to go, for clusters of original destinations.
     pub original_dst: Option<SocketAddr>,
+    /// An RPC call: unhealthy hosts are taken only if the cluster says so, never by default.
+    pub is_rpc: bool,
 }
 
 /// Hosts by address.
@@ -56,6 +58,8 @@ pub(super) struct Picked<'b> {
 pub(super) struct Balancer {
     settings: Settings,
     order: Order,
+    /// What RPC calls follow instead while the other panics by default.
+    calm: Option<Levels>,
 }
 
 enum Order {
@@ -78,7 +82,13 @@ impl Balancer {
             }
             _ => Order::All(Levels::new(&settings, hosts, random, |_, _| true)),
         };
-        Balancer { settings, order }
+        let calm = match &order {
+            Order::All(levels) if levels.panics() && settings.spec.model.panic_by_default => {
+                Some(Levels::with_threshold(0, &settings, hosts, random, |_, _| true))
+            }
+            Order::All(_) | Order::Subsets(_) => None,
+        };
+        Balancer { settings, order, calm }
     }
 
     /// The next host. Hosts `avoid` accepts are passed over as long as others are left.
@@ -88,9 +98,10 @@ impl Balancer {
         random: &Random,
         avoid: impl Fn(&Host) -> bool,
     ) -> Option<Picked<'_>> {
-        match &self.order {
-            Order::All(levels) => levels.pick(&self.settings, ctx, random, &avoid),
-            Order::Subsets(subsets) => subsets.pick(&self.settings, ctx, random, &avoid),
+        match (&self.order, &self.calm) {
+            (_, Some(calm)) if ctx.is_rpc => calm.pick(&self.settings, ctx, random, &avoid),
+            (Order::All(levels), _) => levels.pick(&self.settings, ctx, random, &avoid),
+            (Order::Subsets(subsets), _) => subsets.pick(&self.settings, ctx, random, &avoid),
         }
     }
 }

@@ -185,6 +185,9 @@ fn panic_serves_all_and_zero_serves_nobody() {
     let world = world.again();
     world.expect(400, &[(1, 100), (2, 100), (3, 100), (4, 100)], 0);
     assert!(world.balancer.pick(&PickContext::default(), &world.random, |_| false).unwrap().panic);
+    let rpc = PickContext { is_rpc: true, ..PickContext::default() };
+    let picked = world.balancer.pick(&rpc, &world.random, |_| false);
+    assert!(picked.is_none_or(|picked| !picked.panic), "RPC calls do not panic by default");
     let mut off = model(LbPolicy::RoundRobin);
     off.panic_threshold = 0;
     let world = World::new(off.clone(), weighted(&[1, 1]));

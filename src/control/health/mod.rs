@@ -184,7 +184,7 @@ fn apply(ctx: &Ctx, address: &Address, state: &HostState, finding: Finding, verd
         bit(DEGRADED_ACTIVE, finding == Finding::Degraded);
         bit(EXCLUDED_IMMEDIATE, false);
         let unejects = spec.model.outlier.as_ref().is_some_and(|config| config.check_unejects);
-        bit(FAILED_OUTLIER, !(unejects && !verdict.failed) && state.flags() & FAILED_OUTLIER != 0);
+        bit(FAILED_OUTLIER, (!unejects || verdict.failed) && state.flags() & FAILED_OUTLIER != 0);
     } else {
         stats.failure.inc();
         if finding.is_network() {

@@ -143,7 +143,7 @@ fn parse_into(text: &str, items: &mut Vec<Item>) -> Result<(), FormatError> {
 
 /// Year, month, day and day of the year of a day counted from 1970.
 fn civil(days: u64) -> (u64, u64, u64, u64) {
-    let leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     // Whole spans of 400 years, which are all alike, then year by year.
     let mut year = 1970 + days / 146_097 * 400;
     let mut left = days % 146_097;

@@ -154,7 +154,7 @@ impl Driver {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     // The scheduler moves a task about before it runs; the box makes that a move of a pointer.
-                    spawn_local(Box::pin(stream(self.down.clone(), request, respond)));
+                    spawn_local(stream(self.down.clone(), request, respond));
                 }
                 Poll::Ready(Some(Err(error))) => {
                     if error.is_library() {

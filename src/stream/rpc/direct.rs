@@ -74,7 +74,7 @@ impl Way {
         if edits || policy.is_some_and(|policy| policy.per_try_timeout.is_some()) {
             return Err(None);
         }
-        let mut tries = Tries::new(policy);
+        let mut tries = Tries::rpc(policy);
         let attempt = Attempt::begin(&forward.cluster, &mut tries)
             .map_err(|failure| Some(First::Ended(None, Err(failure))))?;
         let Some(mux) = attempt.host.rpc.ready() else { return Err(Some(First::Begun(attempt))) };

@@ -52,6 +52,7 @@ fn common_config(
     use pb::cluster::common_lb_config::LocalityConfigSpecifier as Locality;
     if let Some(threshold) = &config.healthy_panic_threshold {
         model.panic_threshold = percent(&path.name("healthy_panic_threshold"), threshold.value, out);
+        model.panic_by_default = false;
     }
     match &config.locality_config_specifier {
         Some(Locality::LocalityWeightedLbConfig(_)) => model.locality_weighted = true,

@@ -244,7 +244,9 @@ fn rpc_proxy_comes_direct_and_in_both_typed_structs() {
 fn rpc_proxy_faults_are_named_in_and_out_of_typed_struct() {
     let read = |config: Json| read_listener(with_filters(json!([{"name": "x", "typed_config": config}])));
     refused(
-        read(json!({"@type": RPC, "downstream_protocol": "dubbo", "upstream_protocol": "auto", "max_frame_bytes": 9})),
+        read(
+            json!({"@type": RPC, "downstream_protocol": "dubbo", "upstream_protocol": "auto", "max_frame_bytes": 9}),
+        ),
         &[
             "max_frame_bytes: 9: must be 1024 to 67108864 (nearest valid 1024)",
             "typed_config.stat_prefix: must not be empty",
