@@ -153,7 +153,6 @@ impl Driver {
         loop {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    // The scheduler moves a task about before it runs; the box makes that a move of a pointer.
                     spawn_local(stream(self.down.clone(), request, respond));
                 }
                 Poll::Ready(Some(Err(error))) => {
