@@ -200,6 +200,7 @@ impl Downstream {
         }
     }
 
+    #[expect(clippy::vec_box, reason = "they are boxed where they are kept, and go on so")]
     fn take_late(&self, now: Instant) -> Vec<Box<Call>> {
         let mut calls = self.calls.borrow_mut();
         let (mut late, mut due) = (Vec::new(), None);
