@@ -138,7 +138,10 @@ async fn every_cause_is_answered_at_once_and_counted_by_its_name() {
         ];
         let world = World::start_with(workers, &hosts, &["ghost", "warming", "sick"], |ads| {
             let mut clusters: Vec<_> = hosts.iter().map(|(name, _)| eds_cluster(name)).collect();
-            clusters.extend([eds_cluster("warming"), eds_cluster("sick")]);
+            let mut unhealthy = eds_cluster("sick");
+            // Without the guess that health is wrong when nobody has any.
+            unhealthy.common_lb_config = Some(message(&json!({"healthy_panic_threshold": {}})));
+            clusters.extend([eds_cluster("warming"), unhealthy]);
             clusters[4] = with_breakers("busy", &json!({"max_requests": 0}));
             ads.set_clusters(clusters);
             ads.upsert(
