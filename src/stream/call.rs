@@ -3,14 +3,16 @@
 use super::exchange::{Attempt, Forward, Outcome, Trail, Tries, within};
 use super::facts::StreamFacts;
 use super::{Local, upstream_http2};
+use crate::cluster::Host;
 use crate::cluster::pool::{http2, rpc};
-use crate::cluster::{Cluster, Host};
 use crate::message::{Failure, Reason};
 use crate::model::{self, Block, Protocol};
 use crate::net::Charge;
 use crate::protocol::bolt::Status;
+use crate::protocol::bridge;
 use crate::protocol::rpc::{Frame, HeaderEdit, Kind};
 use crate::router::{Edit, EditPlan, ForwardSpec};
+use http::{Uri, uri::Scheme};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -70,7 +72,7 @@ impl Call {
         let mut tries = Tries::rpc(forward.retry(&self.frame));
         self.trail.enter(&forward.cluster);
         loop {
-            let result = self.attempt(local, &forward.cluster, &mut tries, upstream, deadline).await;
+            let result = self.attempt(local, &forward, &mut tries, upstream, (begin, deadline)).await;
             let outcome = match &result {
                 Ok(None) => return Ok(None),
                 Ok(Some(frame)) => {
@@ -107,13 +109,13 @@ impl Call {
     async fn attempt(
         &mut self,
         local: &Rc<Local>,
-        cluster: &Rc<Cluster>,
+        forward: &Forward<'_>,
         tries: &mut Tries<'_>,
         upstream: Protocol,
-        deadline: Option<Instant>,
+        (begin, deadline): (Instant, Option<Instant>),
     ) -> Result<Option<Frame>, Failure> {
         let attempt = match self.first.take().map(|first| *first) {
-            None => Attempt::begin(cluster, tries)?,
+            None => Attempt::begin(&forward.cluster, tries)?,
             Some(First::Begun(attempt)) => {
                 tries.count(&attempt.host);
                 attempt
@@ -132,7 +134,7 @@ impl Call {
         let sending = async {
             match upstream {
                 // Boxed, as is dialling below: what bolt rarely does must not make its futures large.
-                Protocol::Http2 => Box::pin(self.send_http2(&attempt, keep)).await,
+                Protocol::Http2 => Box::pin(self.send_http2(&attempt, forward, begin, keep)).await,
                 Protocol::Bolt | Protocol::Auto => self.send(&attempt, keep).await,
             }
         };
@@ -157,13 +159,34 @@ impl Call {
     }
 
     /// Sends the frame over HTTP/2.
-    async fn send_http2(&mut self, attempt: &Attempt, keep: bool) -> Result<Option<Frame>, Failure> {
+    async fn send_http2(
+        &mut self,
+        attempt: &Attempt,
+        forward: &Forward<'_>,
+        begin: Instant,
+        keep: bool,
+    ) -> Result<Option<Frame>, Failure> {
+        let target = self.target(&attempt.host, forward, begin).ok_or(Failure::before(Reason::Conversion))?;
         let lease = http2::Pool::acquire(&attempt.host, &attempt.cluster, &attempt.state).await?;
         // A GOAWAY may meet it on its way; a copy of a small frame is cheaper than its loss.
         let frame = self.take(keep || self.frame.len() <= SMALL);
         let (reads, charge) = (attempt.cluster.env().reads.clone(), self.charge.take());
-        let answer = upstream_http2::call(frame, &attempt.host, &lease, reads, charge).await?;
+        let answer = upstream_http2::call(frame, target, &lease, reads, charge).await?;
         Ok(if self.oneway { None } else { Some(answer) })
+    }
+
+    /// Whom it is addressed to as an HTTP/2 request: the host, unless its route says another name.
+    fn target(&self, host: &Host, to: &Forward<'_>, begin: Instant) -> Option<Uri> {
+        let name = to.route.rewrite_host(&self.frame, &facts(&self.frame, begin, to));
+        let name = match &name {
+            Some(name) => std::str::from_utf8(name).ok()?,
+            None if to.action.auto_host_rewrite && !host.hostname.is_empty() => &host.hostname,
+            None => match to.share.and_then(|share| share.host_rewrite.as_deref()) {
+                Some(name) => name,
+                None => return host.http2.target(host),
+            },
+        };
+        bridge::target(Scheme::HTTP, name).ok()
     }
 
     /// The frame to send now; `keep` leaves a copy for another try.

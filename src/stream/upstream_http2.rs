@@ -1,7 +1,6 @@
 //! bolt calls over an HTTP/2 upstream.
 
 use super::http::{Incomplete, Source, collect};
-use crate::cluster::Host;
 use crate::cluster::pool::http2::{Lease, failure_of};
 use crate::message::{Failure, Reason};
 use crate::net::{Charge, ReadPool, Unfinished};
@@ -9,6 +8,7 @@ use crate::protocol::bridge;
 use crate::protocol::rpc::Frame;
 use bytes::Bytes;
 use h2::SendStream;
+use http::Uri;
 use std::future::poll_fn;
 use std::rc::Rc;
 
@@ -17,19 +17,18 @@ const MAX_ANSWER: usize = 16 * 1024 * 1024;
 /// A body up to this size is given to h2 at once, whatever the peer's window.
 const SMALL: usize = 16 * 1024;
 
-/// Sends `frame` as one request on the stream of `lease` and gives the answer as a frame. A one-way call is
+/// Sends `frame` as one request to `target` on the stream of `lease` and gives the answer as a frame. A one-way call is
 /// answered too, which tells that it arrived. Dropping the future resets the stream.
 ///
 /// # Errors
 /// The frame or its answer cannot be carried over, the answer is too large, or the stream broke.
 pub async fn call(
     frame: Frame,
-    host: &Host,
+    target: Uri,
     lease: &Lease,
     reads: Rc<ReadPool>,
     charge: Option<Charge>,
 ) -> Result<Frame, Failure> {
-    let target = host.http2.target(host).ok_or(Failure::before(Reason::Conversion))?;
     let (request, content) =
         bridge::bolt_to_http2_request(frame, target).map_err(|_| Failure::before(Reason::Conversion))?;
     let (answer, mut sink) = lease.send(request, content.is_empty())?;

@@ -14,6 +14,8 @@ use std::task::{Context, Poll, ready};
 
 /// Frames up to this size are gathered.
 const SMALL: usize = 1024;
+/// Small frames that wait together are sent together up to this size: that of HTTP/2's frames by default.
+const MERGED: usize = 16 * 1024;
 /// What a kept frame costs beside its bytes.
 const KEPT_COST: usize = 64;
 
@@ -178,7 +180,7 @@ impl Flow {
                 return Poll::Ready(self.finish());
             }
             if let Some(bytes) = ready!(self.pull(cx))? {
-                self.held = bytes;
+                self.held = self.merged(bytes, cx)?;
             }
         }
     }
@@ -251,6 +253,28 @@ impl Flow {
                 self.owed += bytes.len();
             }
         }
+    }
+
+    /// `first` and the small frames that wait right behind it: a frame costs its reader more than a small
+    /// message does, and many that it does not read may cost it the connection.
+    fn merged(&mut self, first: Bytes, cx: &mut Context<'_>) -> Result<Bytes, Broken> {
+        if first.len() > SMALL || !self.from.hoards() {
+            return Ok(first);
+        }
+        let mut all = BytesMut::new();
+        while !self.ended && self.spare.is_empty() && all.len() < MERGED {
+            match self.pull(cx)? {
+                Poll::Ready(Some(bytes)) if bytes.len() <= SMALL => {
+                    if all.is_empty() {
+                        all.extend_from_slice(&first);
+                    }
+                    all.extend_from_slice(&bytes);
+                }
+                Poll::Ready(Some(bytes)) => self.spare = bytes,
+                Poll::Ready(None) | Poll::Pending => break,
+            }
+        }
+        Ok(if all.is_empty() { first } else { all.freeze() })
     }
 
     /// Takes small frames out of h2 while the sink takes nothing.

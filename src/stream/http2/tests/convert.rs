@@ -95,6 +95,24 @@ fn two_hops_change_no_byte() {
 }
 
 #[test]
+fn a_route_says_to_whom_a_call_is_addressed() {
+    run(async {
+        let up = server(echo).await;
+        for name in [None, Some("svc.example:8080")] {
+            let expected = name.map_or(up.to_string(), str::to_owned);
+            let host_rewrite = name.map(|name| Box::new(HostRewrite::Literal(name.into())));
+            let to = route("/", Action::Route(RouteAction { host_rewrite, ..action("up") }));
+            let filter = rpc_proxy(Protocol::Bolt, Protocol::Http2);
+            let proxy = Proxy::start(filter, vec![to], &[cluster("up", &[up])]).await;
+            let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+            stream.write_all(&call(1, &[], b"x").into_bytes()).await.unwrap();
+            let got = read(&mut stream, &mut BytesMut::new()).await.unwrap();
+            assert_eq!(got.header(b"to"), Some(expected.as_bytes()));
+        }
+    });
+}
+
+#[test]
 fn calls_side_by_side_keep_their_ids() {
     run(async {
         let (near, far) = two_hops(bolt_server(Rc::default()).await, None).await;

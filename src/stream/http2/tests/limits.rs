@@ -156,6 +156,46 @@ fn thousands_of_cancels_leave_other_streams_alone() {
 }
 
 #[test]
+fn small_messages_that_wait_together_leave_together() {
+    /// `POST /stall` to `svc`.
+    const STALL: &[u8] = b"\x83\x86\x04\x06/stall\x01\x03svc";
+    run(async {
+        // By h2's defaults 138 small frames that nobody has read end a connection.
+        let serve = |request: Request<RecvStream>, respond| async move {
+            if request.uri().path() == "/stall" {
+                sleep(700).await;
+            }
+            echo(request, respond).await;
+        };
+        let proxy = Proxy::to(&[server_with(h2::server::Builder::new(), serve).await]).await;
+        let mut bystander = Client::connect(proxy.address).await;
+        let (answer, mut sink) = bystander.send(request("POST", "/"), false).await;
+        let mut stream = raw(proxy.address).await;
+        let ids = (0..50).map(|i| 2 * i + 1);
+        let mut bytes = Vec::new();
+        for id in ids.clone() {
+            bytes.extend(frame(1, 4, id, STALL));
+            (0..20).for_each(|n| bytes.extend(frame(0, 0, id, &[n; 16])));
+        }
+        stream.write_all(&bytes).await.unwrap();
+        sleep(200).await;
+        let ends: Vec<u8> = ids.clone().flat_map(|id| frame(0, 1, id, b"end")).collect();
+        stream.write_all(&ends).await.unwrap();
+        let all = frames(&mut stream).await;
+        let expected: Vec<u8> = (0..20).flat_map(|n| [n; 16]).chain(*b"end").collect();
+        for id in ids {
+            let came = all.iter().filter(|(kind, of, _)| (*kind, *of) == (0, id));
+            let body: Vec<u8> = came.flat_map(|(_, _, payload)| payload.clone()).collect();
+            assert_eq!(body, expected, "stream {id}");
+        }
+        sink.send_data(Bytes::from_static(b"untouched"), true).unwrap();
+        assert_eq!(got(answer).await.body, b"untouched");
+        let cluster = proxy.local.cluster(ClusterId(0), &proxy.local.view()).unwrap();
+        assert_eq!(cluster.stats.upstream_cx_total.get(), 1);
+    });
+}
+
+#[test]
 fn too_many_headers_are_refused() {
     run(async {
         let proxy = Proxy::to(&[server(echo).await]).await;
