@@ -77,6 +77,10 @@ reasons! {
     PerTryTimeout = ("per_try_timeout", 504, 7, "UT", "upstream_per_try_timeout");
     /// No progress for the stream idle timeout.
     StreamIdle = ("stream_idle_timeout", 408, 7, "SI", "stream_idle_timeout");
+    /// The client did not send its whole request in time.
+    RequestTimeout = ("request_timeout", 408, 7, "-", "request_overall_timeout");
+    /// The client asked for another protocol, which is not allowed here.
+    UpgradeRefused = ("upgrade_refused", 403, 9, "-", "upgrade_failed");
     /// A breaker's connection limit.
     OverflowConnections = ("overflow_connections", 503, 4, "UO", "upstream_reset_before_response_started{overflow}");
     /// A breaker's or a pool's pending limit.

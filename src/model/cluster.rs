@@ -104,6 +104,8 @@ pub enum DnsFamily {
 pub enum UpstreamProtocol {
     Http1,
     Http2,
+    /// As the client does.
+    Downstream,
 }
 
 /// HTTP/2 settings; `None` keeps Mizzen's defaults (`net::h2`).

@@ -117,7 +117,7 @@ pub struct TcpProxy {
     pub max_connection_duration: Option<Duration>,
 }
 
-/// `HttpConnectionManager`, as far as HTTP/2 needs it.
+/// `HttpConnectionManager`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct HttpManager {
     pub stat_prefix: String,
@@ -127,8 +127,8 @@ pub struct HttpManager {
     pub idle_timeout: Option<Duration>,
     /// Ends a stream without progress this long; `None` never. Default 5 min.
     pub stream_idle_timeout: Option<Duration>,
-    /// Whole request must be received within this; `None` off.
-    pub request_timeout: Option<Duration>,
+    /// What clients may send.
+    pub limits: super::RequestLimits,
     /// Age limit of connections.
     pub max_connection_duration: Option<Duration>,
     /// Age limit of streams.
@@ -137,6 +137,10 @@ pub struct HttpManager {
     pub max_concurrent_streams: u32,
     /// HTTP/2 windows; `None` = Mizzen's defaults in `net::h2`.
     pub http2: super::Http2Options,
+    /// HTTP/1 towards clients.
+    pub http1: super::Http1Options,
+    /// What becomes of heads.
+    pub edge: super::Edge,
     /// `server` header on responses; default `envoy`.
     pub server_name: String,
 }
@@ -144,8 +148,10 @@ pub struct HttpManager {
 /// What HCM speaks to clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Codec {
-    /// By the first bytes: HTTP/2 prior knowledge (HTTP/1 is counted and closed for now).
+    /// By the first bytes: HTTP/2 with prior knowledge, else HTTP/1.
     Auto,
+    /// HTTP/1.
+    Http1,
     /// HTTP/2 prior knowledge.
     Http2,
 }

@@ -10,6 +10,7 @@ mod cluster;
 mod endpoint;
 mod format;
 mod headers;
+mod http;
 mod ids;
 mod listener;
 mod route;
@@ -27,6 +28,9 @@ pub use endpoint::{Endpoint, Endpoints, Health, Locality};
 pub(crate) use format::query_parameter;
 pub use format::{Block, Format, FormatError, TimeFormat};
 pub use headers::{EditValue, HeaderEdit, HeaderEdits, HeaderMatch, HeaderMatchKind};
+pub use http::{
+    Edge, EscapedSlashes, Http1Options, RequestId, RequestLimits, ServerHeader, StripPort, Underscores,
+};
 pub use ids::{ClusterId, RouteId};
 pub use listener::{
     ChainMatch, Codec, Direction, FilterChain, HttpManager, Listener, NetworkFilter, Protocol, RouteSource,

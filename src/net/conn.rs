@@ -98,6 +98,14 @@ impl Conn {
         };
         let _ = tokio::time::timeout(limit, drain).await;
     }
+
+    /// Ends the connection so that the peer cannot take it for an orderly end.
+    pub fn reset(self) {
+        if let Conn::Tcp(stream) = self {
+            // Where that fails the peer sees an end like any other.
+            let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        }
+    }
 }
 
 macro_rules! each {

@@ -65,6 +65,10 @@ impl ChainSpec {
             (FilterSpec::Http { config: a, .. }, FilterSpec::Http { config: b, .. }) => {
                 a.codec == b.codec
                     && a.http2 == b.http2
+                    && a.http1 == b.http1
+                    && a.edge.upgrades.is_empty() == b.edge.upgrades.is_empty()
+                    && (a.limits.head_bytes, a.limits.max_headers)
+                        == (b.limits.head_bytes, b.limits.max_headers)
                     && a.max_concurrent_streams == b.max_concurrent_streams
             }
             (FilterSpec::Rpc { config: a, .. }, FilterSpec::Rpc { config: b, .. }) => {

@@ -399,6 +399,22 @@ impl<'v> Tries<'v> {
         !failure.sent && met_an_end && self.made < UNSENT_TRIES
     }
 
+    /// Counts a try after one on a connection that its server was closing; `false`: there are too many retries.
+    pub fn again_stale(&mut self, cluster: &Cluster) -> bool {
+        let state = cluster.state();
+        // The retry before this one is over.
+        self.retry_permit = None;
+        match state.spec.breakers.acquire(Level::Retries, &state.spec.model.breakers.default) {
+            Ok(permit) => self.retry_permit = permit,
+            Err(_full) => {
+                cluster.stats.upstream_rq_retry_overflow.inc();
+                return false;
+            }
+        }
+        cluster.stats.upstream_rq_retry.inc();
+        true
+    }
+
     /// Whether to try again after `outcome`, and how long to wait first.
     pub fn again(
         &mut self,
@@ -419,17 +435,9 @@ impl<'v> Tries<'v> {
             }
             return None;
         }
-        let state = cluster.state();
-        // The retry before this one is over.
-        self.retry_permit = None;
-        match state.spec.breakers.acquire(Level::Retries, &state.spec.model.breakers.default) {
-            Ok(permit) => self.retry_permit = permit,
-            Err(_full) => {
-                cluster.stats.upstream_rq_retry_overflow.inc();
-                return None;
-            }
+        if !self.again_stale(cluster) {
+            return None;
         }
-        cluster.stats.upstream_rq_retry.inc();
         cluster.stats.upstream_rq_retry_backoff_exponential.inc();
         let ceiling = policy
             .base_interval

@@ -122,6 +122,12 @@ impl Handle {
         StreamGuard(self.clone())
     }
 
+    /// As [`enter`](Self::enter), for a stream that the driver serves itself: its end wakes nobody.
+    pub fn enter_inline(self: &Rc<Self>) -> InlineGuard {
+        self.streams.set(self.streams.get() + 1);
+        InlineGuard(self.clone())
+    }
+
     /// The driver's task is woken when the drain state changes.
     pub fn register(&self, waker: &Waker) {
         let mut driver = self.driver.borrow_mut();
@@ -148,5 +154,14 @@ impl Drop for StreamGuard {
         if left == 0 {
             self.0.wake();
         }
+    }
+}
+
+/// See [`Handle::enter_inline`].
+pub struct InlineGuard(Rc<Handle>);
+
+impl Drop for InlineGuard {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get().saturating_sub(1));
     }
 }

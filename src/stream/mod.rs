@@ -1,6 +1,6 @@
 //! A request's life between a downstream connection and a cluster.
 //!
-//! Owns the connection drivers per protocol ([`rpc`], [`tcp`], [`http2`]) and what they share: the worker's
+//! Owns the connection drivers per protocol ([`rpc`], [`tcp`], [`http1`], [`http2`]) and what they share: the worker's
 //! [`Local`], a connection's [`Handle`], planning and retrying ([`exchange`]), and one RPC call whatever its
 //! client spoke ([`call`]). Takes in accepted connections; gives them back to the listener when they end.
 
@@ -9,6 +9,7 @@ pub mod exchange;
 mod facts;
 mod handle;
 pub mod http;
+pub mod http1;
 pub mod http2;
 mod local;
 pub mod rpc;

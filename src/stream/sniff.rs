@@ -1,7 +1,7 @@
 //! Which protocol a connection speaks, told by configuration or its first bytes.
 
-use super::{Drain, Handle, Local, http2, rpc};
-use crate::model::Protocol;
+use super::{Drain, Handle, Local, http1, http2, rpc};
+use crate::model::{Codec, Protocol};
 use crate::net::Conn;
 use crate::snapshot::FilterSpec;
 use bytes::BytesMut;
@@ -25,7 +25,7 @@ const DECIDE: Duration = Duration::from_secs(10);
 pub enum Served {
     /// By the protocol's rules.
     Yes,
-    /// It speaks HTTP/1, which is not served.
+    /// It speaks HTTP/1, which this listener does not.
     Http1,
     /// Its first bytes are none of a protocol this listener speaks.
     Unknown,
@@ -35,6 +35,7 @@ pub enum Served {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Bolt,
+    Http1,
     Http2,
     Unknown,
     /// They could still become the preface.
@@ -46,19 +47,26 @@ pub async fn serve_sniffed(mut io: Conn, handle: Rc<Handle>, local: Rc<Local>) -
     let bound = handle.bound();
     let (protocol, idle) = match &bound.chain.filter {
         FilterSpec::Rpc { config, .. } => (config.downstream, config.idle_timeout),
+        FilterSpec::Http { config, .. } if config.codec == Codec::Http1 => {
+            drop(bound);
+            http1::serve(io, BytesMut::new(), handle, local).await;
+            return Served::Yes;
+        }
         FilterSpec::Http { config, .. } => (Protocol::Http2, config.idle_timeout),
         FilterSpec::Tcp { .. } => return Served::Yes,
     };
+    let http1 = matches!(&bound.chain.filter, FilterSpec::Http { config, .. } if config.codec == Codec::Auto);
     drop(bound);
     if protocol == Protocol::Bolt {
         rpc::serve(io, BytesMut::new(), handle, local).await;
         return Served::Yes;
     }
-    let Some((verdict, early)) = first_bytes(&mut io, protocol, idle, &handle, &local).await else {
+    let Some((verdict, early)) = first_bytes(&mut io, (protocol, http1), idle, &handle, &local).await else {
         return Served::Yes;
     };
     match verdict {
         Verdict::Bolt => rpc::serve(io, early, handle, local).await,
+        Verdict::Http1 => http1::serve(io, early, handle, local).await,
         Verdict::Http2 => http2::serve(io, early.freeze(), handle, local).await,
         // Methods are upper-case letters.
         _ if early.first().is_some_and(u8::is_ascii_uppercase) => return Served::Http1,
@@ -70,7 +78,7 @@ pub async fn serve_sniffed(mut io: Conn, handle: Rc<Handle>, local: Rc<Local>) -
 /// Reads until the protocol is clear. `None`: the client said nothing and left, or has to leave.
 async fn first_bytes(
     io: &mut Conn,
-    protocol: Protocol,
+    allowed: (Protocol, bool),
     idle: Option<Duration>,
     handle: &Handle,
     local: &Local,
@@ -96,20 +104,22 @@ async fn first_bytes(
         })
         .await?;
         early.extend_from_slice(room.get(..read).unwrap_or_default());
-        match verdict(&early, protocol) {
+        match verdict(&early, allowed) {
             Verdict::Unclear => {}
             verdict => return Some((verdict, early)),
         }
     }
 }
 
-fn verdict(bytes: &[u8], allowed: Protocol) -> Verdict {
+/// `http1`: what is not HTTP/2 is HTTP/1's to judge.
+fn verdict(bytes: &[u8], (allowed, http1): (Protocol, bool)) -> Verdict {
     let known = bytes.len().min(PREFACE.len());
     match bytes.first() {
         None => Verdict::Unclear,
         Some(&BOLT_V1) if allowed != Protocol::Http2 => Verdict::Bolt,
+        _ if bytes.get(..known) != PREFACE.get(..known) && http1 => Verdict::Http1,
         _ if bytes.get(..known) != PREFACE.get(..known) => Verdict::Unknown,
-        // Three bytes tell it from every HTTP/1 method; the rest is h2's to check.
+        // Three bytes tell it from every known HTTP/1 method; the rest is h2's to check.
         _ if bytes.len() >= 3 => Verdict::Http2,
         _ => Verdict::Unclear,
     }
@@ -121,7 +131,7 @@ mod tests {
 
     #[test]
     fn three_bytes_decide() {
-        let auto = |bytes: &[u8]| verdict(bytes, Protocol::Auto);
+        let auto = |bytes: &[u8]| verdict(bytes, (Protocol::Auto, false));
         assert_eq!(auto(b"P"), Verdict::Unclear);
         assert_eq!(auto(b"PO"), Verdict::Unknown);
         assert_eq!(auto(b"PR"), Verdict::Unclear);
@@ -131,6 +141,13 @@ mod tests {
         assert_eq!(auto(b"GET / HTTP/1.1"), Verdict::Unknown);
         assert_eq!(auto(&[1, 1, 0]), Verdict::Bolt);
         assert_eq!(auto(&[2]), Verdict::Unknown);
-        assert_eq!(verdict(&[1, 1, 0], Protocol::Http2), Verdict::Unknown);
+        assert_eq!(verdict(&[1, 1, 0], (Protocol::Http2, false)), Verdict::Unknown);
+        let http = |bytes: &[u8]| verdict(bytes, (Protocol::Http2, true));
+        assert_eq!(http(b"PR"), Verdict::Unclear);
+        assert_eq!(http(b"PRI * H"), Verdict::Http2);
+        assert_eq!(
+            (http(b"PO"), http(b"G"), http(b"\x16\x03")),
+            (Verdict::Http1, Verdict::Http1, Verdict::Http1)
+        );
     }
 }

@@ -43,6 +43,8 @@ stat_group! {
     pub struct HttpStats {
         downstream_cx_total: Counter,
         downstream_cx_active: Gauge,
+        downstream_cx_http1_total: Counter,
+        downstream_cx_http1_active: Gauge,
         downstream_cx_http2_total: Counter,
         downstream_cx_http2_active: Gauge,
         downstream_cx_destroy: Counter,
@@ -61,6 +63,7 @@ stat_group! {
         downstream_flow_control_paused_reading_total: Counter,
         downstream_flow_control_resumed_reading_total: Counter,
         downstream_rq_total: Counter,
+        downstream_rq_http1_total: Counter,
         downstream_rq_http2_total: Counter,
         downstream_rq_active: Gauge,
         /// Responses by class and code.

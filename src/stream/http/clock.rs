@@ -21,6 +21,7 @@ pub struct Clock {
     per_try: Option<Duration>,
     try_deadline: Option<Instant>,
     request_ended: bool,
+    request_by: Option<Instant>,
 }
 
 impl Clock {
@@ -37,6 +38,7 @@ impl Clock {
             per_try: None,
             try_deadline: None,
             request_ended: false,
+            request_by: None,
         }
     }
 
@@ -50,6 +52,7 @@ impl Clock {
         self.per_try = None;
         self.try_deadline = None;
         self.request_ended = false;
+        self.request_by = None;
     }
 
     /// `idle`: without progress; `timeout`: from the request's end to the response's; `end`: in all.
@@ -57,6 +60,11 @@ impl Clock {
         self.idle = idle;
         self.timeout = timeout;
         self.deadline = end;
+    }
+
+    /// The client has to have sent the whole request at `by`.
+    pub fn expect_request(&mut self, by: Instant) {
+        self.request_by = Some(by);
     }
 
     /// A try begins that has `limit` from the request's end to the response's head.
@@ -80,6 +88,7 @@ impl Clock {
             return;
         }
         self.request_ended = true;
+        self.request_by = None;
         if self.timeout.is_none() && self.per_try.is_none() {
             return;
         }
@@ -102,7 +111,9 @@ impl Clock {
         }
         loop {
             let idle_at = self.idle.map(|idle| self.last + idle);
-            let Some(due) = [idle_at, self.deadline, self.try_deadline].into_iter().flatten().min() else {
+            let Some(due) =
+                [idle_at, self.deadline, self.try_deadline, self.request_by].into_iter().flatten().min()
+            else {
                 return Poll::Pending;
             };
             if !self.armed || due < self.timer.deadline() {
@@ -119,6 +130,9 @@ impl Clock {
             }
             if self.try_deadline.is_some_and(|at| at <= now) {
                 return Poll::Ready(Reason::PerTryTimeout);
+            }
+            if self.request_by.is_some_and(|at| at <= now) {
+                return Poll::Ready(Reason::RequestTimeout);
             }
             if idle_at.is_some_and(|at| at <= now) {
                 return Poll::Ready(Reason::StreamIdle);

@@ -3,10 +3,11 @@
 //! Until the response's head is forwarded the exchange works on one snapshot and may try several hosts; from
 //! then on it is a [`Relay`] of two flows and holds no configuration.
 
-use super::client::Client;
+use super::client::{Client, Follows};
 use super::clock::Clock;
+use super::edge::{self, Arrival};
 use super::flow::{Broken, Flow};
-use super::head::{RequestHead, admit, edit, facts, joined, rewrite, set_path};
+use super::head::{Change, RequestHead, edit, facts, joined, rewrite, set_path};
 use super::relay::{End, Relay, send_whole};
 use super::reply::Style;
 use super::source::Source;
@@ -14,13 +15,14 @@ use super::upstream::Way;
 use super::{Downstream, Settings};
 use crate::message::{Failure, Reason};
 use crate::model::{Block, Protocol};
+use crate::protocol::http1::NameCase;
 use crate::router::{EditPlan, RouteSpec};
 use crate::snapshot::View;
 use crate::stream::exchange::{Attempt, Forward, Outcome, Plan, Trail, Tries, plan};
 use crate::stream::facts::StreamFacts;
 use bytes::Bytes;
-use http::header::{LOCATION, SERVER};
-use http::{HeaderValue, Response, StatusCode, request};
+use http::header::LOCATION;
+use http::{HeaderValue, Response, request};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -38,6 +40,26 @@ pub(super) struct Exchange {
     pub(super) clock: Clock,
     /// Where it went.
     pub(super) trail: Trail,
+    /// The other protocol it asks for.
+    pub(super) change: Option<Change>,
+    /// It comes from inside: what it says to the proxy counts.
+    pub(super) internal: bool,
+    /// It got it: both bodies are that protocol's.
+    pub(super) switched: bool,
+    /// Hosts are spoken to in HTTP/2 whatever their cluster says.
+    pub(super) always_http2: bool,
+    /// The upstream answers `Expect: 100-continue`.
+    pub(super) passes_100: bool,
+    /// The client was told to go on, by the upstream.
+    pub(super) told_100: bool,
+    /// The next try must not be on a connection that was used before.
+    pub(super) fresh: bool,
+    /// The last try failed as tries on connections do that their server is closing.
+    pub(super) stale: bool,
+    /// How the names of the response were written.
+    pub(super) case: Option<Rc<NameCase>>,
+    /// What it came to.
+    answer: Option<Answer>,
 }
 
 /// What an exchange came to.
@@ -58,8 +80,8 @@ impl Answer {
 
 /// Serves one request to its end and gives the clock back. `clock`: as new, or restarted.
 ///
-/// A plain function, and the opening in a box of its own: what a task is started with is moved whole several
-/// times, and what opening needs is gone when it is done.
+/// A plain function, the exchange and its opening in boxes of their own: what a task is started with is moved
+/// whole several times, what opening needs is gone when it is done, and an idle connection holds neither.
 pub fn run(
     down: Rc<Downstream>,
     head: request::Parts,
@@ -69,14 +91,26 @@ pub fn run(
     begin: Instant,
 ) -> impl Future<Output = Clock> {
     down.stats.begin(client.version());
-    let exchange = Exchange { down, client, clock, trail: Trail::default() };
+    let exchange = Box::new(Exchange {
+        down,
+        client,
+        clock,
+        trail: Trail::default(),
+        change: None,
+        internal: false,
+        switched: false,
+        always_http2: false,
+        passes_100: false,
+        told_100: false,
+        fresh: false,
+        stale: false,
+        case: None,
+        answer: None,
+    });
     let opening = Box::pin(exchange.open(head, body, begin));
     async move {
-        let (mut exchange, mut answer) = opening.await;
-        // By reference: what is moved while a future waits has two places in it.
-        if let Some(answer) = &mut answer {
-            exchange.forward_answer(answer).await;
-        }
+        let mut exchange = opening.await;
+        exchange.forward_answer().await;
         exchange.trail.took(exchange.down.stats.end(begin));
         exchange.clock
     }
@@ -84,9 +118,9 @@ pub fn run(
 
 impl Exchange {
     /// Everything that needs configuration. No answer: nobody waits for one any more.
-    async fn open(mut self, head: request::Parts, body: Source, begin: Instant) -> (Self, Option<Answer>) {
-        let answer = self.opened(head, body, begin).await;
-        (self, answer)
+    async fn open(mut self: Box<Self>, head: request::Parts, body: Source, begin: Instant) -> Box<Self> {
+        self.answer = self.opened(head, body, begin).await;
+        self
     }
 
     async fn opened(&mut self, mut head: request::Parts, body: Source, begin: Instant) -> Option<Answer> {
@@ -94,15 +128,14 @@ impl Exchange {
         let view = bound.pinned.clone().unwrap_or_else(|| self.down.local.view());
         let settings = Settings::of(&bound.chain.filter)?;
         let style = Style::of(&head, settings.rpc);
-        let end = settings.max_stream.map(|limit| begin + limit);
-        self.clock.limit(settings.stream_idle, None, end);
-        let answer = match admit(&mut head) {
-            Ok(expects) => {
-                if expects {
-                    self.say_continue();
-                }
-                self.answer(&view, &settings, style, head, body, begin).await
-            }
+        self.limit(&settings, begin);
+        self.always_http2 = settings.upstream.is_some();
+        let mut arrival = Arrival::default();
+        let answer = match self.arrive(&settings, &mut head, &mut arrival) {
+            Ok(()) => match arrival.redirect.take() {
+                Some(path) => self.send_back(style, path),
+                None => self.answer(&view, &settings, style, head, body, begin).await,
+            },
             Err(failure) => Err(failure),
         };
         let mut answer = match answer {
@@ -116,18 +149,11 @@ impl Exchange {
                 Answer::whole(response, whole)
             }
         };
-        if !settings.server_name.is_empty()
-            && let Ok(name) = HeaderValue::from_str(settings.server_name)
-        {
-            answer.response.headers_mut().insert(SERVER, name);
+        if let Some(edge) = settings.edge {
+            let status = answer.response.status();
+            edge::depart(status, answer.response.headers_mut(), edge, settings.server_name, &arrival);
         }
         Some(answer)
-    }
-
-    fn say_continue(&mut self) {
-        let mut response = Response::new(());
-        *response.status_mut() = StatusCode::CONTINUE;
-        self.client.send_informational(response);
     }
 
     async fn answer(
@@ -249,17 +275,22 @@ impl Exchange {
         body: Source,
         begin: Instant,
     ) -> Result<Answer, Failure> {
+        self.allow_change(&to, settings, &head)?;
         rewrite(&mut head, &to, &self.down.handle, begin)?;
         let mut tries = Tries::new(to.retry(&RequestHead(&head)));
         self.trail.enter(&to.cluster);
         let limit = to.cluster.state().spec.model.buffer_limit;
         let mut up = Flow::new(body, if tries.may_resend() { limit } else { SMALL.min(limit) });
-        let limits = to.route.limits(&RequestHead(&head), false);
+        let mut limits = to.route.limits(&RequestHead(&head), self.internal);
+        if self.change.is_some() {
+            limits.timeout = None;
+        }
+        let idle = limits.idle.or(settings.stream_idle);
         let end = match limits.max_stream {
             None => self.clock.deadline(),
             Some(limit) => limit.map(|limit| begin + limit),
         };
-        self.clock.limit(limits.idle.or(settings.stream_idle), limits.timeout, end);
+        self.clock.limit(idle, limits.timeout, end);
         if up.has_ended() {
             self.clock.request_ended();
         }
@@ -271,10 +302,14 @@ impl Exchange {
                     tries.judge(response.status().as_u16(), &headers)
                 }
                 Err(failure) if failure.reason == Reason::DownstreamReset => return Err(*failure),
-                Err(failure) if up.can_restart() && tries.again_unsent(*failure) => continue,
+                Err(failure) if self.can_restart(&up) && tries.again_unsent(*failure) => {
+                    self.fresh = true;
+                    continue;
+                }
+                Err(_) if self.can_restart(&up) && self.again_stale(&to, &mut tries, &head) => continue,
                 Err(failure) => Outcome::Failed(*failure),
             };
-            if up.can_restart()
+            if self.can_restart(&up)
                 && let Some(pause) = tries.again(outcome, &to.cluster, self.clock.deadline())
             {
                 drop(result);
@@ -290,6 +325,9 @@ impl Exchange {
             let (response, attempt, way) = result?;
             up.forget();
             self.clock.end_try();
+            if self.switched {
+                self.clock.limit(idle, None, end);
+            }
             let (mut parts, body) = response.into_parts();
             let seen = RequestHead(&head);
             let plan = to.response_edits.resolved(
@@ -306,6 +344,21 @@ impl Exchange {
             let response = Response::from_parts(parts, ());
             return Ok(Answer { response, whole: Bytes::new(), relay: Some(relay) });
         }
+    }
+
+    /// Whether another try would send what this one did, and nobody has seen anything of this one.
+    fn can_restart(&self, up: &Flow) -> bool {
+        up.can_restart() && !self.told_100 && self.change.is_none()
+    }
+
+    /// Whether to try once more on a new connection after one that its server was closing. A request that was
+    /// written may have been served: only one that can be served twice, and only if its route says that it may.
+    fn again_stale(&mut self, to: &Forward<'_>, tries: &mut Tries<'_>, head: &request::Parts) -> bool {
+        if !std::mem::take(&mut self.stale) || self.fresh || to.action.retry.is_none() {
+            return false;
+        }
+        self.fresh = true;
+        head.method.is_idempotent() && tries.again_stale(&to.cluster)
     }
 
     /// One try at one host, until its response's head.
@@ -327,19 +380,18 @@ impl Exchange {
         result.map(|(response, way)| (response, attempt, way))
     }
 
-    /// Sends what can be sent of the request until `poll` has the response.
+    /// Sends what can be sent of the request until `poll` has the response. `parked`: nothing is.
     pub(super) async fn answered<R>(
         &mut self,
         up: &mut Flow,
+        parked: bool,
         mut poll: impl FnMut(&mut Self, &mut Context<'_>) -> Poll<Result<R, Failure>>,
     ) -> Result<R, Failure> {
-        let mut broken = false;
+        let mut broken = parked;
         poll_fn(|cx| {
             if !broken && !up.is_done() {
                 match up.poll(cx) {
-                    Poll::Ready(Err(Broken::Source(_))) => {
-                        return Poll::Ready(Err(Failure::after(Reason::DownstreamReset)));
-                    }
+                    Poll::Ready(Err(Broken::Source(fault))) => return Poll::Ready(Err(fault.of_client())),
                     // The response tells why.
                     Poll::Ready(Err(Broken::Sink)) => broken = true,
                     Poll::Ready(Ok(())) | Poll::Pending => {}
@@ -378,20 +430,24 @@ impl Exchange {
     }
 
     /// Sends the response; from here on no configuration is held.
-    async fn forward_answer(&mut self, answer: &mut Answer) {
-        let bare = match &answer.relay {
-            Some(relay) => relay.down.is_empty(),
-            None => answer.whole.is_empty(),
+    async fn forward_answer(&mut self) {
+        let Some(answer) = &mut self.answer else { return };
+        let follows = match &answer.relay {
+            Some(relay) if relay.down.is_empty() && !self.switched => Follows::Nothing,
+            Some(_) => Follows::Body,
+            None if answer.whole.is_empty() => Follows::Nothing,
+            None => Follows::Whole,
         };
+        let case = self.case.take();
         let stats = self.down.stats.clone();
         let response = std::mem::take(&mut answer.response);
         stats.response(&response);
-        let Ok(mut sink) = self.client.send_response(response, bare) else {
+        let Ok(mut sink) = self.client.send_response(response, case.as_deref(), follows) else {
             return stats.failure(Reason::DownstreamReset);
         };
         let end = match &mut answer.relay {
             Some(relay) => {
-                relay.down.start(sink, bare);
+                relay.down.start(sink, follows == Follows::Nothing);
                 let end = relay.run(&mut self.clock).await;
                 relay.count(&stats);
                 relay.finish(&end);

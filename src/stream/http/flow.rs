@@ -7,9 +7,11 @@
 use super::sink::{Gone, Sink};
 use super::source::{Fault, Source};
 use crate::net::h2::STREAM_WINDOW;
+use crate::protocol::http1::NameCase;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 /// Frames up to this size are gathered.
@@ -133,6 +135,23 @@ impl Flow {
         (self.paused, self.resumed)
     }
 
+    /// How the names of the message were written, where that is known.
+    pub fn case(&self) -> Option<Rc<NameCase>> {
+        match &self.from {
+            Source::Http1Request(body) => body.case(),
+            Source::Http1Response(_) | Source::Http2(_) => None,
+        }
+    }
+
+    /// What follows the request is another protocol's: the source is read anew.
+    pub fn switch(&mut self) {
+        if let Source::Http1Request(body) = &self.from {
+            body.switch();
+        }
+        self.ended = self.from.is_end_stream();
+        (self.given, self.done) = (false, false);
+    }
+
     /// The receiving side.
     pub fn sink(&mut self) -> Option<&mut Sink> {
         self.to.as_mut()
@@ -140,13 +159,14 @@ impl Flow {
 
     /// Moves what can be moved; ready when the sink has everything.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        let moved = self.poll_move(cx);
-        if matches!(moved, Poll::Ready(Err(_))) || self.done {
-            return moved;
+        if self.done {
+            return Poll::Ready(Ok(()));
         }
+        let moved = self.poll_move(cx);
         // Once per turn, so that all that was moved leaves together.
         let flushed = self.to.as_mut().map_or(Poll::Ready(Err(Gone)), |to| to.poll_flush(cx));
         match (moved, flushed) {
+            (Poll::Ready(Err(broken)), _) => Poll::Ready(Err(broken)),
             (_, Poll::Ready(Err(Gone))) => Poll::Ready(Err(Broken::Sink)),
             (Poll::Ready(moved), Poll::Ready(Ok(()))) => {
                 self.done = true;

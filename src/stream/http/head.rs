@@ -2,12 +2,13 @@
 
 use crate::message::{Failure, Head, Reason};
 use crate::model::{Block, HeaderEdit};
-use crate::net::h2::MAX_HEADERS;
 use crate::router::{Edit, EditPlan, RouteSpec};
 use crate::stream::Handle;
 use crate::stream::exchange::Forward;
 use crate::stream::facts::StreamFacts;
-use http::header::{EXPECT, HOST};
+use bytes::Bytes;
+use h2::ext::Protocol;
+use http::header::{COOKIE, EXPECT, HOST, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, request};
 use std::borrow::Cow;
@@ -64,32 +65,100 @@ pub fn joined<'a>(headers: &'a HeaderMap, name: &str) -> Option<Cow<'a, [u8]>> {
     Some(Cow::Owned(all))
 }
 
+/// What admission found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    /// The client waits for a 100 before it sends the body.
+    pub expects: bool,
+    /// It asks for another protocol on this connection or stream.
+    pub change: Option<Change>,
+}
+
+/// How a request asks for another protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// By CONNECT, to bytes.
+    Connect,
+    /// By HTTP/1's `upgrade`.
+    Upgrade,
+    /// By HTTP/2's extended CONNECT (RFC 8441).
+    Extended,
+}
+
 /// Checks a request and gives it one form: an authority, and no `host` beside it that could say otherwise.
-/// Returns whether the client waits for a `100 Continue`.
 ///
 /// # Errors
-/// Too many headers, no authority, or a method that is no request to a server behind.
-pub fn admit(head: &mut request::Parts) -> Result<bool, Failure> {
-    if head.headers.len() > MAX_HEADERS {
+/// Too many headers, no authority, or what another protocol would read as something else.
+pub fn admit(head: &mut request::Parts, max_headers: usize) -> Result<Admitted, Failure> {
+    let refused = || Failure::before(Reason::BadRequest);
+    join_cookies(&mut head.headers)?;
+    if head.headers.len() > max_headers {
         return Err(Failure::before(Reason::HeaderOverflow));
     }
-    if head.method == Method::CONNECT || head.uri.path_and_query().is_none() {
-        return Err(Failure::before(Reason::BadRequest));
+    let change = if head.method == Method::CONNECT {
+        let extended = head.extensions.get::<Protocol>().is_some();
+        Some(if extended { Change::Extended } else { Change::Connect })
+    } else {
+        head.headers.contains_key(UPGRADE).then_some(Change::Upgrade)
+    };
+    match head.uri.path_and_query().map(PathAndQuery::as_str) {
+        _ if change == Some(Change::Connect) => {}
+        Some("*") if head.method == Method::OPTIONS => {}
+        Some(path) if path.starts_with('/') || path.starts_with('?') => {}
+        _ => return Err(refused()),
     }
     if let Some(host) = head.headers.remove(HOST)
         && head.uri.authority().is_none()
     {
-        let authority = Authority::try_from(host.as_bytes());
-        head.uri = with_authority(&head.uri, authority.map_err(|_| Failure::before(Reason::BadRequest))?)
-            .ok_or(Failure::before(Reason::BadRequest))?;
+        let authority = Authority::try_from(host.as_bytes()).map_err(|_| refused())?;
+        head.uri = with_authority(&head.uri, authority).ok_or_else(refused)?;
     }
     if head.uri.authority().is_none() {
-        return Err(Failure::before(Reason::BadRequest));
+        return Err(refused());
     }
-    Ok(head
-        .headers
-        .remove(EXPECT)
-        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")))
+    if head.headers.values().any(is_padded) {
+        return Err(refused());
+    }
+    let expect = head.headers.get(EXPECT);
+    let expects = expect.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+        && head.version != Version::HTTP_10;
+    Ok(Admitted { expects, change })
+}
+
+/// Cookies become one field, as HTTP/1 has them (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) -> Result<(), Failure> {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return Ok(()) };
+    let mut joined = first.as_bytes().to_vec();
+    for crumb in std::iter::once(second).chain(crumbs) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(crumb.as_bytes());
+    }
+    let joined = HeaderValue::from_maybe_shared(Bytes::from(joined));
+    headers.insert(COOKIE, joined.map_err(|_| Failure::before(Reason::BadRequest))?);
+    Ok(())
+}
+
+/// A value that another reader would take for a shorter one (RFC 9113, 8.2.1).
+fn is_padded(value: &HeaderValue) -> bool {
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    blank(value.as_bytes().first()) || blank(value.as_bytes().last())
+}
+
+/// The protocol a request asks for, lower case.
+pub fn wanted(head: &request::Parts, change: Change) -> String {
+    match change {
+        Change::Connect => "connect".to_owned(),
+        Change::Extended => head
+            .extensions
+            .get::<Protocol>()
+            .map(|name| name.as_str().to_ascii_lowercase())
+            .unwrap_or_default(),
+        Change::Upgrade => {
+            let name = head.headers.get(UPGRADE).and_then(|name| name.to_str().ok());
+            name.unwrap_or_default().to_ascii_lowercase()
+        }
+    }
 }
 
 /// The head as the upstream gets it, but for what depends on the picked host.

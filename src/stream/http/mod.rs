@@ -4,34 +4,45 @@
 //! the way to answer ([`Client`]); [`exchange::run`] finds the route, tries hosts, and moves both bodies. What
 //! differs between the protocols is inside the enums [`Source`], [`Sink`], [`Client`] and in `upstream`.
 
+mod admission;
 mod client;
 mod clock;
 mod convert;
+mod edge;
 pub mod exchange;
 mod flow;
 mod head;
+mod path;
 mod relay;
 mod reply;
 mod sink;
 mod source;
 mod stats;
 mod upstream;
+mod upstream_http1;
 
-pub use client::Client;
+pub use client::{Client, Follows};
 pub use clock::Clock;
 pub use reply::Style;
-pub use sink::Sink;
+pub use sink::{Gone, Sink};
 pub use source::{Fault, Incomplete, Source, collect};
 pub use stats::{Stats, Version};
 
 use super::{Handle, Local};
-use crate::model::{Protocol, RouteId};
+use crate::model::{Edge, Protocol, RouteId};
+use crate::net::h2::MAX_HEADERS;
 use crate::snapshot::FilterSpec;
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderValue, Response, StatusCode};
 use std::rc::Rc;
 use std::time::Duration;
 
 /// Default of `stream_idle_timeout`, also for a client that takes nothing.
 pub const STREAM_IDLE: Duration = Duration::from_secs(300);
+
+/// Default of `max_headers_count`.
+const HTTP_HEADERS: usize = 100;
 
 /// What the streams of a downstream connection share.
 pub struct Downstream {
@@ -52,6 +63,12 @@ struct Settings<'a> {
     rpc: bool,
     stream_idle: Option<Duration>,
     max_stream: Option<Duration>,
+    /// From a request's first byte to its last.
+    request_timeout: Option<Duration>,
+    /// Most fields of a request.
+    max_headers: usize,
+    /// What a connection manager does with heads.
+    edge: Option<&'a Edge>,
     /// Largest bolt frame in bytes.
     max_frame: usize,
     server_name: &'a str,
@@ -66,6 +83,9 @@ impl<'a> Settings<'a> {
                 rpc: false,
                 stream_idle: config.stream_idle_timeout,
                 max_stream: config.max_stream_duration,
+                request_timeout: config.limits.request_timeout,
+                max_headers: config.limits.max_headers.unwrap_or(HTTP_HEADERS),
+                edge: Some(&config.edge),
                 max_frame: 0,
                 server_name: &config.server_name,
             }),
@@ -75,10 +95,28 @@ impl<'a> Settings<'a> {
                 rpc: true,
                 stream_idle: Some(STREAM_IDLE),
                 max_stream: None,
+                request_timeout: None,
+                max_headers: MAX_HEADERS,
+                edge: None,
                 max_frame: config.max_frame,
                 server_name: "",
             }),
             FilterSpec::Tcp { .. } => None,
         }
     }
+}
+
+/// The answer to what is no request, and its body.
+pub fn refusal(status: StatusCode, down: &Downstream) -> (Response<()>, Bytes) {
+    let body = Bytes::from_static(status.canonical_reason().unwrap_or_default().as_bytes());
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    if let FilterSpec::Http { config, .. } = &down.handle.bound().chain.filter {
+        edge::depart(status, headers, &config.edge, &config.server_name, &edge::Arrival::default());
+    }
+    down.stats.refused(status);
+    (response, body)
 }

@@ -17,7 +17,7 @@ pub(super) struct Relay {
     up: Flow,
     pub(super) down: Flow,
     attempt: Attempt,
-    way: Option<Way>,
+    _way: Way,
 }
 
 /// How a relay ended.
@@ -32,7 +32,7 @@ pub(super) enum End {
 impl Relay {
     /// The rest of the request by `up`, the response by `down`.
     pub(super) fn new(up: Flow, down: Flow, attempt: Attempt, way: Way) -> Self {
-        Relay { up, down, attempt, way: Some(way) }
+        Relay { up, down, attempt, _way: way }
     }
 
     /// Moves both bodies until the response is whole. A request that goes on after it is given up: its client
@@ -82,14 +82,7 @@ impl Relay {
     pub(super) fn finish(&mut self, end: &End) {
         let cluster = &self.attempt.cluster.stats;
         let reason = match end {
-            End::Done => {
-                if let Some(way) = self.way.take()
-                    && self.up.is_done()
-                {
-                    way.finish();
-                }
-                return;
-            }
+            End::Done => return,
             End::Client => return cluster.upstream_rq_cancelled.inc(),
             End::Upstream(error) => {
                 cluster.failure.inc(error.failure().reason);

@@ -1,5 +1,7 @@
 //! Where a body goes.
 
+use crate::cluster::pool::http1::{Closed, Sender};
+use crate::stream::http1::Outgoing;
 use bytes::Bytes;
 use h2::SendStream;
 use http::HeaderMap;
@@ -9,6 +11,10 @@ use std::task::{Context, Poll, ready};
 pub enum Sink {
     /// On an HTTP/2 stream.
     Http2(SendStream<Bytes>),
+    /// To an HTTP/1 server.
+    Http1Request(Sender),
+    /// To an HTTP/1 client.
+    Http1Response(Outgoing),
 }
 
 /// The peer takes no more; how, its own side tells.
@@ -32,6 +38,8 @@ impl Sink {
                     room => Poll::Ready(Ok(room)),
                 }
             }
+            Sink::Http1Request(sink) => sink.poll_room(cx).map_err(|Closed| Gone),
+            Sink::Http1Response(sink) => sink.poll_room(cx),
         }
     }
 
@@ -42,6 +50,8 @@ impl Sink {
     pub fn send(&mut self, bytes: Bytes, last: bool) -> Result<(), Gone> {
         match self {
             Sink::Http2(sink) => sink.send_data(bytes, last).map_err(|_| Gone),
+            Sink::Http1Request(sink) => sink.send(bytes, last).map_err(|Closed| Gone),
+            Sink::Http1Response(sink) => sink.send(bytes, last),
         }
     }
 
@@ -52,6 +62,8 @@ impl Sink {
     pub fn send_trailers(&mut self, trailers: HeaderMap) -> Result<(), Gone> {
         match self {
             Sink::Http2(sink) => sink.send_trailers(trailers).map_err(|_| Gone),
+            Sink::Http1Request(sink) => sink.send_trailers(&trailers).map_err(|Closed| Gone),
+            Sink::Http1Response(sink) => sink.send_trailers(&trailers),
         }
     }
 
@@ -59,10 +71,12 @@ impl Sink {
     ///
     /// # Errors
     /// The peer takes no more.
-    pub fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
         match self {
             // The connection's task does.
             Sink::Http2(_) => Poll::Ready(Ok(())),
+            Sink::Http1Request(sink) => sink.poll_flush(cx).map_err(|Closed| Gone),
+            Sink::Http1Response(sink) => sink.poll_flush(cx),
         }
     }
 
@@ -70,6 +84,9 @@ impl Sink {
     pub fn reset(&mut self, reason: h2::Reason) {
         match self {
             Sink::Http2(sink) => sink.send_reset(reason),
+            // Dropped unfinished, it closes its connection.
+            Sink::Http1Request(_) => {}
+            Sink::Http1Response(sink) => sink.abort(),
         }
     }
 
@@ -77,6 +94,9 @@ impl Sink {
     pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Sink::Http2(sink) => sink.poll_reset(cx).map(drop),
+            // Its receiver tells.
+            Sink::Http1Request(_) => Poll::Pending,
+            Sink::Http1Response(sink) => sink.poll_gone(cx),
         }
     }
 }

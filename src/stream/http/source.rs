@@ -1,18 +1,25 @@
 //! Where a body comes from.
 
+use crate::cluster::pool::http1::Receiver;
 use crate::cluster::pool::http2::failure_of;
-use crate::message::Failure;
+use crate::message::{Failure, Reason};
 use crate::net::Unfinished;
+use crate::stream::http1::Incoming;
 use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
 use http::HeaderMap;
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 /// A body being received.
 pub enum Source {
     /// Of an HTTP/2 stream.
     Http2(RecvStream),
+    /// Of an HTTP/1 client's request.
+    Http1Request(Rc<Incoming>),
+    /// Of an HTTP/1 server's response.
+    Http1Response(Receiver),
 }
 
 /// How a peer broke a message off.
@@ -20,6 +27,8 @@ pub enum Source {
 pub enum Fault {
     /// HTTP/2 says.
     Http2(h2::Error),
+    /// HTTP/1 ended early, or what came is none.
+    Http1(Failure),
 }
 
 impl Fault {
@@ -27,6 +36,15 @@ impl Fault {
     pub fn failure(&self) -> Failure {
         match self {
             Fault::Http2(error) => failure_of(error),
+            Fault::Http1(failure) => *failure,
+        }
+    }
+
+    /// What it means for the request when it came from its client.
+    pub fn of_client(&self) -> Failure {
+        match self {
+            Fault::Http1(failure) => *failure,
+            Fault::Http2(_) => Failure::after(Reason::DownstreamReset),
         }
     }
 
@@ -48,6 +66,8 @@ impl Source {
     pub fn is_end_stream(&self) -> bool {
         match self {
             Source::Http2(body) => body.is_end_stream(),
+            Source::Http1Request(body) => body.is_ended(),
+            Source::Http1Response(body) => body.is_end_stream(),
         }
     }
 
@@ -55,6 +75,8 @@ impl Source {
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
         match self {
             Source::Http2(body) => body.poll_data(cx).map(|part| Some(part?.map_err(Fault::Http2))),
+            Source::Http1Request(body) => body.poll_data(cx).map(|part| Some(part?.map_err(Fault::Http1))),
+            Source::Http1Response(body) => body.poll_data(cx).map(|part| Some(part?.map_err(Fault::Http1))),
         }
     }
 
@@ -62,6 +84,8 @@ impl Source {
     pub fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, Fault>> {
         match self {
             Source::Http2(body) => body.poll_trailers(cx).map_err(Fault::Http2),
+            Source::Http1Request(body) => Poll::Ready(Ok(body.take_trailers())),
+            Source::Http1Response(body) => Poll::Ready(Ok(body.take_trailers())),
         }
     }
 
@@ -70,6 +94,7 @@ impl Source {
         match self {
             // Fails only when the stream is gone, which the next poll tells.
             Source::Http2(body) => drop(body.flow_control().release_capacity(bytes)),
+            Source::Http1Request(_) | Source::Http1Response(_) => {}
         }
     }
 

@@ -5,7 +5,7 @@ use crate::protocol::bolt::Status;
 use crate::snapshot::FilterSpec;
 use crate::stream::Local;
 use crate::telemetry::{HttpStats, Registration, RpcStats};
-use http::Response;
+use http::{Response, StatusCode};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -13,6 +13,8 @@ use tokio::time::Instant;
 /// What a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
+    /// HTTP/1.0 and HTTP/1.1.
+    Http1,
     /// HTTP/2.
     Http2,
 }
@@ -30,6 +32,7 @@ impl Version {
     /// The word in logs.
     pub fn word(self) -> &'static str {
         match self {
+            Version::Http1 => "http1",
             Version::Http2 => "http2",
         }
     }
@@ -52,6 +55,10 @@ impl Stats {
                 stats.downstream_cx_total.inc();
                 stats.downstream_cx_active.inc();
                 match version {
+                    Version::Http1 => {
+                        stats.downstream_cx_http1_total.inc();
+                        stats.downstream_cx_http1_active.inc();
+                    }
                     Version::Http2 => {
                         stats.downstream_cx_http2_total.inc();
                         stats.downstream_cx_http2_active.inc();
@@ -78,6 +85,7 @@ impl Stats {
             Stats::Http(stats) => {
                 stats.downstream_cx_active.dec();
                 match version {
+                    Version::Http1 => stats.downstream_cx_http1_active.dec(),
                     Version::Http2 => stats.downstream_cx_http2_active.dec(),
                 }
                 stats.closed(life, by_peer, busy);
@@ -144,6 +152,7 @@ impl Stats {
                 stats.rq_total.inc();
                 stats.downstream_rq_total.inc();
                 match version {
+                    Version::Http1 => stats.downstream_rq_http1_total.inc(),
                     Version::Http2 => stats.downstream_rq_http2_total.inc(),
                 }
                 stats.downstream_rq_active.inc();
@@ -184,6 +193,14 @@ impl Stats {
                 let own = own.and_then(|value| value.to_str().ok()?.parse().ok());
                 stats.response(own.unwrap_or(Status::from_http(status).code()));
             }
+        }
+    }
+
+    /// What came was no request, and was answered with `status`.
+    pub fn refused(&self, status: StatusCode) {
+        if let Stats::Http(stats) = self {
+            stats.downstream_rq.record(status.as_u16());
+            stats.downstream_rq_completed.inc();
         }
     }
 

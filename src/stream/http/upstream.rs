@@ -1,5 +1,6 @@
 //! Sending a request to a picked host, in whatever it speaks.
 
+use super::client::Client;
 use super::exchange::Exchange;
 use super::flow::Flow;
 use super::head::with_authority;
@@ -7,36 +8,31 @@ use super::sink::Sink;
 use super::source::Source;
 use crate::cluster::pool::http2::{self, failure_of};
 use crate::message::Failure;
+use crate::model::UpstreamProtocol;
 use crate::stream::exchange::{Attempt, Forward};
+use h2::ext::Protocol;
+use http::header::UPGRADE;
 use http::uri::Authority;
-use http::{Request, Response, Uri, request};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, request};
 use std::future::Future;
 use std::pin::Pin;
+use std::task::Poll;
 
 /// What is held of an upstream connection until the response is whole.
 pub(super) enum Way {
     /// A stream's place.
-    Http2(http2::Lease),
+    Http2(#[expect(dead_code, reason = "held, not read")] http2::Lease),
+    /// The connection goes back by itself once both messages are whole.
+    Http1,
 }
 
-impl Way {
-    /// Both messages are whole.
-    pub(super) fn finish(self) {
-        match self {
-            Way::Http2(lease) => drop(lease),
-        }
+/// Where `head` goes at the picked host, if not where it says.
+pub(super) fn target(to: &Forward<'_>, attempt: &Attempt, head: &request::Parts) -> Option<Uri> {
+    if !to.action.auto_host_rewrite {
+        return None;
     }
-}
-
-/// Where `head` goes at the picked host.
-fn target(to: &Forward<'_>, attempt: &Attempt, head: &request::Parts) -> Uri {
-    if to.action.auto_host_rewrite
-        && let Ok(authority) = Authority::try_from(attempt.host.hostname.as_str())
-        && let Some(uri) = with_authority(&head.uri, authority)
-    {
-        return uri;
-    }
-    head.uri.clone()
+    let authority = Authority::try_from(attempt.host.hostname.as_str()).ok()?;
+    with_authority(&head.uri, authority)
 }
 
 impl Exchange {
@@ -48,12 +44,24 @@ impl Exchange {
         head: &request::Parts,
         up: &mut Flow,
     ) -> Result<(Response<Source>, Way), Failure> {
-        self.send_http2(target(to, attempt, head), attempt, head, up).await
+        let version = match attempt.state.spec.model.protocol {
+            _ if self.always_http2 => UpstreamProtocol::Http2,
+            UpstreamProtocol::Downstream if matches!(self.client, Client::Http2(_)) => {
+                UpstreamProtocol::Http2
+            }
+            other => other,
+        };
+        match version {
+            UpstreamProtocol::Http2 => self.send_http2(to, attempt, head, up).await,
+            UpstreamProtocol::Http1 | UpstreamProtocol::Downstream => {
+                self.send_http1(to, attempt, head, up).await
+            }
+        }
     }
 
     async fn send_http2(
         &mut self,
-        target: Uri,
+        to: &Forward<'_>,
         attempt: &Attempt,
         head: &request::Parts,
         up: &mut Flow,
@@ -69,13 +77,47 @@ impl Exchange {
         let mut request = Request::new(());
         *request.method_mut() = head.method.clone();
         *request.headers_mut() = head.headers.clone();
-        *request.uri_mut() = target;
-        let bare = up.is_empty();
+        *request.uri_mut() = target(to, attempt, head).unwrap_or_else(|| head.uri.clone());
+        let upgraded = match self.change {
+            Some(_) => extend(&mut request, head),
+            None => None,
+        };
+        let parked = self.change.is_some();
+        let bare = up.is_empty() && !parked;
         let (mut response, sink) = lease.send(request, bare)?;
-        up.start(Sink::Http2(sink), bare);
+        up.start(Sink::Http2(sink), bare || parked);
         let response = self
-            .answered(up, |_, cx| Pin::new(&mut response).poll(cx).map_err(|error| failure_of(&error)))
+            .answered(up, parked, |this, cx| {
+                if this.passes_100 {
+                    while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
+                        this.pass_interim(interim.status(), interim.headers());
+                    }
+                }
+                Pin::new(&mut response).poll(cx).map_err(|error| failure_of(&error))
+            })
             .await?;
-        Ok((response.map(Source::Http2), Way::Http2(lease)))
+        let mut response = response.map(Source::Http2);
+        if self.change.is_some() && response.status().is_success() {
+            self.switched = true;
+            up.switch();
+            if let Some(protocol) = upgraded {
+                *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+                response.headers_mut().insert(UPGRADE, protocol);
+            }
+        }
+        Ok((response, Way::Http2(lease)))
     }
+}
+
+/// Asks for the other protocol as HTTP/2 does; returns what an HTTP/1 client has to be told it got.
+fn extend(request: &mut Request<()>, head: &request::Parts) -> Option<HeaderValue> {
+    if let Some(protocol) = head.extensions.get::<Protocol>() {
+        request.extensions_mut().insert(protocol.clone());
+        return None;
+    }
+    let name = request.headers_mut().remove(UPGRADE)?;
+    let protocol = Protocol::from(name.to_str().ok()?);
+    *request.method_mut() = Method::CONNECT;
+    request.extensions_mut().insert(protocol);
+    Some(name)
 }

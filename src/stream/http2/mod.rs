@@ -4,7 +4,7 @@
 //! streams send gathers and leaves with one write when the connection gets its turn.
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use super::http::{Client, Clock, Downstream, STREAM_IDLE, Source, Stats, Version, exchange};
 use super::{Drain, Handle, Local};
@@ -39,7 +39,12 @@ pub async fn serve(io: Conn, early: Bytes, handle: Rc<Handle>, local: Rc<Local>)
         FilterSpec::Http { config, .. } => (&config.http2, config.max_concurrent_streams),
         _ => (&default, settings::MAX_STREAMS),
     };
-    let builder = settings::server(options, max_streams);
+    let mut builder = settings::server(options, max_streams);
+    if let FilterSpec::Http { config, .. } = &bound.chain.filter
+        && !config.edge.upgrades.is_empty()
+    {
+        builder.enable_connect_protocol();
+    }
     drop(bound);
     let wire = Wire::server(io, early);
     let down = Rc::new(Downstream { handle, local, stats });

@@ -1,4 +1,5 @@
 //! Whole streams over loopback sockets: an h2 client, a connection served by a hand-made snapshot, h2 servers.
+//! What they are made of also serves the tests of HTTP/1.
 
 mod convert;
 mod drain;
@@ -25,29 +26,29 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 
 /// A proxy of one listener; every accepted connection is served by its chain.
-struct Proxy {
-    address: SocketAddr,
-    local: Rc<Local>,
+pub(in crate::stream) struct Proxy {
+    pub(in crate::stream) address: SocketAddr,
+    pub(in crate::stream) local: Rc<Local>,
     handles: Rc<RefCell<Vec<Rc<Handle>>>>,
 }
 
-fn env() -> Rc<Env> {
+pub(in crate::stream) fn env() -> Rc<Env> {
     let wheel = Wheel::new();
     spawn_local(wheel.clone().run());
     let registry = Registry::default();
     Rc::new(Env { wheel, random: Random::seeded(7), reads: ReadPool::new(1 << 26), registry })
 }
 
-fn action(cluster: &str) -> RouteAction {
+pub(in crate::stream) fn action(cluster: &str) -> RouteAction {
     RouteAction { cluster: ClusterChoice::Single(cluster.into()), ..RouteAction::default() }
 }
 
-fn route(prefix: &str, action: Action) -> Route {
+pub(in crate::stream) fn route(prefix: &str, action: Action) -> Route {
     let path = PathMatch::Prefix { value: prefix.into(), ignore_case: false };
     Route::new("", RouteMatch { path, ..RouteMatch::default() }, action)
 }
 
-fn cluster(name: &str, hosts: &[SocketAddr]) -> Cluster {
+pub(in crate::stream) fn cluster(name: &str, hosts: &[SocketAddr]) -> Cluster {
     let endpoints = Endpoints::of(name, hosts.iter().map(|host| Address::Ip(*host)));
     Cluster {
         protocol: UpstreamProtocol::Http2,
@@ -55,23 +56,25 @@ fn cluster(name: &str, hosts: &[SocketAddr]) -> Cluster {
     }
 }
 
-fn http_manager() -> HttpManager {
+pub(in crate::stream) fn http_manager() -> HttpManager {
     HttpManager {
         stat_prefix: "in".into(),
         codec: Codec::Auto,
         routes: RouteSource::Inline(Arc::default()),
         idle_timeout: None,
         stream_idle_timeout: Some(STREAM_IDLE),
-        request_timeout: None,
+        limits: RequestLimits::default(),
         max_connection_duration: None,
         max_stream_duration: None,
         max_concurrent_streams: settings::MAX_STREAMS,
         http2: Http2Options::default(),
+        http1: Http1Options::default(),
+        edge: Edge::default(),
         server_name: "envoy".into(),
     }
 }
 
-fn rpc_proxy(downstream: Protocol, upstream: Protocol) -> FilterSpec {
+pub(in crate::stream) fn rpc_proxy(downstream: Protocol, upstream: Protocol) -> FilterSpec {
     let config = RpcProxy {
         stat_prefix: "rpc".into(),
         downstream,
@@ -84,11 +87,11 @@ fn rpc_proxy(downstream: Protocol, upstream: Protocol) -> FilterSpec {
     FilterSpec::Rpc { config, routes: RouteId(0) }
 }
 
-fn http(config: HttpManager) -> FilterSpec {
+pub(in crate::stream) fn http(config: HttpManager) -> FilterSpec {
     FilterSpec::Http { config, routes: RouteId(0) }
 }
 
-fn snapshot(routes: Vec<Route>, clusters: &[Cluster]) -> View {
+pub(in crate::stream) fn snapshot(routes: Vec<Route>, clusters: &[Cluster]) -> View {
     let routes = routes.into_iter().map(Arc::new).collect();
     let host = VirtualHost { domains: vec!["*".into()], routes, ..VirtualHost::default() };
     let table = RouteConfig { virtual_hosts: vec![Arc::new(host)], ..RouteConfig::default() };
@@ -119,7 +122,11 @@ fn snapshot(routes: Vec<Route>, clusters: &[Cluster]) -> View {
 }
 
 impl Proxy {
-    async fn start(filter: FilterSpec, routes: Vec<Route>, clusters: &[Cluster]) -> Proxy {
+    pub(in crate::stream) async fn start(
+        filter: FilterSpec,
+        routes: Vec<Route>,
+        clusters: &[Cluster],
+    ) -> Proxy {
         let local = Local::new(env(), snapshot(routes, clusters));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -144,7 +151,7 @@ impl Proxy {
     }
 
     /// One that sends everything to `hosts`.
-    async fn to(hosts: &[SocketAddr]) -> Proxy {
+    pub(in crate::stream) async fn to(hosts: &[SocketAddr]) -> Proxy {
         Self::start(
             http(http_manager()),
             vec![route("/", Action::Route(action("up")))],
@@ -153,13 +160,13 @@ impl Proxy {
         .await
     }
 
-    fn handle(&self) -> Rc<Handle> {
+    pub(in crate::stream) fn handle(&self) -> Rc<Handle> {
         self.handles.borrow().last().unwrap().clone()
     }
 }
 
 /// A server that hands every request to `serve`.
-async fn server<F, S>(serve: S) -> SocketAddr
+pub(in crate::stream) async fn server<F, S>(serve: S) -> SocketAddr
 where
     F: Future<Output = ()> + 'static,
     S: Fn(Request<RecvStream>, SendResponse<Bytes>) -> F + Clone + 'static,
@@ -167,7 +174,7 @@ where
     server_with(settings::server(&Http2Options::default(), settings::MAX_STREAMS), serve).await
 }
 
-async fn server_with<F, S>(builder: h2::server::Builder, serve: S) -> SocketAddr
+pub(in crate::stream) async fn server_with<F, S>(builder: h2::server::Builder, serve: S) -> SocketAddr
 where
     F: Future<Output = ()> + 'static,
     S: Fn(Request<RecvStream>, SendResponse<Bytes>) -> F + Clone + 'static,
@@ -190,7 +197,7 @@ where
 }
 
 /// Answers with the request's path, body and trailers.
-async fn echo(request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+pub(in crate::stream) async fn echo(request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
     let path = HeaderValue::from_str(request.uri().path()).unwrap();
     let authority = HeaderValue::from_str(request.uri().authority().unwrap().as_str()).unwrap();
     let mut body = request.into_body();
@@ -209,14 +216,14 @@ async fn echo(request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
     }
 }
 
-struct Client(SendRequest<Bytes>);
+pub(in crate::stream) struct Client(SendRequest<Bytes>);
 
 impl Client {
-    async fn connect(address: SocketAddr) -> Client {
+    pub(in crate::stream) async fn connect(address: SocketAddr) -> Client {
         Self::with(address, settings::client(&Http2Options::default())).await
     }
 
-    async fn with(address: SocketAddr, builder: h2::client::Builder) -> Client {
+    pub(in crate::stream) async fn with(address: SocketAddr, builder: h2::client::Builder) -> Client {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let (sender, connection) = builder.handshake(stream).await.unwrap();
@@ -224,36 +231,40 @@ impl Client {
         Client(sender)
     }
 
-    async fn send(&mut self, request: Request<()>, end: bool) -> (ResponseFuture, SendStream<Bytes>) {
+    pub(in crate::stream) async fn send(
+        &mut self,
+        request: Request<()>,
+        end: bool,
+    ) -> (ResponseFuture, SendStream<Bytes>) {
         self.0 = self.0.clone().ready().await.unwrap();
         self.0.send_request(request, end).unwrap()
     }
 
-    async fn get(&mut self, path: &str) -> Got {
+    pub(in crate::stream) async fn get(&mut self, path: &str) -> Got {
         let (response, _sink) = self.send(request("GET", path), true).await;
         got(response).await
     }
 
-    async fn post(&mut self, path: &str, body: &[u8]) -> Got {
+    pub(in crate::stream) async fn post(&mut self, path: &str, body: &[u8]) -> Got {
         let (response, mut sink) = self.send(request("POST", path), false).await;
         sink.send_data(Bytes::copy_from_slice(body), true).unwrap();
         got(response).await
     }
 }
 
-fn request(method: &str, path: &str) -> Request<()> {
+pub(in crate::stream) fn request(method: &str, path: &str) -> Request<()> {
     Request::builder().method(method).uri(format!("http://svc.test{path}")).body(()).unwrap()
 }
 
 #[derive(Debug)]
-struct Got {
-    status: u16,
-    headers: HeaderMap,
-    body: Vec<u8>,
-    trailers: Option<HeaderMap>,
+pub(in crate::stream) struct Got {
+    pub(in crate::stream) status: u16,
+    pub(in crate::stream) headers: HeaderMap,
+    pub(in crate::stream) body: Vec<u8>,
+    pub(in crate::stream) trailers: Option<HeaderMap>,
 }
 
-async fn got(response: ResponseFuture) -> Got {
+pub(in crate::stream) async fn got(response: ResponseFuture) -> Got {
     let (head, mut body) = response.await.unwrap().into_parts();
     let mut bytes = Vec::new();
     while let Some(part) = body.data().await {
@@ -266,12 +277,12 @@ async fn got(response: ResponseFuture) -> Got {
 }
 
 /// Runs a test on one thread, within a minute.
-fn run(test: impl Future<Output = ()>) {
+pub(in crate::stream) fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let test = async { tokio::time::timeout(Duration::from_secs(60), test).await.expect("in time") };
     runtime.block_on(LocalSet::new().run_until(test));
 }
 
-async fn sleep(milliseconds: u64) {
+pub(in crate::stream) async fn sleep(milliseconds: u64) {
     tokio::time::sleep(Duration::from_millis(milliseconds)).await;
 }

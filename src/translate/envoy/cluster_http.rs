@@ -38,10 +38,9 @@ fn deprecated(message: &pb::Cluster, model: &mut Cluster, out: &mut Findings) {
     if let Some(options) = &message.http2_protocol_options {
         model.protocol = UpstreamProtocol::Http2;
         model.http2 = http2(&root.name("http2_protocol_options"), options, out);
-    } else if message.protocol_selection
-        == pb::cluster::ClusterProtocolSelection::UseDownstreamProtocol as i32
-    {
-        model.protocol = UpstreamProtocol::Http2;
+    }
+    if message.protocol_selection == pb::cluster::ClusterProtocolSelection::UseDownstreamProtocol as i32 {
+        model.protocol = UpstreamProtocol::Downstream;
     }
     if let Some(common) = &message.common_http_protocol_options {
         common_options(&root.name("common_http_protocol_options"), common, model, out);
@@ -85,10 +84,9 @@ fn typed(path: &Path<'_>, options: &HttpProtocolOptions, model: &mut Cluster, ou
                 None => out.bad(&at, "", "no protocol"),
             }
         }
-        // Clients speak HTTP/2 so far: the downstream protocol is HTTP/2.
         Some(Choice::UseDownstreamProtocolConfig(config)) => {
             let at = path.name("use_downstream_protocol_config");
-            model.protocol = UpstreamProtocol::Http2;
+            model.protocol = UpstreamProtocol::Downstream;
             if let Some(options) = &config.http2_protocol_options {
                 model.http2 = http2(&at.name("http2_protocol_options"), options, out);
             }

@@ -1,10 +1,11 @@
-//! HttpConnectionManager, as far as HTTP/2 with the router filter needs it.
+//! HttpConnectionManager.
 
 use std::time::Duration;
 
 use super::cluster_http::http2;
 use super::extension::Extension;
 use super::filters::{IDLE, inline_routes, rds};
+use super::http_edge;
 use super::values::{enumeration, not_empty, timeout};
 use crate::model::{Codec, Http2Options, HttpManager, RouteSource};
 use crate::proto;
@@ -31,13 +32,6 @@ pub(super) fn manager(
     let default = core::HttpProtocolOptions::default();
     let common = manager.common_http_protocol_options.as_ref().unwrap_or(&default);
     let at = path.name("common_http_protocol_options");
-    if common.headers_with_underscores_action != 0 {
-        let why = "not supported (nearest valid ALLOW)";
-        out.bad(&at.name("headers_with_underscores_action"), common.headers_with_underscores_action, why);
-    }
-    if common.max_requests_per_connection.is_some() {
-        out.note(&at.name("max_requests_per_connection"));
-    }
     let http2 = match &manager.http2_protocol_options {
         Some(options) => http2(&path.name("http2_protocol_options"), options, out),
         None => Http2Options::default(),
@@ -45,16 +39,17 @@ pub(super) fn manager(
     let age = common.max_connection_duration.as_ref();
     let stream_age = common.max_stream_duration.as_ref();
     let idle = manager.stream_idle_timeout.as_ref();
-    let request = manager.request_timeout.as_ref();
     Some(HttpManager {
         stat_prefix: not_empty(&path.name("stat_prefix"), &manager.stat_prefix, out),
         idle_timeout: timeout(&at.name("idle_timeout"), common.idle_timeout.as_ref(), Some(IDLE), out),
         stream_idle_timeout: timeout(&path.name("stream_idle_timeout"), idle, Some(STREAM_IDLE), out),
-        request_timeout: timeout(&path.name("request_timeout"), request, None, out),
+        limits: http_edge::limits(path, manager, common, out),
         max_connection_duration: timeout(&at.name("max_connection_duration"), age, None, out),
         max_stream_duration: timeout(&at.name("max_stream_duration"), stream_age, None, out),
         max_concurrent_streams: http2.max_concurrent_streams.unwrap_or(MAX_STREAMS),
         http2,
+        http1: http_edge::http1(&path.name("http_protocol_options"), manager, out),
+        edge: http_edge::edge(path, manager, common, out)?,
         server_name: server_name(&manager.server_name),
         codec: codec?,
         routes: routes?,
@@ -67,27 +62,15 @@ fn server_name(name: &str) -> String {
 
 /// What changes which requests are admitted, or where they go, and is not built.
 fn refuse_unbuilt(path: &Path<'_>, manager: &pb::HttpConnectionManager, out: &mut Findings) {
-    use pb::http_connection_manager::PathWithEscapedSlashesAction as Slashes;
     for (field, set) in [
         ("original_ip_detection_extensions", !manager.original_ip_detection_extensions.is_empty()),
         ("early_header_mutation_extensions", !manager.early_header_mutation_extensions.is_empty()),
         ("path_normalization_options", manager.path_normalization_options.is_some()),
-        ("strip_matching_host_port", manager.strip_matching_host_port),
-        ("strip_any_host_port", manager.strip_port_mode.is_some()),
-        ("strip_trailing_host_dot", manager.strip_trailing_host_dot),
         ("forward_client_cert_matcher", manager.forward_client_cert_matcher.is_some()),
     ] {
         if set {
             out.bad(&path.name(field), "", "not supported (leave it out)");
         }
-    }
-    let at = path.name("path_with_escaped_slashes_action");
-    let slashes = enumeration(&at, manager.path_with_escaped_slashes_action, out);
-    if let Some(
-        action @ (Slashes::RejectRequest | Slashes::UnescapeAndRedirect | Slashes::UnescapeAndForward),
-    ) = slashes
-    {
-        out.bad(&at, action.as_str_name(), "not supported (nearest valid KEEP_UNCHANGED)");
     }
 }
 
@@ -95,11 +78,11 @@ fn codec(path: &Path<'_>, number: i32, out: &mut Findings) -> Option<Codec> {
     use pb::http_connection_manager::CodecType;
     match enumeration(path, number, out)? {
         CodecType::Auto => Some(Codec::Auto),
+        CodecType::Http1 => Some(Codec::Http1),
         CodecType::Http2 => Some(Codec::Http2),
-        other @ (CodecType::Http1 | CodecType::Http3) => {
-            let why =
-                "this codec is not supported (nearest valid: AUTO or HTTP2, both prior-knowledge HTTP/2)";
-            out.bad(path, other.as_str_name(), why);
+        CodecType::Http3 => {
+            let why = "this codec is not supported (nearest valid: AUTO, HTTP1 or HTTP2)";
+            out.bad(path, CodecType::Http3.as_str_name(), why);
             None
         }
     }

@@ -22,6 +22,7 @@ mod endpoints;
 mod extension;
 mod filters;
 mod headers;
+mod http_edge;
 mod http_manager;
 mod listener;
 mod matchers;

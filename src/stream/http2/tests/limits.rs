@@ -203,13 +203,16 @@ fn too_many_headers_are_refused() {
         let many = |count: usize| {
             let mut request = request("GET", "/");
             for _ in 0..count {
+                request.headers_mut().append("x", HeaderValue::from_static("a=b"));
+            }
+            for _ in 0..500 {
                 request.headers_mut().append("cookie", HeaderValue::from_static("a=b"));
             }
             request
         };
-        let (response, _sink) = client.send(many(1000), true).await;
-        assert_eq!(got(response).await.status, 200);
-        let (response, _sink) = client.send(many(1001), true).await;
+        let (response, _sink) = client.send(many(99), true).await;
+        assert_eq!(got(response).await.status, 200, "cookies count as one");
+        let (response, _sink) = client.send(many(100), true).await;
         assert_eq!(got(response).await.status, 431);
     });
 }

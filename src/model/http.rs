@@ -1,0 +1,154 @@
+//! What a connection manager does at the edge: limits of heads, and what becomes of them.
+
+use super::{Cidr, Upgrade};
+use serde::Serialize;
+use std::time::Duration;
+
+/// HTTP/1 towards clients.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Http1Options {
+    /// Serve HTTP/1.0. Default no: such requests get 426.
+    pub accept_http_10: bool,
+    /// Host of HTTP/1.0 requests that name none; empty: they are refused.
+    pub default_host: String,
+    /// Accept absolute-form targets. Default yes.
+    pub allow_absolute_url: bool,
+    /// Listener metadata `mizzen.http1: lenient`. Default no.
+    pub lenient: bool,
+    /// A target with a fragment is refused; otherwise the fragment is cut off. Default yes.
+    pub reject_fragment: bool,
+}
+
+impl Default for Http1Options {
+    fn default() -> Self {
+        Http1Options {
+            accept_http_10: false,
+            default_host: String::new(),
+            allow_absolute_url: true,
+            lenient: false,
+            reject_fragment: true,
+        }
+    }
+}
+
+/// Limits of what a client sends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RequestLimits {
+    /// Bytes of a head. Default 60 KiB, at most 8192 KiB.
+    pub head_bytes: usize,
+    /// Fields of a head, cookies counting as one. Default 100 on HTTP/1.
+    pub max_headers: Option<usize>,
+    /// From a head's first byte to its last; `None` off.
+    pub headers_timeout: Option<Duration>,
+    /// From a request's first byte to its last; `None` off.
+    pub request_timeout: Option<Duration>,
+    /// Requests after which an HTTP/1 connection closes, and an HTTP/2 one drains; `None` no limit.
+    pub per_connection: Option<u32>,
+}
+
+impl Default for RequestLimits {
+    fn default() -> Self {
+        RequestLimits {
+            head_bytes: 60 * 1024,
+            max_headers: None,
+            headers_timeout: None,
+            request_timeout: None,
+            per_connection: None,
+        }
+    }
+}
+
+/// What becomes of heads on arrival and departure.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Edge {
+    /// Fields whose names have underscores.
+    pub underscores: Underscores,
+    /// Dot segments and needless escapes are resolved.
+    pub normalize_path: bool,
+    /// `//` becomes `/`.
+    pub merge_slashes: bool,
+    /// `%2F` and `%5C` in paths.
+    pub escaped_slashes: EscapedSlashes,
+    /// The port of the authority.
+    pub strip_port: StripPort,
+    /// `host.` becomes `host`.
+    pub strip_trailing_dot: bool,
+    /// The `server` field of responses.
+    pub server_header: ServerHeader,
+    /// The client is who is connected, not whom `x-forwarded-for` names.
+    pub use_remote_address: bool,
+    /// Proxies in front whose `x-forwarded-for` is believed.
+    pub trusted_hops: u32,
+    /// `x-forwarded-for` is left as it came.
+    pub skip_xff_append: bool,
+    /// Sets `x-forwarded-port`.
+    pub append_port: bool,
+    /// Addresses whose requests are internal. Default none.
+    pub internal: Vec<Cidr>,
+    /// Makes an `x-request-id` where there is none.
+    pub request_id: RequestId,
+    /// Appended to `via` both ways unless empty.
+    pub via: String,
+    /// Protocols a request may change to, and whether it may where its route says nothing.
+    pub upgrades: Vec<Upgrade>,
+    /// `Expect: 100-continue` is the upstream's to answer.
+    pub proxy_100_continue: bool,
+}
+
+/// What becomes of `x-request-id`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct RequestId {
+    /// One is made where there is none. Default yes.
+    pub generate: bool,
+    /// That of a request from outside is kept. Default no.
+    pub preserve_external: bool,
+    /// Responses carry it too. Default no.
+    pub in_response: bool,
+}
+
+impl Default for RequestId {
+    fn default() -> Self {
+        RequestId { generate: true, preserve_external: false, in_response: false }
+    }
+}
+
+/// `headers_with_underscores_action`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum Underscores {
+    #[default]
+    Allow,
+    /// 400.
+    Reject,
+    Drop,
+}
+
+/// `path_with_escaped_slashes_action`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum EscapedSlashes {
+    #[default]
+    Keep,
+    /// 400.
+    Reject,
+    /// 307 to the path without them.
+    Redirect,
+    Unescape,
+}
+
+/// `strip_matching_host_port`, `strip_any_host_port`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum StripPort {
+    #[default]
+    Keep,
+    /// If it is the listener's.
+    Matching,
+    Any,
+}
+
+/// `server_header_transformation`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum ServerHeader {
+    #[default]
+    Overwrite,
+    AppendIfAbsent,
+    PassThrough,
+}

@@ -1,0 +1,135 @@
+//! Sending a request on an HTTP/1 connection of its own.
+
+use super::exchange::Exchange;
+use super::flow::Flow;
+use super::head::Change;
+use super::sink::Sink;
+use super::source::Source;
+use super::upstream::{Way, target};
+use crate::cluster::pool::http1::{Lease, Pool};
+use crate::message::{Failure, Reason};
+use crate::protocol::http1::ResponseHead;
+use crate::stream::exchange::{Attempt, Forward};
+use crate::stream::http1::length;
+use h2::ext::Protocol;
+use http::header::{HeaderName, UPGRADE};
+use http::{HeaderValue, Method, Response, request};
+use std::task::Poll;
+
+impl Exchange {
+    /// Sends the request until the response's head is there.
+    pub(super) async fn send_http1(
+        &mut self,
+        to: &Forward<'_>,
+        attempt: &Attempt,
+        head: &request::Parts,
+        up: &mut Flow,
+    ) -> Result<(Response<Source>, Way), Failure> {
+        let lease = self.lease(attempt).await?;
+        let reused = lease.is_reused();
+        let changed = self.changed(to, attempt, head);
+        let head = changed.as_deref().unwrap_or(head);
+        let upgrade = matches!(self.change, Some(Change::Upgrade | Change::Extended));
+        let parked = self.change.is_some();
+        let bare = parked || up.is_empty();
+        let body = length(&head.headers, bare);
+        let (sender, mut receiver) = lease.send(head, up.case().as_deref(), body, upgrade);
+        up.start(Sink::Http1Request(sender), bare);
+        let response = self
+            .answered(up, parked, |this, cx| {
+                loop {
+                    match receiver.poll_head(cx) {
+                        Poll::Ready(Ok(head)) if head.is_interim() => {
+                            this.pass_interim(head.parts.status, &head.parts.headers);
+                        }
+                        other => return other,
+                    }
+                }
+            })
+            .await
+            .inspect_err(|failure| {
+                // A server that closes instead of answering did so, most likely, before it saw the request.
+                self.stale = reused && failure.reason == Reason::UpstreamClosed;
+            })?;
+        let ResponseHead { parts, case, tunnel, .. } = response;
+        self.case = case;
+        if tunnel {
+            self.switched = true;
+            up.switch();
+        }
+        Ok((Response::from_parts(parts, Source::Http1Response(receiver)), Way::Http1))
+    }
+
+    async fn lease(&mut self, attempt: &Attempt) -> Result<Lease, Failure> {
+        let (host, cluster, state) = (&attempt.host, &attempt.cluster, &attempt.state);
+        if self.fresh {
+            return self.watched(Box::pin(Pool::acquire_new(host, cluster, state))).await;
+        }
+        match host.http1.ready() {
+            Some(lease) => Ok(lease),
+            None => self.watched(Box::pin(Pool::acquire(host, cluster, state))).await,
+        }
+    }
+
+    /// The head as this host gets it, if it differs.
+    fn changed(
+        &self,
+        to: &Forward<'_>,
+        attempt: &Attempt,
+        head: &request::Parts,
+    ) -> Option<Box<request::Parts>> {
+        let uri = target(to, attempt, head);
+        if uri.is_none() && self.change != Some(Change::Extended) {
+            return None;
+        }
+        let mut head = Box::new(head.clone());
+        if let Some(uri) = uri {
+            head.uri = uri;
+        }
+        if self.change == Some(Change::Extended) {
+            self.shrink(&mut head);
+        }
+        Some(head)
+    }
+
+    /// Asks for the other protocol as HTTP/1 does.
+    fn shrink(&self, head: &mut request::Parts) {
+        const KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
+        let Some(protocol) = head.extensions.get::<Protocol>() else { return };
+        head.method = Method::GET;
+        if let Ok(name) = HeaderValue::from_str(protocol.as_str()) {
+            head.headers.insert(UPGRADE, name);
+        }
+        // HTTP/2 has no use for the key (RFC 8441, 5.1), every HTTP/1 server insists on one.
+        if protocol.as_str().eq_ignore_ascii_case("websocket") && !head.headers.contains_key(KEY) {
+            let random = &self.down.local.env.random;
+            let bits = (u128::from(random.next()) << 64) | u128::from(random.next());
+            if let Ok(key) = HeaderValue::from_str(&base64(bits)) {
+                head.headers.insert(KEY, key);
+            }
+        }
+    }
+}
+
+/// 16 bytes in Base64.
+fn base64(bits: u128) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digit = |at: u128| char::from(DIGITS.get((at & 63) as usize).copied().unwrap_or(b'A'));
+    let mut text: String = (0..21).map(|i| digit(bits >> (122 - 6 * i))).collect();
+    text.push(digit((bits & 3) << 4));
+    text.push_str("==");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::base64;
+
+    #[test]
+    fn sixteen_bytes_are_24_digits() {
+        assert_eq!(base64(0), "AAAAAAAAAAAAAAAAAAAAAA==");
+        // The bytes of "0123456789abcdef".
+        assert_eq!(base64(0x3031_3233_3435_3637_3839_6162_6364_6566), "MDEyMzQ1Njc4OWFiY2RlZg==");
+        assert_eq!(base64(u128::MAX), "/////////////////////w==");
+    }
+}
