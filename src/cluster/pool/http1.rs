@@ -7,6 +7,7 @@
 
 mod learned;
 mod link;
+mod state;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -138,9 +139,12 @@ impl Pool {
         });
         host.http1.waiting.borrow_mut().push_back(waiter.clone());
         let place = Place { host, waiter };
+        let mut first = true;
         poll_fn(|cx| {
             place.waiter.waker.borrow_mut().clone_from(cx.waker());
-            Pool::dial(host);
+            if !Pool::dial(host) && std::mem::take(&mut first) {
+                cluster.stats.upstream_cx_overflow.inc();
+            }
             let outcome = place.waiter.outcome.borrow_mut().take();
             outcome.map_or(Poll::Pending, Poll::Ready)
         })
@@ -148,18 +152,18 @@ impl Pool {
         .map_err(Failure::before)
     }
 
-    /// Dials as many connections as there are requests waiting, within the limit of connections.
-    fn dial(host: &Rc<Host>) {
+    /// Dials as many connections as there are requests waiting. `false`: the limit of connections is reached.
+    fn dial(host: &Rc<Host>) -> bool {
         let pool = &host.http1;
         loop {
             let next = {
                 let waiting = pool.waiting.borrow();
                 if waiting.len() <= pool.dials.get() {
-                    return;
+                    return true;
                 }
                 waiting.front().map(|waiter| (waiter.cluster.clone(), waiter.state.clone()))
             };
-            let Some((cluster, state)) = next else { return };
+            let Some((cluster, state)) = next else { return true };
             let limits = &state.spec.model.breakers.default;
             match state.spec.breakers.acquire(Level::Connections, limits) {
                 Ok(permit) => {
@@ -169,11 +173,10 @@ impl Pool {
                 // What another host does not need, or nobody here, can be used for this.
                 Err(_) if pool.close_oldest() || state.hosts().any(|other| other.http1.close_oldest()) => {}
                 Err(_) => {
-                    cluster.stats.upstream_cx_overflow.inc();
                     if pool.dials.get() == 0 && pool.open.get() == 0 {
                         pool.fail_all(Reason::OverflowConnections);
                     }
-                    return;
+                    return false;
                 }
             }
         }

@@ -22,6 +22,7 @@ mod request;
 mod response;
 mod scan;
 mod target;
+mod write;
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! One connection: what outlives its exchanges.
 
 use super::Host;
-use super::stream::Stream;
+use super::state::Stream;
 use crate::cluster::{Cluster, Permit, State};
 use crate::net::{Conn, Line};
 use crate::protocol::http1::Limits;
@@ -77,7 +77,7 @@ impl Link {
         self.remote.set(true);
     }
 
-    /// Gives it back after a whole exchange, or one that never began.
+    /// Gives it back after a whole exchange.
     pub(super) fn release(self: Rc<Self>) {
         self.line.settle();
         self.idle_since.set(Instant::now());
@@ -96,10 +96,19 @@ impl Drop for Link {
         stats.upstream_cx_length_ms.record(self.born.elapsed().as_millis() as u64);
         stats.upstream_cx_active.dec();
         stats.upstream_cx_destroy.inc();
+        let active = self.stream.get_mut().is_active();
         if self.remote.get() {
             stats.upstream_cx_destroy_remote.inc();
         } else {
             stats.upstream_cx_destroy_local.inc();
+        }
+        match (active, self.remote.get()) {
+            (true, true) => stats.upstream_cx_destroy_remote_with_active_rq.inc(),
+            (true, false) => stats.upstream_cx_destroy_local_with_active_rq.inc(),
+            (false, _) => {}
+        }
+        if active {
+            stats.upstream_cx_destroy_with_active_rq.inc();
         }
         // The permit goes with the fields, after this: who waits is only woken here and dials later.
         if let Some(host) = self.host.upgrade() {

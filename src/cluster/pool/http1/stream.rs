@@ -4,26 +4,21 @@
 //! both before the exchange is whole closes the connection.
 
 use super::link::Link;
+use super::state::{Stream, closed};
 use crate::message::{Failure, Reason};
 use crate::net::Filled;
 use crate::protocol::http1::{
-    Asked, BodyDecoder, BodyEncoder, BodyLength, Framing, NameCase, Out, Piece, ResponseDecoder,
-    ResponseHead, encode_request,
+    Asked, BodyDecoder, BodyEncoder, BodyLength, NameCase, Out, Piece, ResponseHead, WrongLength,
+    encode_request,
 };
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, request};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// Bytes that may wait for the socket; more are not taken.
 const WATERMARK: usize = 64 * 1024;
-/// Interim responses to one request. A server that goes on sending them is broken.
-const INTERIM: u32 = 16;
-/// A close that answers a request this soon was on its way before.
-const AT_ONCE: Duration = Duration::from_secs(1);
-
 impl Out for crate::net::Output {
     fn write<R>(&mut self, write: impl FnOnce(&mut BytesMut) -> R) -> R {
         crate::net::Output::write(self, write)
@@ -32,33 +27,6 @@ impl Out for crate::net::Output {
     fn push(&mut self, bytes: Bytes) {
         crate::net::Output::push(self, bytes);
     }
-}
-
-/// Where the exchange on a connection stands.
-#[derive(Default)]
-pub(super) struct Stream {
-    asked: Asked,
-    heads: ResponseDecoder,
-    interim: u32,
-    encoder: Option<BodyEncoder>,
-    /// Upgrade or CONNECT: nothing is sent before the server has agreed.
-    gated: bool,
-    /// The request was given to the connection as a whole.
-    given: bool,
-    body: Option<BodyDecoder>,
-    /// The connection can be used again after this exchange.
-    keep: bool,
-    tunnel: bool,
-    /// Bytes sent before this exchange.
-    sent_before: u64,
-    /// It was looked whether the server has closed, before the first byte.
-    looked: bool,
-    /// Nothing can be written any more.
-    broken: bool,
-    /// The server had closed before the first byte of the request.
-    stale: bool,
-    /// How long the connection had been idle, if it has carried a request before.
-    idle: Option<Duration>,
 }
 
 /// A connection lent for one exchange. Unused, it goes back when dropped.
@@ -121,8 +89,10 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(link) = self.link.take() {
-            link.release();
+        if let Some(link) = self.link.take()
+            && let Some(host) = link.host.upgrade()
+        {
+            host.http1.put(link);
         }
     }
 }
@@ -210,8 +180,8 @@ impl Sender {
             done = done.and_then(|()| encoder.end(trailers, output));
             stream.given = done.is_ok();
         }
-        done.map_err(|_| {
-            stream.broken = true;
+        done.map_err(|WrongLength| {
+            (stream.broken, stream.wrong) = (true, true);
             Closed
         })
     }
@@ -238,10 +208,7 @@ impl Receiver {
         let Some(link) = self.link.clone() else { return Poll::Ready(Err(closed(true))) };
         // A failed write is told by what is read: the server may have answered before it closed.
         let _ = link.poll_flush(cx);
-        if link.stream.borrow().stale {
-            // What it may have sent is no answer to this request.
-            return Poll::Ready(Err(link.lost()));
-        }
+        link.check()?;
         loop {
             if let Some(head) = link.decode_head()? {
                 self.begin(&link, &head);
@@ -274,6 +241,9 @@ impl Receiver {
         }
         let Some(link) = self.link.clone() else { return Poll::Ready(None) };
         let _ = link.poll_flush(cx);
+        if let Err(failure) = link.check() {
+            return Poll::Ready(Some(Err(failure)));
+        }
         loop {
             match link.decode_body() {
                 Err(failure) => return Poll::Ready(Some(Err(failure))),
@@ -318,127 +288,5 @@ impl Receiver {
     /// Whether everything was given, trailers included.
     pub fn is_end_stream(&self) -> bool {
         self.ended && self.trailers.is_none()
-    }
-}
-
-fn closed(sent: bool) -> Failure {
-    Failure { reason: Reason::UpstreamClosed, sent }
-}
-
-impl Link {
-    /// Writes what waits. Before the first byte on a used connection it looks once more for a close.
-    fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
-        let mut stream = self.stream.borrow_mut();
-        if stream.broken {
-            return Poll::Ready(Err(Closed));
-        }
-        if !stream.looked {
-            stream.looked = true;
-            if stream.idle.is_some() && self.line.is_stale() {
-                (stream.broken, stream.stale) = (true, true);
-                return Poll::Ready(Err(Closed));
-            }
-        }
-        let ends = stream.tunnel && stream.given;
-        let written = if ends { self.line.poll_shutdown(cx) } else { self.line.poll_flush(cx) };
-        written.map_err(|_| {
-            stream.broken = true;
-            Closed
-        })
-    }
-
-    /// The server closed instead of answering.
-    fn lost(&self) -> Failure {
-        self.note_remote_close();
-        let stream = self.stream.borrow();
-        let now = Instant::now();
-        if let Some(idle) = stream.idle
-            && self.idle(now).saturating_sub(idle) < AT_ONCE
-            && let Some(host) = self.host.upgrade()
-        {
-            host.http1.learned.observe(idle, now);
-        }
-        closed(self.line.bytes().1 > stream.sent_before)
-    }
-
-    /// Reads once; `None`: there is nothing more to come.
-    fn poll_fill(&self, cx: &mut Context<'_>) -> Poll<Option<Filled>> {
-        match self.line.poll_fill(cx) {
-            Poll::Ready(Ok(Filled::End) | Err(_)) => Poll::Ready(None),
-            Poll::Ready(Ok(filled)) => Poll::Ready(Some(filled)),
-            Poll::Pending => {
-                self.line.settle();
-                Poll::Pending
-            }
-        }
-    }
-
-    fn decode_head(&self) -> Result<Option<ResponseHead>, Failure> {
-        let stream = &mut *self.stream.borrow_mut();
-        let head = stream.heads.decode(&mut self.line.input(), stream.asked, &self.limits);
-        let head = head.map_err(|_| self.protocol_error())?;
-        if let Some(head) = &head
-            && head.is_interim()
-        {
-            stream.interim += 1;
-            if stream.interim > INTERIM {
-                return Err(self.protocol_error());
-            }
-        }
-        Ok(head)
-    }
-
-    fn protocol_error(&self) -> Failure {
-        self.stats.upstream_cx_protocol_error.inc();
-        Failure::after(Reason::UpstreamProtocol)
-    }
-
-    /// Takes in a final response's head.
-    fn begin_body(&self, head: &ResponseHead) {
-        let stream = &mut *self.stream.borrow_mut();
-        stream.keep &= head.keep_alive;
-        stream.tunnel = head.tunnel;
-        stream.body = Some(BodyDecoder::new(head.framing));
-        if head.keep_alive_timeout.is_some() {
-            self.announced.set(head.keep_alive_timeout);
-        }
-        if stream.gated {
-            stream.gated = false;
-            // What the client sends after a refused upgrade is another request.
-            stream.given = !head.tunnel;
-        }
-        debug_assert!(!head.tunnel || head.framing == Framing::UntilClose);
-    }
-
-    fn decode_body(&self) -> Result<Option<Piece>, Failure> {
-        let stream = &mut *self.stream.borrow_mut();
-        let Some(body) = &mut stream.body else { return Ok(None) };
-        body.decode(&mut self.line.input(), &self.limits).map_err(|_| self.protocol_error())
-    }
-
-    fn end_of_input(&self) -> Result<(), Failure> {
-        let stream = &mut *self.stream.borrow_mut();
-        match &mut stream.body {
-            Some(body) => body.on_end_of_input().map_err(|_| closed(true)),
-            None => Err(closed(true)),
-        }
-    }
-
-    /// Gives the connection back once both messages are whole, if it can be used again.
-    fn finish(self: &Rc<Self>) {
-        let whole = {
-            let stream = self.stream.borrow();
-            stream.given
-                && stream.keep
-                && !stream.broken
-                && !stream.tunnel
-                && stream.body.as_ref().is_some_and(BodyDecoder::is_done)
-        };
-        if whole && self.line.output().is_empty() && self.line.input().is_empty() {
-            // Whatever still holds the exchange has no say from now on.
-            self.stream.take();
-            self.turn.set(self.turn.get().wrapping_add(1));
-            self.clone().release();
-        }
     }
 }
