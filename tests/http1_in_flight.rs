@@ -252,7 +252,7 @@ impl World {
         self.ads.set_endpoints(vec![endpoints("h1", &self.hosts[..1]), endpoints("h2", &self.hosts)]);
         self.push().await;
         let changed = json!({"name": "h2", "type": "EDS", "connect_timeout": "2s",
-            "tcp_keepalive": null, "eds_cluster_config": {"eds_config": {"ads": {}, "resource_api_version": "V3"}}});
+            "eds_cluster_config": {"eds_config": {"ads": {}, "resource_api_version": "V3"}}});
         self.ads.set_clusters(vec![eds_cluster("h1"), message(&changed)]);
         self.push().await;
         self.listener("l", &filter(&[("stat_prefix", json!("other"))]));
