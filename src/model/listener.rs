@@ -94,6 +94,7 @@ pub enum SourceType {
 
 /// Terminal network filters.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[expect(clippy::large_enum_variant, reason = "one per filter chain")]
 pub enum NetworkFilter {
     /// Bytes to one cluster.
     Tcp(TcpProxy),

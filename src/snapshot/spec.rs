@@ -46,6 +46,7 @@ impl Leftover {
 }
 
 /// A terminal filter with its names resolved.
+#[expect(clippy::large_enum_variant, reason = "one per filter chain, behind an Arc")]
 pub enum FilterSpec {
     /// Raw bytes; one draw per connection.
     Tcp { config: TcpProxy, clusters: WeightedPick },

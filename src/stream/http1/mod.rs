@@ -121,6 +121,7 @@ impl Ending {
 }
 
 /// What comes before a request's body, or instead of it.
+#[expect(clippy::large_enum_variant, reason = "one at a time, and mostly the large one")]
 enum Next {
     Request(RequestHead),
     Refused(Fault),
