@@ -41,6 +41,9 @@ def readme_walk_through():
                 if words[0] == "mizzen":
                     words[0] = harness.BINARY
                 if words[1] == "stop" or words[0] == "curl":
+                    if words[1] == "stop" and client:  # who goes on calling is served on
+                        client.send_signal(signal.SIGINT)
+                        client.wait(10)
                     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=15)
                     equal(done.returncode, 0, f"{line}: {done.stderr}")
                     continue
@@ -108,7 +111,7 @@ def sigterm_waits_for_the_slow():
             start = time.monotonic()
             equal(lab.proxy.end(), 0, "exit code")
             took = time.monotonic() - start
-            assert 1.5 <= took <= 4, f"ended after {took:.1f} s"
+            assert 1.5 <= took <= 3 + harness.SLACK, f"ended after {took:.1f} s"
 
 
 @case
