@@ -2,6 +2,7 @@
 
 use crate::message::{Failure, Head, Reason};
 use crate::model::{Block, HeaderEdit};
+use crate::net::h2::MAX_HEADERS;
 use crate::router::{Edit, EditPlan, RouteSpec};
 use crate::stream::Handle;
 use crate::stream::exchange::Forward;
@@ -91,6 +92,10 @@ pub enum Change {
 /// Too many headers, no authority, or what another protocol would read as something else.
 pub fn admit(head: &mut request::Parts, max_headers: usize) -> Result<Admitted, Failure> {
     let refused = || Failure::before(Reason::BadRequest);
+    // Cookies count each while they are apart: joining them costs what a client makes it cost.
+    if head.headers.len() > MAX_HEADERS {
+        return Err(Failure::before(Reason::HeaderOverflow));
+    }
     join_cookies(&mut head.headers)?;
     if head.headers.len() > max_headers {
         return Err(Failure::before(Reason::HeaderOverflow));

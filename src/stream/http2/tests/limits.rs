@@ -214,6 +214,12 @@ fn too_many_headers_are_refused() {
         assert_eq!(got(response).await.status, 200, "cookies count as one");
         let (response, _sink) = client.send(many(100), true).await;
         assert_eq!(got(response).await.status, 431);
+        let mut crumbs = many(0);
+        for _ in 0..501 {
+            crumbs.headers_mut().append("cookie", HeaderValue::from_static("a=b"));
+        }
+        let (response, _sink) = client.send(crumbs, true).await;
+        assert_eq!(got(response).await.status, 431, "1,001 crumbs are too many before they are joined");
     });
 }
 
