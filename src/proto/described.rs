@@ -1,6 +1,6 @@
 //! The descriptor set of `proto/` as it is encoded, read in place.
 //!
-//! Owns the index of its messages and enums; gives out [`Described`] things. A reflection pool of all of it
+//! Owns the index of its messages and enums; gives out `Described` things. A reflection pool of all of it
 //! takes megabytes and milliseconds; whoever needs a few messages reads those. Nothing here fails: the set
 //! was made by this crate's build script.
 

@@ -1,8 +1,8 @@
 //! The xDS protocol without sockets and without a clock, for both variants.
 //!
 //! Owns what is subscribed, what is held and what was refused. Takes in connections, responses, verdicts,
-//! interests and the time; gives out [`Update`]s and the requests to send. The caller, the build thread,
-//! hands each [`Update`] back with its verdicts and then sends what [`AdsState::take_requests`] yields.
+//! interests and the time; gives out [`Update`](super::message::Update)s and the requests to send. The caller, the build thread,
+//! hands each update back with its verdicts and then sends what [`AdsState::take_requests`] yields.
 //!
 //! Order: a first request of a type is sent when all earlier types had theirs; the first LDS request also
 //! waits for the first CDS verdict, because the EDS request it causes belongs in front of it. An ACK never

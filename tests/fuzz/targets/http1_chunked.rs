@@ -16,7 +16,8 @@ struct Body {
 }
 
 fn read<'a>(pieces: impl Iterator<Item = &'a [u8]>, limits: &Limits) -> Body {
-    let (mut decoder, mut buf, mut body) = (BodyDecoder::new(Framing::Chunked), BytesMut::new(), Body::default());
+    let (mut decoder, mut buf, mut body) =
+        (BodyDecoder::new(Framing::Chunked), BytesMut::new(), Body::default());
     for piece in pieces {
         buf.extend_from_slice(piece);
         loop {

@@ -55,8 +55,7 @@ fn read<'a>(pieces: impl Iterator<Item = &'a [u8]>, asked: Asked, limits: &Limit
 fn check(head: &ResponseHead, asked: Asked) {
     let to = ResponseTo { head: asked.head, connect: asked.connect, http_10: false, keep_alive: true };
     let mut out = BytesMut::new();
-    let encoder =
-        encode_response(&head.parts, head.case.as_deref(), head.framing.into(), to, &mut out);
+    let encoder = encode_response(&head.parts, head.case.as_deref(), head.framing.into(), to, &mut out);
     let limits = Limits { head_bytes: 1 << 20, max_headers: 1000, ..Limits::default() };
     let again = ResponseDecoder::default().decode(&mut out, asked, &limits).unwrap().unwrap();
     assert!(out.is_empty(), "{}", out.escape_ascii());
