@@ -6,32 +6,24 @@
 use super::client::{Client, Follows};
 use super::clock::Clock;
 use super::edge::{self, Arrival};
-use super::flow::{Broken, Flow};
-use super::head::{Change, RequestHead, edit, facts, joined, rewrite, set_path};
+use super::head::{Change, RequestHead, edit, facts, set_path};
 use super::relay::{End, Relay, send_whole};
 use super::reply::Style;
 use super::source::Source;
-use super::upstream::Way;
 use super::{Downstream, Settings};
 use crate::message::{Failure, Reason};
 use crate::model::{Block, Protocol};
 use crate::protocol::http1::NameCase;
 use crate::router::{EditPlan, RouteSpec};
 use crate::snapshot::View;
-use crate::stream::exchange::{Attempt, Forward, Outcome, Plan, Trail, Tries, plan};
+use crate::stream::exchange::{Plan, Trail, plan};
 use crate::stream::facts::StreamFacts;
 use bytes::Bytes;
 use http::header::LOCATION;
 use http::{HeaderValue, Response, request};
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::future::Future;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 use tokio::time::Instant;
-
-/// Request bodies up to this many bytes are kept until the response comes, policy or not, for a GOAWAY may
-/// meet them on their way.
-const SMALL: usize = 16 * 1024;
 
 /// One request of a client.
 pub(super) struct Exchange {
@@ -72,6 +64,11 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    /// An answer whose body `relay` brings.
+    pub(super) fn relayed(response: Response<()>, relay: Relay) -> Self {
+        Answer { response, whole: Bytes::new(), relay: Some(relay) }
+    }
+
     /// An answer in one piece.
     pub(super) fn whole(response: Response<()>, whole: Bytes) -> Self {
         Answer { response, whole, relay: None }
@@ -266,169 +263,6 @@ impl Exchange {
         }
     }
 
-    /// Sends the request to a cluster, as often as needed, until a response's head is to be forwarded.
-    async fn forward(
-        &mut self,
-        to: Forward<'_>,
-        settings: &Settings<'_>,
-        mut head: request::Parts,
-        body: Source,
-        begin: Instant,
-    ) -> Result<Answer, Failure> {
-        self.allow_change(&to, settings, &head)?;
-        rewrite(&mut head, &to, &self.down.handle, begin)?;
-        let mut tries = Tries::new(to.retry(&RequestHead(&head)));
-        self.trail.enter(&to.cluster);
-        let limit = to.cluster.state().spec.model.buffer_limit;
-        let mut up = Flow::new(body, if tries.may_resend() { limit } else { SMALL.min(limit) });
-        let mut limits = to.route.limits(&RequestHead(&head), self.internal);
-        if self.change.is_some() {
-            limits.timeout = None;
-        }
-        let idle = limits.idle.or(settings.stream_idle);
-        let end = match limits.max_stream {
-            None => self.clock.deadline(),
-            Some(limit) => limit.map(|limit| begin + limit),
-        };
-        self.clock.limit(idle, limits.timeout, end);
-        if up.has_ended() {
-            self.clock.request_ended();
-        }
-        loop {
-            let result = self.attempt(&to, &mut tries, &head, &mut up).await;
-            let outcome = match &result {
-                Ok((response, ..)) => {
-                    let headers = |name: &str| joined(response.headers(), name);
-                    tries.judge(response.status().as_u16(), &headers)
-                }
-                Err(failure) if failure.reason == Reason::DownstreamReset => return Err(*failure),
-                Err(failure) if self.can_restart(&up) && tries.again_unsent(*failure) => {
-                    self.fresh = true;
-                    continue;
-                }
-                Err(_) if self.can_restart(&up) && self.again_stale(&to, &mut tries, &head) => continue,
-                Err(failure) => Outcome::Failed(*failure),
-            };
-            if self.can_restart(&up)
-                && let Some(pause) = tries.again(outcome, &to.cluster, self.clock.deadline())
-            {
-                drop(result);
-                let local = self.down.local.clone();
-                let wait = local.env.wheel.sleep(pause);
-                self.watched(async {
-                    wait.await;
-                    Ok(())
-                })
-                .await?;
-                continue;
-            }
-            let (response, attempt, way) = result?;
-            up.forget();
-            self.clock.end_try();
-            if self.switched {
-                self.clock.limit(idle, None, end);
-            }
-            let (mut parts, body) = response.into_parts();
-            let seen = RequestHead(&head);
-            let plan = to.response_edits.resolved(
-                Block::Response,
-                &StreamFacts {
-                    attempt: Some(&attempt),
-                    response: Some((parts.status.as_u16(), &parts.headers)),
-                    ..facts(&seen, &self.down.handle, begin, to.route)
-                },
-            );
-            edit(&mut parts.headers, &plan);
-            to.cluster.stats.upstream_rq.record(parts.status.as_u16());
-            let relay = Relay::new(up, Flow::new(body, 0), attempt, way);
-            let response = Response::from_parts(parts, ());
-            return Ok(Answer { response, whole: Bytes::new(), relay: Some(relay) });
-        }
-    }
-
-    /// Whether another try would send what this one did, and nobody has seen anything of this one.
-    fn can_restart(&self, up: &Flow) -> bool {
-        up.can_restart() && !self.told_100 && self.change.is_none()
-    }
-
-    /// Whether to try once more on a new connection after one that its server was closing. A request that was
-    /// written may have been served: only one that can be served twice, and only if its route says that it may.
-    fn again_stale(&mut self, to: &Forward<'_>, tries: &mut Tries<'_>, head: &request::Parts) -> bool {
-        if !std::mem::take(&mut self.stale) || self.fresh || to.action.retry.is_none() {
-            return false;
-        }
-        self.fresh = true;
-        head.method.is_idempotent() && tries.again_stale(&to.cluster)
-    }
-
-    /// One try at one host, until its response's head.
-    async fn attempt(
-        &mut self,
-        to: &Forward<'_>,
-        tries: &mut Tries<'_>,
-        head: &request::Parts,
-        up: &mut Flow,
-    ) -> Result<(Response<Source>, Attempt, Way), Failure> {
-        let attempt = Attempt::begin(&to.cluster, tries)?;
-        self.trail.follow(&attempt);
-        self.clock.begin_try(tries.per_try());
-        let result = self.send(to, &attempt, head, up).await;
-        attempt.count(&result);
-        if let Ok((response, _)) = &result {
-            attempt.answered(judged_status(response));
-        }
-        result.map(|(response, way)| (response, attempt, way))
-    }
-
-    /// Sends what can be sent of the request until `poll` has the response. `parked`: nothing is.
-    pub(super) async fn answered<R>(
-        &mut self,
-        up: &mut Flow,
-        parked: bool,
-        mut poll: impl FnMut(&mut Self, &mut Context<'_>) -> Poll<Result<R, Failure>>,
-    ) -> Result<R, Failure> {
-        let mut broken = parked;
-        poll_fn(|cx| {
-            if !broken && !up.is_done() {
-                match up.poll(cx) {
-                    Poll::Ready(Err(Broken::Source(fault))) => return Poll::Ready(Err(fault.of_client())),
-                    // The response tells why.
-                    Poll::Ready(Err(Broken::Sink)) => broken = true,
-                    Poll::Ready(Ok(())) | Poll::Pending => {}
-                }
-                if up.has_ended() {
-                    self.clock.request_ended();
-                }
-            }
-            match poll(self, cx) {
-                Poll::Ready(result) => Poll::Ready(result),
-                Poll::Pending => self.poll_gone(cx, up.moved()),
-            }
-        })
-        .await
-    }
-
-    /// Does `work` unless the client gives up or a time limit passes.
-    pub(super) async fn watched<T>(
-        &mut self,
-        work: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
-        let mut work = pin!(work);
-        poll_fn(|cx| match work.as_mut().poll(cx) {
-            Poll::Ready(result) => Poll::Ready(result),
-            Poll::Pending => self.poll_gone(cx, 0),
-        })
-        .await
-    }
-
-    /// Ready when there is no use in waiting for a response any longer.
-    fn poll_gone<T>(&mut self, cx: &mut Context<'_>, moved: u64) -> Poll<Result<T, Failure>> {
-        if self.client.poll_reset(cx).is_ready() {
-            return Poll::Ready(Err(Failure::after(Reason::DownstreamReset)));
-        }
-        self.clock.poll(cx, moved).map(|reason| Err(Failure::after(reason)))
-    }
-
     /// Sends the response; from here on no configuration is held.
     async fn forward_answer(&mut self) {
         let Some(answer) = &mut self.answer else { return };
@@ -467,19 +301,6 @@ impl Exchange {
                 stats.reset();
             }
         }
-    }
-}
-
-/// The status outlier detection sees: that of gRPC where the response is nothing but one.
-fn judged_status<B>(response: &Response<B>) -> u16 {
-    let grpc = response.headers().get("grpc-status").and_then(|value| value.to_str().ok()?.parse().ok());
-    match grpc {
-        None => response.status().as_u16(),
-        Some(2u32 | 13 | 15) => 500,
-        Some(4) => 504,
-        Some(12) => 501,
-        Some(14) => 503,
-        Some(_) => 200,
     }
 }
 

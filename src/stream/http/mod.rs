@@ -11,6 +11,7 @@ mod convert;
 mod edge;
 pub mod exchange;
 mod flow;
+mod forward;
 mod head;
 mod path;
 mod relay;

@@ -1,0 +1,124 @@
+//! One try at one host, counted while it lasts.
+
+use super::Tries;
+use crate::cluster::{ActiveGuard, Cluster, Host, Level, Permit, Sign, State};
+use crate::message::{Failure, Reason};
+use crate::stream::Local;
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use tokio::time::Instant;
+
+/// One try under way: counted in the cluster's limits and numbers until dropped. One that is dropped before
+/// it was counted was given up, as its client was gone.
+pub struct Attempt {
+    /// Where it goes.
+    pub host: Rc<Host>,
+    /// The host's cluster.
+    pub cluster: Rc<Cluster>,
+    /// The cluster's settings this try works with.
+    pub state: Rc<State>,
+    counted: Cell<bool>,
+    _permit: Option<Permit>,
+    _active: ActiveGuard,
+}
+
+impl Attempt {
+    /// Picks a host and counts the try.
+    ///
+    /// # Errors
+    /// The limit of requests is reached, or the cluster has no host.
+    pub fn begin(cluster: &Rc<Cluster>, tries: &mut Tries<'_>) -> Result<Self, Failure> {
+        let stats = &cluster.stats;
+        let state = cluster.state();
+        let permit = state.spec.breakers.acquire(Level::Requests, &state.spec.model.breakers.default);
+        let permit = permit.map_err(|_full| {
+            stats.upstream_rq_active_overflow.inc();
+            Failure::before(Reason::OverflowRequests)
+        })?;
+        let host = tries.pick(cluster)?;
+        let active = host.enter();
+        stats.upstream_rq_total.inc();
+        stats.upstream_rq_active.inc();
+        let (cluster, counted) = (cluster.clone(), Cell::new(false));
+        Ok(Attempt { host, cluster, state, counted, _permit: permit, _active: active })
+    }
+
+    /// Its host answered with `status`, or what is like it.
+    pub fn answered(&self, status: u16) {
+        self.state.report(&self.host, Sign::Status(status));
+    }
+
+    /// Counts how it ended.
+    pub fn count<T>(&self, result: &Result<T, Failure>) {
+        self.counted.set(true);
+        let stats = &self.cluster.stats;
+        match result {
+            Ok(_) => {
+                stats.upstream_rq_completed.inc();
+                self.host.stats.rq_success.inc();
+            }
+            Err(failure) => {
+                if let Some(sign) = sign_of(failure.reason) {
+                    self.state.report(&self.host, sign);
+                }
+                self.host.stats.rq_error.inc();
+                stats.failure.inc(failure.reason);
+                match failure.reason {
+                    Reason::Timeout => {
+                        stats.upstream_rq_timeout.inc();
+                        self.host.stats.rq_timeout.inc();
+                    }
+                    Reason::PerTryTimeout => stats.upstream_rq_per_try_timeout.inc(),
+                    Reason::UpstreamReset | Reason::UpstreamRefused => stats.upstream_rq_rx_reset.inc(),
+                    Reason::DownstreamReset => stats.upstream_rq_cancelled.inc(),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// What a failure says about the host; nothing where it is not the host's.
+pub fn sign_of(reason: Reason) -> Option<Sign> {
+    match reason {
+        Reason::ConnectFailed
+        | Reason::ConnectTimeout
+        | Reason::UpstreamClosed
+        | Reason::UpstreamReset
+        | Reason::UpstreamRefused
+        | Reason::UpstreamProtocol => Some(Sign::ConnectFailed),
+        Reason::Timeout | Reason::PerTryTimeout => Some(Sign::LocalTimeout),
+        _ => None,
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let stats = &self.cluster.stats;
+        stats.upstream_rq_active.dec();
+        if !self.counted.get() {
+            stats.upstream_rq_cancelled.inc();
+            stats.failure.inc(Reason::DownstreamReset);
+        }
+    }
+}
+
+/// Bounds `work` by `deadline`; `late` is what passing it means.
+pub async fn within<T>(
+    local: &Local,
+    deadline: Option<Instant>,
+    late: Reason,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let Some(deadline) = deadline else { return work.await };
+    let mut work = pin!(work);
+    let mut limit = pin!(local.env.wheel.sleep_until(deadline));
+    poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(result) => Poll::Ready(result),
+        Poll::Pending => limit.as_mut().poll(cx).map(|()| Err(Failure::after(late))),
+    })
+    .await
+}

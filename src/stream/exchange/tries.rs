@@ -1,0 +1,175 @@
+//! The tries of one request: which host is next, and whether there is a next one.
+
+use crate::cluster::{Cluster, Host, Level, Permit, PickContext};
+use crate::message::{Failure, Reason};
+use crate::model::RetryPolicy;
+use crate::router::retry;
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Tries a request that provably reached nobody gets without a policy: a GOAWAY met it on its way.
+const UNSENT_TRIES: u32 = 3;
+
+/// The tries of one request.
+pub struct Tries<'v> {
+    policy: Option<&'v RetryPolicy>,
+    made: u32,
+    tried: Vec<Rc<Host>>,
+    retry_permit: Option<Permit>,
+    /// Boxed: most requests have none, and every request's task carries this.
+    context: Option<Box<PickContext<'v>>>,
+    is_rpc: bool,
+}
+
+/// What an attempt came to, as retry policies see it.
+#[derive(Clone, Copy, Debug)]
+pub enum Outcome {
+    /// It failed without an answer.
+    Failed(Failure),
+    /// It was answered with this HTTP status (or its like).
+    Status(u16),
+    /// It was answered, and this is what the policy makes of it ([`Tries::judge`]).
+    Judged(bool),
+}
+
+impl<'v> Tries<'v> {
+    /// No try made yet.
+    pub fn new(policy: Option<&'v RetryPolicy>) -> Self {
+        Tries { policy, made: 0, tried: Vec::new(), retry_permit: None, context: None, is_rpc: false }
+    }
+
+    /// Those of an RPC call.
+    pub fn rpc(policy: Option<&'v RetryPolicy>) -> Self {
+        Tries { is_rpc: true, ..Tries::new(policy) }
+    }
+
+    /// What every pick is told of the request.
+    pub fn with_context(mut self, context: PickContext<'v>) -> Self {
+        self.context = Some(Box::new(context));
+        self
+    }
+
+    /// Whether an answer or a failure after sending could lead to another try, so that the request must be
+    /// kept.
+    pub fn may_resend(&self) -> bool {
+        self.policy.is_some_and(|policy| {
+            let on = &policy.on;
+            policy.retries > 0
+                && (on.reset
+                    || on.five_xx
+                    || on.gateway_error
+                    || on.retriable_4xx
+                    || on.retriable_status_codes
+                    || on.reset_before_request
+                    || on.refused_stream
+                    || on.retriable_headers
+                    || on.envoy_ratelimited
+                    || on.grpc_codes != 0)
+        })
+    }
+
+    /// What the policy makes of a response with headers.
+    pub fn judge<'h>(&self, status: u16, headers: &'h dyn Fn(&str) -> Option<Cow<'h, [u8]>>) -> Outcome {
+        Outcome::Judged(self.policy.is_some_and(|policy| retry::wants_response(policy, status, headers)))
+    }
+
+    /// Time limit of one try.
+    pub fn per_try(&self) -> Option<Duration> {
+        self.policy.and_then(|policy| policy.per_try_timeout)
+    }
+
+    /// Tries made so far.
+    pub fn made(&self) -> u32 {
+        self.made
+    }
+
+    /// The host of the next try.
+    ///
+    /// # Errors
+    /// The cluster has none.
+    pub fn pick(&mut self, cluster: &Cluster) -> Result<Rc<Host>, Failure> {
+        let avoid = self.policy.is_some_and(|policy| policy.previous_hosts_attempts > 0);
+        let tried = &self.tried;
+        let context = self.context.as_deref().copied().unwrap_or_default();
+        let context = PickContext { is_rpc: self.is_rpc, ..context };
+        let host = cluster
+            .pick(&context, |host| avoid && tried.iter().any(|other| std::ptr::eq(&**other, host)))
+            .map_err(Failure::before)?;
+        self.count(&host);
+        Ok(host)
+    }
+
+    /// Counts a try at `host`.
+    pub fn count(&mut self, host: &Rc<Host>) {
+        self.made += 1;
+        if self.policy.is_some() {
+            self.tried.push(host.clone());
+        }
+    }
+
+    /// Whether to try again at once, policy or not, as nobody has looked at the request.
+    pub fn again_unsent(&self, failure: Failure) -> bool {
+        let met_an_end = matches!(failure.reason, Reason::UpstreamRefused | Reason::UpstreamClosed);
+        !failure.sent && met_an_end && self.made < UNSENT_TRIES
+    }
+
+    /// Counts a try after one on a connection that its server was closing; `false`: there are too many retries.
+    pub fn again_stale(&mut self, cluster: &Cluster) -> bool {
+        let state = cluster.state();
+        // The retry before this one is over.
+        self.retry_permit = None;
+        match state.spec.breakers.acquire(Level::Retries, &state.spec.model.breakers.default) {
+            Ok(permit) => self.retry_permit = permit,
+            Err(_full) => {
+                cluster.stats.upstream_rq_retry_overflow.inc();
+                return false;
+            }
+        }
+        cluster.stats.upstream_rq_retry.inc();
+        true
+    }
+
+    /// Whether to try again after `outcome`, and how long to wait first.
+    pub fn again(
+        &mut self,
+        outcome: Outcome,
+        cluster: &Cluster,
+        deadline: Option<Instant>,
+    ) -> Option<Duration> {
+        let policy = self.policy?;
+        if !wanted(policy, outcome) {
+            if self.made > 1 && !matches!(outcome, Outcome::Failed(_)) {
+                cluster.stats.upstream_rq_retry_success.inc();
+            }
+            return None;
+        }
+        if self.made > policy.retries {
+            if policy.retries > 0 {
+                cluster.stats.upstream_rq_retry_limit_exceeded.inc();
+            }
+            return None;
+        }
+        if !self.again_stale(cluster) {
+            return None;
+        }
+        cluster.stats.upstream_rq_retry_backoff_exponential.inc();
+        let ceiling = policy
+            .base_interval
+            .saturating_mul(1 << self.made.saturating_sub(1).min(16))
+            .min(policy.max_interval)
+            .max(Duration::from_millis(1));
+        let pause = ceiling.mul_f64(f64::from(cluster.env().random.below(1 << 20)) / f64::from(1u32 << 20));
+        let in_time = deadline.is_none_or(|deadline| Instant::now() + pause < deadline);
+        in_time.then_some(pause)
+    }
+}
+
+fn wanted(policy: &RetryPolicy, outcome: Outcome) -> bool {
+    match outcome {
+        Outcome::Status(status) => retry::wants_status(policy, status),
+        Outcome::Judged(wanted) => wanted,
+        Outcome::Failed(failure) => retry::wants_failure(policy, failure),
+    }
+}
