@@ -62,6 +62,8 @@ pub struct RunArgs {
     pub route_hold: Duration,
     /// How long a removed cluster serves while a route names it; 0 not at all. Default 15 s.
     pub removed_cluster_linger: Duration,
+    /// Clients may write HTTP/1 leniently on every listener. Default no.
+    pub http1_lenient: bool,
     /// File that receives the admin address once it is bound.
     pub admin_address_path: Option<PathBuf>,
 }

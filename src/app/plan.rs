@@ -4,7 +4,7 @@ use super::lifecycle::FetchLimits;
 use super::proxy::{AdsPlan, Plan};
 use crate::bootstrap::{Bootstrap, Fetch};
 use crate::cli::RunArgs;
-use crate::model::{self, Discovery};
+use crate::model::{self, Discovery, Runtime, RuntimeValue, runtime};
 use crate::snapshot::builder::{Change, Options};
 use crate::util::hash;
 use crate::xds::client::{Address, AdsConfig};
@@ -57,7 +57,17 @@ pub fn plan(bootstrap: &mut Bootstrap, args: &RunArgs) -> Plan {
         static_unknown_fields: bootstrap.unknown_fields as u64,
         drain_spread: args.drain_spread(),
         resolver: None,
+        runtime: runtime_of(bootstrap, args),
     }
+}
+
+/// What the bootstrap says, and the flags over it.
+fn runtime_of(bootstrap: &mut Bootstrap, args: &RunArgs) -> Runtime {
+    let mut all = std::mem::take(&mut bootstrap.runtime);
+    if args.http1_lenient {
+        all.set(runtime::LENIENT_HTTP1, RuntimeValue::Flag(true));
+    }
+    all
 }
 
 /// Where the control plane's cluster listens.

@@ -7,6 +7,7 @@ use super::{metrics, name_metrics, server_metrics};
 use crate::control;
 use crate::control::dns::{Resolve, SystemResolver};
 use crate::listener::Spread;
+use crate::model::Runtime;
 use crate::proto::envoy::config::core::v3::Node;
 use crate::snapshot::Store;
 use crate::snapshot::builder::{Builder, Change, Options};
@@ -48,6 +49,8 @@ pub struct Plan {
     pub drain_spread: Duration,
     /// Who resolves names; `None`: the system's servers.
     pub resolver: Option<Arc<dyn Resolve>>,
+    /// Switches of the bootstrap and the command line.
+    pub runtime: Runtime,
 }
 
 /// How to reach the control plane and introduce ourselves.
@@ -117,7 +120,8 @@ impl Proxy {
             half
         });
         let senders = workers.iter().map(Worker::sender).collect();
-        let builder = Builder::new(Options { control: true, ..plan.options });
+        let mut builder = Builder::new(Options { control: true, ..plan.options });
+        builder.set_runtime(plan.runtime);
         let (orders, watched) = mpsc::unbounded_channel();
         let resolver = plan.resolver.unwrap_or_else(|| Arc::new(SystemResolver::default()));
         // Ends with the build thread, which holds the orders' sender.

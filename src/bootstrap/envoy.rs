@@ -1,8 +1,8 @@
 //! Envoy's sections of a document.
 
 use super::ads::{self, Ads};
-use super::{Finding, node};
-use crate::model::{Address, Cluster, Listener};
+use super::{Finding, node, runtime};
+use crate::model::{Address, Cluster, Listener, Runtime};
 use crate::proto::envoy::config::bootstrap::v3::Bootstrap as Message;
 use crate::proto::envoy::config::bootstrap::v3::runtime_layer::LayerSpecifier;
 use crate::proto::envoy::config::core::v3::{self as core, Node, address, socket_address};
@@ -26,6 +26,7 @@ pub(super) struct Made {
     pub admin: Option<Address>,
     pub ads: Option<Ads>,
     pub state_dir: Option<String>,
+    pub runtime: Runtime,
     pub listeners: Vec<Listener>,
     pub clusters: Vec<Cluster>,
     pub unknown_fields: usize,
@@ -52,6 +53,7 @@ pub(super) fn read<'a>(
         made.admin = admin_address(admin, findings);
     }
     made.state_dir = state_dir(&message);
+    made.runtime = runtime::read(&message);
     made.node = message.node.unwrap_or_default();
     if made.node.user_agent_name.is_empty() {
         "mizzen".clone_into(&mut made.node.user_agent_name);

@@ -9,13 +9,14 @@ mod check;
 mod document;
 mod envoy;
 mod node;
+mod runtime;
 
 pub use crate::translate::{Finding, Severity};
 pub use ads::{Ads, Fetch};
 pub use check::{Report, check};
 pub use node::NodeOverride;
 
-use crate::model::{Address, Cluster, Listener};
+use crate::model::{Address, Cluster, Listener, Runtime};
 use crate::proto::envoy::config::core::v3::Node;
 use crate::translate::mosn;
 use serde_json::Value;
@@ -57,6 +58,8 @@ pub struct Bootstrap {
     /// Folder of the last good snapshot, by `mizzen.state_dir` in a runtime layer, by the node's metadata key
     /// `MIZZEN_STATE_DIR`, or by `mizzen.state_dir` in a MOSN file.
     pub state_dir: Option<PathBuf>,
+    /// What the static layers of `layered_runtime` say.
+    pub runtime: Runtime,
     pub listeners: Vec<Listener>,
     pub clusters: Vec<Cluster>,
     /// What has no effect, or another one than its author may think.
@@ -142,6 +145,7 @@ fn build(path: &Path, base: Value, overlay: Option<&str>) -> Result<Bootstrap, V
         dialect,
         state_dir: state_dir(&document, &made),
         document,
+        runtime: made.runtime,
         node: made.node,
         admin: made.admin.or(settings.admin),
         ads: made.ads,

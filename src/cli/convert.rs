@@ -83,6 +83,7 @@ fn run_args(
         state_dir: flags.state_dir,
         route_hold: Duration::from_secs(flags.route_hold_s),
         removed_cluster_linger: Duration::from_secs(flags.removed_cluster_linger_s),
+        http1_lenient: flags.http1_lenient,
         admin_address_path: flags.admin_address_path,
     })
 }

@@ -181,6 +181,9 @@ pub(super) struct RunFlags {
     /// Seconds a removed cluster serves while a route names it, 0 not at all
     #[arg(long, default_value_t = 15, value_name = "N")]
     pub removed_cluster_linger_s: u64,
+    /// Permits bare LF, folded lines, equal repeated Content-Length, and HTTP/1.0 without Host from clients
+    #[arg(long)]
+    pub http1_lenient: bool,
     /// File that receives the admin address once it is bound
     #[arg(long, value_name = "FILE")]
     pub admin_address_path: Option<PathBuf>,

@@ -28,6 +28,10 @@ pub struct Cluster {
     /// HTTP protocol towards hosts; bolt clusters ignore it (the listener's filter decides).
     pub protocol: UpstreamProtocol,
     pub http2: Http2Options,
+    /// Bytes of an HTTP/1 response's head. Default 60 KiB.
+    pub response_head_bytes: usize,
+    /// Fields of a response. Default 100.
+    pub response_headers: usize,
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// Bytes that may wait towards a host before its downstream is not read. Default 1 MiB.
     pub buffer_limit: usize,
@@ -116,6 +120,8 @@ pub struct Http2Options {
     pub initial_connection_window: Option<u32>,
     /// PING interval and answer timeout.
     pub keepalive: Option<(Duration, Duration)>,
+    /// Bytes of a head, counted as RFC 9113 6.5.2 does.
+    pub header_list: Option<u32>,
 }
 
 /// SO_KEEPALIVE parameters; `None` fields keep the system's.
@@ -169,6 +175,9 @@ impl Default for Thresholds {
 }
 
 impl Cluster {
+    /// Default of `response_head_bytes`.
+    pub const DEFAULT_RESPONSE_HEAD: usize = 60 * 1024;
+
     /// A cluster with Envoy's defaults.
     pub fn new(name: impl Into<String>, discovery: Discovery) -> Self {
         Cluster {
@@ -180,6 +189,8 @@ impl Cluster {
             breakers: Breakers::default(),
             protocol: UpstreamProtocol::Http1,
             http2: Http2Options::default(),
+            response_head_bytes: Self::DEFAULT_RESPONSE_HEAD,
+            response_headers: 100,
             tcp_keepalive: None,
             buffer_limit: 1 << 20,
             connections_per_host: 1,

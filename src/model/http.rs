@@ -15,8 +15,8 @@ pub struct Http1Options {
     pub allow_absolute_url: bool,
     /// Listener metadata `mizzen.http1: lenient`. Default no.
     pub lenient: bool,
-    /// A target with a fragment is refused; otherwise the fragment is cut off. Default yes.
-    pub reject_fragment: bool,
+    /// Accept methods that nobody has registered. Default no: such requests get 400.
+    pub custom_methods: bool,
 }
 
 impl Default for Http1Options {
@@ -26,7 +26,7 @@ impl Default for Http1Options {
             default_host: String::new(),
             allow_absolute_url: true,
             lenient: false,
-            reject_fragment: true,
+            custom_methods: false,
         }
     }
 }

@@ -15,6 +15,7 @@ mod ids;
 mod listener;
 mod route;
 mod route_options;
+pub mod runtime;
 mod text;
 mod uri_template;
 
@@ -45,5 +46,6 @@ pub use route_options::{
     DrawBy, HashPolicy, HashSource, MaxStream, RateLimitedBackOff, ResetFormat, RetryOn, RetryPolicy,
     RouteOptions, Upgrade,
 };
+pub use runtime::{Runtime, RuntimeValue};
 pub use text::{Regex, RegexError, StringMatch};
 pub use uri_template::{TemplateError, UriTemplate};

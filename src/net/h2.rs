@@ -23,10 +23,10 @@ const DATA_FRAME_BUDGET: usize = 256 * 1024 * 1024;
 /// socket busy between two turns of the connection's task.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// Largest header list in bytes, counted as RFC 9113 6.5.2 does.
+/// Largest header list in bytes unless configured, counted as RFC 9113 6.5.2 does.
 pub const HEADER_LIST: u32 = 64 * 1024;
 
-/// Most header fields of a request, every cookie crumb counted. Real users needed up to 1,000; a field costs
+/// Most header fields of a request unless more are configured, every cookie crumb counted. Real users needed up to 1,000; a field costs
 /// about 100 bytes of memory however few bytes it has on the wire.
 pub const MAX_HEADERS: usize = 1000;
 
@@ -53,7 +53,7 @@ pub fn server(options: &Http2Options, max_streams: u32) -> h2::server::Builder {
         .initial_connection_window_size(connection_window(options))
         .data_frame_budget(DATA_FRAME_BUDGET)
         .max_send_buffer_size(SEND_BUFFER)
-        .max_header_list_size(HEADER_LIST)
+        .max_header_list_size(options.header_list.unwrap_or(HEADER_LIST))
         .max_concurrent_streams(max_streams.clamp(1, MAX_STREAMS))
         .max_concurrent_reset_streams(RESET_STREAMS)
         .reset_stream_duration(RESET_MEMORY)
@@ -72,7 +72,7 @@ pub fn client(options: &Http2Options) -> h2::client::Builder {
         .initial_connection_window_size(connection_window(options))
         .data_frame_budget(DATA_FRAME_BUDGET)
         .max_send_buffer_size(SEND_BUFFER)
-        .max_header_list_size(HEADER_LIST)
+        .max_header_list_size(options.header_list.unwrap_or(HEADER_LIST))
         .max_concurrent_reset_streams(RESET_STREAMS)
         .reset_stream_duration(RESET_MEMORY)
         // A connection many clients share must not end because 1,024 of them gave up in its life.

@@ -15,7 +15,7 @@ pub use view::View;
 
 pub use crate::cluster::{ClusterEntry, ClusterSlot};
 
-use crate::model::{ClusterId, RouteId};
+use crate::model::{ClusterId, RouteId, Runtime};
 use crate::router::RouteTable;
 use std::sync::Arc;
 
@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub clusters: imbl::Vector<ClusterSlot>,
     /// Ids of the clusters that are not [`ClusterSlot::Absent`], for routes that take the name from a header.
     pub names: imbl::OrdMap<Arc<str>, ClusterId>,
+    /// Switches that are no resource of their own.
+    pub runtime: Arc<Runtime>,
 }
 
 impl Snapshot {

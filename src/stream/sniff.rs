@@ -20,6 +20,9 @@ const BOLT_V1: u8 = 1;
 /// Time for the bytes that decide once the first one has come.
 const DECIDE: Duration = Duration::from_secs(10);
 
+/// How long a client may take to close its side after we closed ours.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// How serving a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Served {
@@ -68,9 +71,12 @@ pub async fn serve_sniffed(mut io: Conn, handle: Rc<Handle>, local: Rc<Local>) -
         Verdict::Bolt => rpc::serve(io, early, handle, local).await,
         Verdict::Http1 => http1::serve(io, early, handle, local).await,
         Verdict::Http2 => http2::serve(io, early.freeze(), handle, local).await,
-        // Methods are upper-case letters.
-        _ if early.first().is_some_and(u8::is_ascii_uppercase) => return Served::Http1,
-        Verdict::Unknown | Verdict::Unclear => return Served::Unknown,
+        Verdict::Unknown | Verdict::Unclear => {
+            io.close_gently(LINGER).await;
+            // Methods are upper-case letters.
+            let http1 = early.first().is_some_and(u8::is_ascii_uppercase);
+            return if http1 { Served::Http1 } else { Served::Unknown };
+        }
     }
     Served::Yes
 }

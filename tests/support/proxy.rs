@@ -56,6 +56,7 @@ impl Setup {
             static_unknown_fields: 0,
             drain_spread: self.drain_spread,
             resolver: self.resolver,
+            runtime: mizzen::model::Runtime::default(),
         })
         .expect("the proxy starts")
     }

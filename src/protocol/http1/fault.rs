@@ -24,6 +24,8 @@ macro_rules! faults {
 faults! {
     /// Not HTTP/1, or a line that cannot be read.
     CODEC = (BAD_REQUEST, "http1.codec_error");
+    /// A method that nobody has registered.
+    METHOD = (BAD_REQUEST, "http1.invalid_method");
     /// Control bytes, bare CR or LF, folds, or blanks where none belong.
     CHARACTERS = (BAD_REQUEST, "http1.invalid_characters");
     /// A target that is none.

@@ -35,7 +35,7 @@ pub use encode::{
 };
 pub use fault::Fault;
 pub use framing::Framing;
-pub use request::{RequestDecoder, RequestHead};
+pub use request::{RequestDecoder, RequestHead, is_foreign};
 pub use response::{Asked, ResponseDecoder, ResponseHead};
 
 use http::uri::Authority;
@@ -53,6 +53,8 @@ pub struct Limits {
     pub default_host_10: Option<Authority>,
     /// Accept absolute-form targets from clients. Default yes.
     pub allow_absolute_url: bool,
+    /// Accept methods that nobody has registered. Default yes.
+    pub custom_methods: bool,
     /// Refuse targets with a fragment; otherwise it is cut off. Default yes.
     pub reject_fragment: bool,
     /// See the module. Default no.
@@ -69,6 +71,7 @@ impl Default for Limits {
             accept_http_10: false,
             default_host_10: None,
             allow_absolute_url: true,
+            custom_methods: true,
             reject_fragment: true,
             lenient: false,
             tls: false,

@@ -57,6 +57,9 @@ fn read(buf: &mut BytesMut, lines: Lines<RequestLine>, limits: &Limits) -> Resul
         return Err(Fault::LOW_VERSION);
     }
     let method = Method::from_bytes(at(&head, lines.line.method)).map_err(|_| Fault::CODEC)?;
+    if !limits.custom_methods && !is_registered(&method) {
+        return Err(Fault::METHOD);
+    }
     let mut fields = Fields::read(&head, &lines.slots, limits)?;
     let uri = target::read(&head, lines.line.target, fields.host, &method, http_11, limits)?;
     let framing = framing(&fields, &method, http_11)?;
@@ -74,6 +77,43 @@ fn read(buf: &mut BytesMut, lines: Lines<RequestLine>, limits: &Limits) -> Resul
         upgrade,
         case: fields.case.finish(&head).map(Rc::new),
     })
+}
+
+/// Whether a method is among those that servers of today know: RFC 9110's and those of WebDAV, UPnP and caches.
+fn is_registered(method: &Method) -> bool {
+    const FURTHER: [&str; 26] = [
+        "ACL",
+        "BIND",
+        "CHECKOUT",
+        "COPY",
+        "LINK",
+        "LOCK",
+        "M-SEARCH",
+        "MERGE",
+        "MKACTIVITY",
+        "MKCALENDAR",
+        "MKCOL",
+        "MOVE",
+        "MSEARCH",
+        "NOTIFY",
+        "PROPFIND",
+        "PROPPATCH",
+        "PURGE",
+        "REBIND",
+        "REPORT",
+        "SEARCH",
+        "SOURCE",
+        "SUBSCRIBE",
+        "UNBIND",
+        "UNLINK",
+        "UNLOCK",
+        "UNSUBSCRIBE",
+    ];
+    match *method {
+        Method::GET | Method::POST | Method::PUT | Method::HEAD | Method::DELETE => true,
+        Method::CONNECT | Method::OPTIONS | Method::TRACE | Method::PATCH => true,
+        ref other => FURTHER.binary_search(&other.as_str()).is_ok(),
+    }
 }
 
 fn framing(fields: &Fields, method: &Method, http_11: bool) -> Result<Framing, Fault> {
@@ -123,6 +163,17 @@ impl Grammar for RequestLine {
             _ => Fault::CODEC,
         }
     }
+}
+
+/// Whether the first line of `bytes` is another protocol's: it neither begins with a method that is registered nor
+/// ends with a version of HTTP. Who wrote it would not understand an answer.
+pub fn is_foreign(bytes: &[u8]) -> bool {
+    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else { return false };
+    let line = bytes.get(..end).unwrap_or_default().trim_ascii_end();
+    let mut words = line.split(|byte| *byte == b' ');
+    let (first, last) = (words.next().unwrap_or_default(), words.next_back().unwrap_or_default());
+    let registered = Method::from_bytes(first).is_ok_and(|method| is_registered(&method));
+    !registered && !last.is_empty() && !last.to_ascii_uppercase().starts_with(b"HTTP")
 }
 
 /// Whether the first line ends in the name of another version.

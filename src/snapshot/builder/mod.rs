@@ -33,7 +33,7 @@ pub use status::{ClusterStatus, Counts, HeldHost, ListenerStatus, State, Status,
 pub use watch::{Order, Report, Watched};
 
 use super::Snapshot;
-use crate::model::ClusterId;
+use crate::model::{ClusterId, Runtime};
 use clusters::Waiter;
 use next::Next;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -79,6 +79,11 @@ impl Builder {
     /// An empty configuration.
     pub fn new(options: Options) -> Self {
         Builder { options, ..Builder::default() }
+    }
+
+    /// Sets what holds of runtime, all layers in one.
+    pub fn set_runtime(&mut self, runtime: Runtime) {
+        self.next.set_runtime(Arc::new(runtime));
     }
 
     /// Applies one resolved set from `origin`. Where a set names a resource twice, the last change counts.

@@ -1,6 +1,6 @@
 //! The snapshot in the making.
 
-use crate::model::{ClusterId, RouteId};
+use crate::model::{ClusterId, RouteId, Runtime};
 use crate::router::RouteTable;
 use crate::snapshot::{ClusterSlot, ListenerSpec, Snapshot};
 use std::sync::Arc;
@@ -57,6 +57,13 @@ impl Next {
         self.snapshot.names.remove(name);
         self.changed = true;
         true
+    }
+
+    pub(super) fn set_runtime(&mut self, runtime: Arc<Runtime>) {
+        if self.snapshot.runtime != runtime {
+            self.snapshot.runtime = runtime;
+            self.changed = true;
+        }
     }
 
     pub(super) fn set_table(&mut self, id: RouteId, table: Option<Arc<RouteTable>>) {

@@ -93,7 +93,7 @@ pub enum Change {
 pub fn admit(head: &mut request::Parts, max_headers: usize) -> Result<Admitted, Failure> {
     let refused = || Failure::before(Reason::BadRequest);
     // Cookies count each while they are apart: joining them costs what a client makes it cost.
-    if head.headers.len() > MAX_HEADERS {
+    if head.headers.len() > MAX_HEADERS.max(max_headers) {
         return Err(Failure::before(Reason::HeaderOverflow));
     }
     join_cookies(&mut head.headers)?;

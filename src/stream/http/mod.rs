@@ -29,14 +29,14 @@ pub use sink::{Gone, Sink};
 pub use source::{Fault, Incomplete, Source, collect};
 pub use stats::{Stats, Version};
 
-use super::{Handle, Local};
+use super::{Bound, Handle, Local};
 use crate::model::{Edge, Protocol, RouteId};
 use crate::net::h2::MAX_HEADERS;
 use crate::snapshot::FilterSpec;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Response, StatusCode};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 /// Default of `stream_idle_timeout`, also for a client that takes nothing.
@@ -53,6 +53,31 @@ pub struct Downstream {
     pub local: Rc<Local>,
     /// What it counts.
     pub stats: Stats,
+    /// Whom `stats` are of.
+    of: Weak<Bound>,
+}
+
+impl Downstream {
+    /// A connection of an HTTP filter, counted as open; `None` for any other filter.
+    pub fn open(handle: Rc<Handle>, local: Rc<Local>, version: Version) -> Option<Rc<Self>> {
+        let bound = handle.bound();
+        let stats = Stats::of(&bound.chain.filter, &local)?;
+        stats.opened(version);
+        let of = Rc::downgrade(&bound);
+        Some(Rc::new(Downstream { handle, local, stats, of }))
+    }
+
+    /// The same connection as its present filter counts it, if another one served its last stream.
+    pub fn follow(&self, version: Version) -> Option<Rc<Self>> {
+        let bound = self.handle.bound();
+        if std::ptr::eq(self.of.as_ptr(), Rc::as_ptr(&bound)) {
+            return None;
+        }
+        let stats = Stats::of(&bound.chain.filter, &self.local)?;
+        self.stats.hand_over(&stats, version);
+        let (handle, local, of) = (self.handle.clone(), self.local.clone(), Rc::downgrade(&bound));
+        Some(Rc::new(Downstream { handle, local, stats, of }))
+    }
 }
 
 /// What a filter says about its streams.

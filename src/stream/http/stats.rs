@@ -50,25 +50,48 @@ impl Stats {
 
     /// A connection is served.
     pub fn opened(&self, version: Version) {
+        self.enter(version);
         match self {
             Stats::Http(stats) => {
                 stats.downstream_cx_total.inc();
-                stats.downstream_cx_active.inc();
                 match version {
-                    Version::Http1 => {
-                        stats.downstream_cx_http1_total.inc();
-                        stats.downstream_cx_http1_active.inc();
-                    }
-                    Version::Http2 => {
-                        stats.downstream_cx_http2_total.inc();
-                        stats.downstream_cx_http2_active.inc();
-                    }
+                    Version::Http1 => stats.downstream_cx_http1_total.inc(),
+                    Version::Http2 => stats.downstream_cx_http2_total.inc(),
                 }
             }
-            Stats::Rpc(stats) => {
-                stats.downstream_cx_total.inc();
+            Stats::Rpc(stats) => stats.downstream_cx_total.inc(),
+        }
+    }
+
+    /// The connection is served by another filter from now on: `to` counts it among the open ones.
+    pub fn hand_over(&self, to: &Stats, version: Version) {
+        self.leave(version);
+        to.enter(version);
+    }
+
+    fn enter(&self, version: Version) {
+        match self {
+            Stats::Http(stats) => {
                 stats.downstream_cx_active.inc();
+                match version {
+                    Version::Http1 => stats.downstream_cx_http1_active.inc(),
+                    Version::Http2 => stats.downstream_cx_http2_active.inc(),
+                }
             }
+            Stats::Rpc(stats) => stats.downstream_cx_active.inc(),
+        }
+    }
+
+    fn leave(&self, version: Version) {
+        match self {
+            Stats::Http(stats) => {
+                stats.downstream_cx_active.dec();
+                match version {
+                    Version::Http1 => stats.downstream_cx_http1_active.dec(),
+                    Version::Http2 => stats.downstream_cx_http2_active.dec(),
+                }
+            }
+            Stats::Rpc(stats) => stats.downstream_cx_active.dec(),
         }
     }
 
@@ -81,19 +104,14 @@ impl Stats {
         by_peer: bool,
         busy: bool,
     ) {
+        self.leave(version);
         match self {
             Stats::Http(stats) => {
-                stats.downstream_cx_active.dec();
-                match version {
-                    Version::Http1 => stats.downstream_cx_http1_active.dec(),
-                    Version::Http2 => stats.downstream_cx_http2_active.dec(),
-                }
                 stats.closed(life, by_peer, busy);
                 stats.downstream_cx_rx_bytes_total.add(received);
                 stats.downstream_cx_tx_bytes_total.add(sent);
             }
             Stats::Rpc(stats) => {
-                stats.downstream_cx_active.dec();
                 stats.closed(life, by_peer, busy);
                 stats.downstream_cx_rx_bytes_total.add(received);
                 stats.downstream_cx_tx_bytes_total.add(sent);

@@ -7,7 +7,7 @@ use super::head::with_authority;
 use super::sink::Sink;
 use super::source::Source;
 use crate::cluster::pool::http2::{self, failure_of};
-use crate::message::Failure;
+use crate::message::{Failure, Reason};
 use crate::model::UpstreamProtocol;
 use crate::stream::exchange::{Attempt, Forward};
 use h2::ext::Protocol;
@@ -96,6 +96,10 @@ impl Exchange {
                 Pin::new(&mut response).poll(cx).map_err(|error| failure_of(&error))
             })
             .await?;
+        // Converted calls have as many as a bolt frame can carry.
+        if !self.always_http2 && response.headers().len() > attempt.state.spec.model.response_headers {
+            return Err(Failure::after(Reason::UpstreamProtocol));
+        }
         let mut response = response.map(Source::Http2);
         if self.change.is_some() && response.status().is_success() {
             self.switched = true;

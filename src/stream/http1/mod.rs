@@ -15,13 +15,13 @@ pub use outgoing::Outgoing;
 pub use responder::Responder;
 pub(in crate::stream) use responder::length;
 
-use super::http::{Client, Clock, Downstream, STREAM_IDLE, Source, Stats, Version, exchange, refusal};
+use super::http::{Client, Clock, Downstream, STREAM_IDLE, Source, Version, exchange, refusal};
 use super::{Drain, Handle, Local};
 use crate::message::Reason;
-use crate::model::{HttpManager, RequestLimits};
+use crate::model::{HttpManager, RequestLimits, Runtime, runtime};
 use crate::net::{Conn, Filled, Line};
 use crate::protocol::http1::{
-    BodyLength, Fault, Framing, Limits, RequestDecoder, RequestHead, ResponseTo, encode_response,
+    BodyLength, Fault, Framing, Limits, RequestDecoder, RequestHead, ResponseTo, encode_response, is_foreign,
 };
 use crate::snapshot::FilterSpec;
 use bytes::BytesMut;
@@ -45,9 +45,9 @@ const QUIET: Duration = Duration::from_secs(1);
 pub async fn serve(io: Conn, early: BytesMut, handle: Rc<Handle>, local: Rc<Local>) {
     let bound = handle.bound();
     let FilterSpec::Http { config, .. } = &bound.chain.filter else { return };
-    let Some(stats) = Stats::of(&bound.chain.filter, &local) else { return };
-    let limits = Rc::new(limits(config));
-    drop(bound);
+    let view = local.view();
+    let (limits, generation) = (Rc::new(limits(config, &view.runtime)), view.generation);
+    drop((bound, view));
     let line = Line::with(io, &local.env.reads, early);
     let incoming = Incoming::new(line.clone(), limits.clone(), Framing::Empty, None);
     let conduct = Rc::new(Conduct {
@@ -62,19 +62,18 @@ pub async fn serve(io: Conn, early: BytesMut, handle: Rc<Handle>, local: Rc<Loca
         cut: Cell::new(false),
         tunnel: Cell::new(false),
     });
-    let down = Rc::new(Downstream { handle, local, stats });
-    down.stats.opened(Version::Http1);
+    let Some(down) = Downstream::open(handle, local, Version::Http1) else { return };
     let begin = Instant::now();
-    let driver =
-        Driver { down: down.clone(), conduct, limits, decoder: RequestDecoder::default(), since: begin };
-    let ending = driver.run(begin).await;
+    let decoder = RequestDecoder::default();
+    let driver = Driver { down, conduct, limits, generation, decoder, since: begin };
+    let (ending, down) = driver.run(begin).await;
     let (by_peer, busy) = (ending == Ending::Gone, ending == Ending::Cut);
     down.stats.closed(Version::Http1, begin.elapsed(), line.bytes(), by_peer, busy);
     ending.close(line, &down.local).await;
 }
 
-/// The codec's limits, as `config` sets them.
-fn limits(config: &HttpManager) -> Limits {
+/// The codec's limits, as `config` and the switches among `values` set them.
+fn limits(config: &HttpManager, values: &Runtime) -> Limits {
     let default = Limits::default();
     Limits {
         head_bytes: config.limits.head_bytes,
@@ -82,8 +81,9 @@ fn limits(config: &HttpManager) -> Limits {
         accept_http_10: config.http1.accept_http_10,
         default_host_10: Authority::try_from(config.http1.default_host.as_str()).ok(),
         allow_absolute_url: config.http1.allow_absolute_url,
-        reject_fragment: config.http1.reject_fragment,
-        lenient: config.http1.lenient,
+        reject_fragment: values.flag(runtime::REJECT_FRAGMENT, true),
+        lenient: config.http1.lenient || values.flag(runtime::LENIENT_HTTP1, false),
+        custom_methods: config.http1.custom_methods,
         ..default
     }
 }
@@ -136,6 +136,8 @@ struct Driver {
     down: Rc<Downstream>,
     conduct: Rc<Conduct>,
     limits: Rc<Limits>,
+    /// The snapshot whose switches `limits` has.
+    generation: u64,
     decoder: RequestDecoder,
     since: Instant,
 }
@@ -150,17 +152,30 @@ struct Patience {
 }
 
 impl Driver {
-    async fn run(mut self, begin: Instant) -> Ending {
+    /// How it ended, and who counts it.
+    async fn run(mut self, begin: Instant) -> (Ending, Rc<Downstream>) {
+        let ending = self.serve(begin).await;
+        (ending, self.down)
+    }
+
+    async fn serve(&mut self, begin: Instant) -> Ending {
         let mut clock = Clock::new(&self.down.local.env.wheel, begin);
         let mut served = 0u32;
         loop {
             let head = match self.next(&mut clock).await {
                 Next::Request(head) => head,
+                Next::Refused(_) if served == 0 && is_foreign(&self.conduct.line.input()) => {
+                    self.down.stats.protocol_error();
+                    return Ending::Gentle;
+                }
                 Next::Refused(fault) => return self.refuse(fault.status, Reason::BadRequest),
                 Next::Late => return self.refuse(StatusCode::REQUEST_TIMEOUT, Reason::RequestTimeout),
                 Next::Over(ending) => return ending,
             };
             served += 1;
+            if let Some(down) = self.down.follow(Version::Http1) {
+                self.down = down;
+            }
             let begin = Instant::now();
             self.prepare(&head, served, begin);
             clock.restart(begin);
@@ -214,6 +229,18 @@ impl Driver {
         None
     }
 
+    /// Takes the limits anew where configuration has changed since the last request.
+    fn follow(&mut self) {
+        let view = self.down.local.view();
+        if view.generation == self.generation {
+            return;
+        }
+        self.generation = view.generation;
+        if let FilterSpec::Http { config, .. } = &self.down.handle.bound().chain.filter {
+            self.limits = Rc::new(limits(config, &view.runtime));
+        }
+    }
+
     /// Waits for the next request's head.
     async fn next(&mut self, clock: &mut Clock) -> Next {
         let patience = self.patience();
@@ -227,6 +254,7 @@ impl Driver {
                 if !self.conduct.line.input().is_empty() {
                     if begun.is_none() {
                         begun = Some(Instant::now());
+                        self.follow();
                         self.limit(clock, &patience, begun);
                     }
                     match self.decoder.decode(&mut self.conduct.line.input(), &self.limits) {

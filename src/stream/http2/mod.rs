@@ -6,10 +6,10 @@
 #[cfg(test)]
 pub(super) mod tests;
 
-use super::http::{Client, Clock, Downstream, STREAM_IDLE, Source, Stats, Version, exchange};
+use super::http::{Client, Clock, Downstream, STREAM_IDLE, Source, Version, exchange};
 use super::{Drain, Handle, Local};
 use crate::model::{Http2Options, HttpManager};
-use crate::net::{Conn, Sleep, Wire, WireIo, h2 as settings};
+use crate::net::{Conn, Keepalive, Sleep, Wire, WireIo, h2 as settings};
 use crate::snapshot::FilterSpec;
 use ::http::Request;
 use bytes::Bytes;
@@ -33,7 +33,6 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Serves an HTTP/2 connection to its end. `early`: bytes read before the protocol was known.
 pub async fn serve(io: Conn, early: Bytes, handle: Rc<Handle>, local: Rc<Local>) {
     let bound = handle.bound();
-    let Some(stats) = Stats::of(&bound.chain.filter, &local) else { return };
     let default = Http2Options::default();
     let (options, max_streams) = match &bound.chain.filter {
         FilterSpec::Http { config, .. } => (&config.http2, config.max_concurrent_streams),
@@ -45,13 +44,18 @@ pub async fn serve(io: Conn, early: Bytes, handle: Rc<Handle>, local: Rc<Local>)
     {
         builder.enable_connect_protocol();
     }
+    let keepalive = options.keepalive;
     drop(bound);
     let wire = Wire::server(io, early);
-    let down = Rc::new(Downstream { handle, local, stats });
+    let Some(mut down) = Downstream::open(handle, local, Version::Http2) else { return };
     let begin = Instant::now();
-    down.stats.opened(Version::Http2);
     let by_peer = match handshake(&builder, &wire, &down.local).await {
-        Some(connection) => Driver::new(&down, wire.clone(), connection).run().await,
+        Some(connection) => {
+            let mut driver = Driver::new(&down, wire.clone(), connection, keepalive);
+            let by_peer = driver.run().await;
+            down = driver.down.clone();
+            by_peer
+        }
         None => {
             down.stats.protocol_error();
             false
@@ -115,12 +119,21 @@ struct Driver {
     told: bool,
     /// The connection ends as soon as the last frame is written.
     closing: bool,
+    /// Streams so far.
+    served: u32,
+    keepalive: Option<Keepalive>,
 }
 
 impl Driver {
-    fn new(down: &Rc<Downstream>, wire: Rc<Wire>, connection: Connection<WireIo, Bytes>) -> Self {
+    fn new(
+        down: &Rc<Downstream>,
+        wire: Rc<Wire>,
+        mut connection: Connection<WireIo, Bytes>,
+        keepalive: Option<(Duration, Duration)>,
+    ) -> Self {
         let now = Instant::now();
         Driver {
+            keepalive: keepalive.and_then(|times| Some(Keepalive::new(connection.ping_pong()?, times))),
             connection,
             timer: down.local.env.wheel.sleep_until(now),
             down: down.clone(),
@@ -129,11 +142,12 @@ impl Driver {
             idle_since: Some(now),
             told: false,
             closing: false,
+            served: 0,
         }
     }
 
     /// Whether the client ended it.
-    async fn run(mut self) -> bool {
+    async fn run(&mut self) -> bool {
         poll_fn(|cx| self.poll(cx)).await;
         !self.closing
     }
@@ -158,6 +172,10 @@ impl Driver {
         loop {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
+                    self.served = self.served.saturating_add(1);
+                    if let Some(down) = self.down.follow(Version::Http2) {
+                        self.down = down;
+                    }
                     spawn_local(stream(self.down.clone(), request, respond));
                 }
                 Poll::Ready(Some(Err(error))) => {
@@ -187,7 +205,10 @@ impl Driver {
         if drain == Drain::Now {
             return self.close(h2::Reason::NO_ERROR);
         }
-        if !self.told && (drain >= Drain::Told || self.wire.is_worn()) {
+        if self.keepalive.as_mut().is_some_and(|keepalive| keepalive.poll(cx).is_ready()) {
+            return self.close(h2::Reason::NO_ERROR);
+        }
+        if !self.told && (drain >= Drain::Told || self.wire.is_worn() || self.is_spent()) {
             self.down.stats.drain_close();
             return self.tell();
         }
@@ -213,7 +234,9 @@ impl Driver {
                 self.down.stats.max_duration();
                 return self.tell();
             }
-            let due = [idle_at, age_at.filter(|_| !self.told), stall_at].into_iter().flatten().min();
+            let ping_at = self.keepalive.as_ref().map(Keepalive::due);
+            let age_at = age_at.filter(|_| !self.told);
+            let due = [idle_at, age_at, stall_at, ping_at].into_iter().flatten().min();
             let Some(due) = due else { return false };
             // A later end than before is met when the timer fires: a busy connection does not move it.
             if due < self.timer.deadline() || self.timer.deadline() <= now {
@@ -222,6 +245,16 @@ impl Driver {
             if Pin::new(&mut self.timer).poll(cx).is_pending() {
                 return false;
             }
+        }
+    }
+
+    /// Whether it has carried as many requests as it may.
+    fn is_spent(&self) -> bool {
+        match &self.down.handle.bound().chain.filter {
+            FilterSpec::Http { config, .. } => {
+                config.limits.per_connection.is_some_and(|max| self.served >= max)
+            }
+            _ => false,
         }
     }
 

@@ -12,6 +12,8 @@ use crate::translate::finding::{Findings, Path};
 
 /// Largest HTTP/2 window.
 const MAX_WINDOW: u32 = 0x7fff_ffff;
+/// Largest `max_response_headers_kb`.
+const MAX_HEAD_KB: u32 = 8192;
 /// Smallest HTTP/2 window that Envoy accepts.
 const MIN_WINDOW: u32 = 65_535;
 
@@ -30,6 +32,10 @@ pub(super) fn apply(message: &pb::Cluster, model: &mut Cluster, out: &mut Findin
         if let Some(options) = extension.decode::<HttpProtocolOptions>(&at, out) {
             typed(&at, &options, model, out);
         }
+    }
+    let default = Cluster::DEFAULT_RESPONSE_HEAD;
+    if model.response_head_bytes != default {
+        model.http2.header_list = u32::try_from(model.response_head_bytes).ok();
     }
 }
 
@@ -109,6 +115,15 @@ fn common_options(
     if let Some(max) = common.max_requests_per_connection {
         model.max_requests_per_connection = max;
     }
+    if let Some(max) = common.max_headers_count {
+        let max = within(&path.name("max_headers_count"), max, 1, u32::MAX, out);
+        model.response_headers = max as usize;
+    }
+    if let Some(kb) = common.max_response_headers_kb {
+        // HTTP/2's is set with its other options, wherever those come from.
+        let kb = within(&path.name("max_response_headers_kb"), kb, 1, MAX_HEAD_KB, out);
+        model.response_head_bytes = kb as usize * 1024;
+    }
     for (field, set) in [
         ("max_connection_duration", common.max_connection_duration.is_some()),
         ("max_stream_duration", common.max_stream_duration.is_some()),
@@ -141,6 +156,7 @@ pub(super) fn http2(
             MIN_WINDOW,
         ),
         keepalive: None,
+        header_list: None,
     };
     if let Some(keepalive) = &options.connection_keepalive {
         let at = path.name("connection_keepalive");

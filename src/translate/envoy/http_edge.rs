@@ -65,6 +65,7 @@ pub(super) fn http1(
         accept_http_10: options.accept_http_10,
         default_host: options.default_host_for_http_10.clone(),
         allow_absolute_url: options.allow_absolute_url.unwrap_or(true),
+        custom_methods: options.allow_custom_methods,
         ..default
     }
 }

@@ -32,10 +32,14 @@ pub(super) fn manager(
     let default = core::HttpProtocolOptions::default();
     let common = manager.common_http_protocol_options.as_ref().unwrap_or(&default);
     let at = path.name("common_http_protocol_options");
-    let http2 = match &manager.http2_protocol_options {
+    let mut http2 = match &manager.http2_protocol_options {
         Some(options) => http2(&path.name("http2_protocol_options"), options, out),
         None => Http2Options::default(),
     };
+    let limits = http_edge::limits(path, manager, common, out);
+    if manager.max_request_headers_kb.is_some() {
+        http2.header_list = u32::try_from(limits.head_bytes).ok();
+    }
     let age = common.max_connection_duration.as_ref();
     let stream_age = common.max_stream_duration.as_ref();
     let idle = manager.stream_idle_timeout.as_ref();
@@ -43,7 +47,7 @@ pub(super) fn manager(
         stat_prefix: not_empty(&path.name("stat_prefix"), &manager.stat_prefix, out),
         idle_timeout: timeout(&at.name("idle_timeout"), common.idle_timeout.as_ref(), Some(IDLE), out),
         stream_idle_timeout: timeout(&path.name("stream_idle_timeout"), idle, Some(STREAM_IDLE), out),
-        limits: http_edge::limits(path, manager, common, out),
+        limits,
         max_connection_duration: timeout(&at.name("max_connection_duration"), age, None, out),
         max_stream_duration: timeout(&at.name("max_stream_duration"), stream_age, None, out),
         max_concurrent_streams: http2.max_concurrent_streams.unwrap_or(MAX_STREAMS),

@@ -6,10 +6,11 @@ use super::MAX_CHAINS;
 use super::chain::{self, overlap};
 use super::extension::Extension;
 use super::values::{Accept, address, enumeration, not_empty};
-use crate::model::{Address, Direction, FilterChain, Listener};
+use crate::model::{Address, Direction, FilterChain, Listener, NetworkFilter};
 use crate::proto::envoy::config::core::v3::TrafficDirection;
 use crate::proto::envoy::config::listener::v3 as pb;
 use crate::translate::finding::{Findings, Path};
+use prost_types::value::Kind;
 
 /// `per_connection_buffer_limit_bytes` if absent.
 const BUFFER_LIMIT: usize = 1 << 20;
@@ -22,7 +23,14 @@ pub(super) fn listener(message: &pb::Listener, out: &mut Findings) -> Option<Lis
     refuse_unbuilt(message, out);
     listener_filters(message, out);
     let addresses = addresses(message, out);
-    let (filter_chains, default_filter_chain) = chains(message, out);
+    let (mut filter_chains, mut default_filter_chain) = chains(message, out);
+    if is_lenient(message, out) {
+        for chain in filter_chains.iter_mut().chain(&mut default_filter_chain) {
+            if let NetworkFilter::Http(manager) = &mut chain.filter {
+                manager.http1.lenient = true;
+            }
+        }
+    }
     let direction = match enumeration(&root.name("traffic_direction"), message.traffic_direction, out)? {
         TrafficDirection::Unspecified => Direction::Unspecified,
         TrafficDirection::Inbound => Direction::Inbound,
@@ -42,6 +50,23 @@ pub(super) fn listener(message: &pb::Listener, out: &mut Findings) -> Option<Lis
         backlog: message.tcp_backlog_size.unwrap_or(BACKLOG),
         exact_balance: exact_balance(message, out),
     })
+}
+
+/// Metadata `mizzen`, key `http1`: `lenient` or `strict`.
+fn is_lenient(message: &pb::Listener, out: &mut Findings) -> bool {
+    let metadata = message.metadata.as_ref().and_then(|metadata| metadata.filter_metadata.get("mizzen"));
+    let Some(value) = metadata.and_then(|own| own.fields.get("http1")) else { return false };
+    let root = Path::ROOT;
+    let at = root.name("metadata");
+    let at = at.name("filter_metadata");
+    let at = at.name("mizzen");
+    match &value.kind {
+        Some(Kind::StringValue(word)) if word == "lenient" => return true,
+        Some(Kind::StringValue(word)) if word == "strict" => {}
+        Some(Kind::StringValue(word)) => out.bad(&at.name("http1"), word, "nearest valid: lenient, strict"),
+        _ => out.bad(&at.name("http1"), "", "a text is expected (nearest valid: lenient, strict)"),
+    }
+    false
 }
 
 fn refuse_unbuilt(message: &pb::Listener, out: &mut Findings) {

@@ -57,7 +57,11 @@ impl Link {
             }),
             turn: Cell::new(0),
             served: Cell::new(false),
-            limits: Limits::default(),
+            limits: Limits {
+                head_bytes: model.response_head_bytes,
+                max_headers: model.response_headers,
+                ..Limits::default()
+            },
             stream: RefCell::default(),
             host: Rc::downgrade(host),
             idle_since: Cell::new(now),

@@ -4,10 +4,9 @@ use super::link::Link;
 use crate::cluster::pool::dial::{Dial, connect};
 use crate::cluster::{Cluster, Host, Permit, State};
 use crate::message::Reason;
-use crate::net::{Sleep, Wire, WireIo, h2 as settings};
+use crate::net::{Keepalive, Sleep, Wire, WireIo, h2 as settings};
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
-use h2::{Ping, PingPong};
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -108,15 +107,6 @@ struct Driver {
     given_up: bool,
 }
 
-/// Asks the peer by PING whether it lives, if configured.
-struct Keepalive {
-    pings: PingPong,
-    interval: Duration,
-    timeout: Duration,
-    due: Instant,
-    asked: bool,
-}
-
 impl Driver {
     fn new(
         wire: Rc<Wire>,
@@ -127,10 +117,8 @@ impl Driver {
     ) -> Self {
         let model = &state.spec.model;
         let now = Instant::now();
-        let keepalive = model.http2.keepalive.and_then(|(interval, timeout)| {
-            let pings = connection.ping_pong()?;
-            Some(Keepalive { pings, interval, timeout, due: now + interval, asked: false })
-        });
+        let keepalive =
+            model.http2.keepalive.and_then(|times| Some(Keepalive::new(connection.ping_pong()?, times)));
         Driver {
             wire,
             connection,
@@ -231,23 +219,11 @@ impl Driver {
     /// Ready when the peer did not answer in time.
     fn poll_keepalive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(keepalive) = &mut self.keepalive else { return Poll::Pending };
-        loop {
-            if keepalive.asked && matches!(keepalive.pings.poll_pong(cx), Poll::Ready(Ok(_))) {
-                keepalive.asked = false;
-                keepalive.due = Instant::now() + keepalive.interval;
-            }
-            let now = Instant::now();
-            if keepalive.due > now {
-                break;
-            }
-            if keepalive.asked {
-                return Poll::Ready(());
-            }
-            keepalive.asked = keepalive.pings.send_ping(Ping::opaque()).is_ok();
-            keepalive.due = now + keepalive.timeout;
+        if keepalive.poll(cx).is_ready() {
+            return Poll::Ready(());
         }
-        if keepalive.due < self.timer.deadline() {
-            self.timer.reset(keepalive.due);
+        if keepalive.due() < self.timer.deadline() {
+            self.timer.reset(keepalive.due());
         }
         Poll::Pending
     }

@@ -317,6 +317,23 @@ fn any_token_is_a_method() {
     for method in ["get", "M-SEARCH", "PROPPATCH", "!#$%&'*+-.^_`|~"] {
         let head = accepted(format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes(), &Limits::default());
         assert_eq!(head.parts.method.as_str(), method);
+        let known = Limits { custom_methods: false, ..Limits::default() };
+        let mut buf = BytesMut::from(format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
+        let outcome = RequestDecoder::default().decode(&mut buf, &known).map(drop);
+        let registered = ["M-SEARCH", "PROPPATCH"].contains(&method);
+        assert_eq!(outcome, if registered { Ok(()) } else { Err(Fault::METHOD) }, "{method}");
+    }
+}
+
+#[test]
+fn foreign_lines_are_known() {
+    for line in [&b"INVALID CONNECTION PREFACE\r\n\r\n"[..], b"HELO me\r\n", b"a b c d\n"] {
+        assert!(is_foreign(line), "{}", line.escape_ascii());
+    }
+    for line in
+        [&b"GET /\r\n"[..], b"FOO / HTTP/1.1\r\n", b"get / http/1.1\n", b"INVALID CONNECTION", b"x\r\n"]
+    {
+        assert!(!is_foreign(line), "{}", line.escape_ascii());
     }
 }
 

@@ -1,0 +1,113 @@
+//! Runtime values: switches and numbers by name, that change how the proxy acts without being a resource.
+//!
+//! One layer is what a bootstrap's static layer or an RTDS resource says; [`Runtime::layered`] puts layers over
+//! each other. A key that nobody sets has the default of whoever asks.
+
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Values by key.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Runtime {
+    values: BTreeMap<String, RuntimeValue>,
+}
+
+/// One value.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum RuntimeValue {
+    Flag(bool),
+    Number(f64),
+    Text(String),
+    /// A `FractionalPercent`.
+    Fraction {
+        numerator: u32,
+        denominator: u32,
+    },
+}
+
+/// Requests whose target has a fragment are refused; otherwise it is cut off. Default yes.
+pub const REJECT_FRAGMENT: &str = "envoy.reloadable_features.http_reject_path_with_fragment";
+/// Clients may write HTTP/1 leniently, on every listener. Default no.
+pub const LENIENT_HTTP1: &str = "mizzen.http1.lenient";
+
+impl Runtime {
+    /// Sets one value.
+    pub fn set(&mut self, key: impl Into<String>, value: RuntimeValue) {
+        self.values.insert(key.into(), value);
+    }
+
+    /// All layers in one: what a later one says wins.
+    pub fn layered<'a>(layers: impl IntoIterator<Item = &'a Runtime>) -> Runtime {
+        let mut all = Runtime::default();
+        for layer in layers {
+            all.values.extend(layer.values.iter().map(|(key, value)| (key.clone(), value.clone())));
+        }
+        all
+    }
+
+    /// The value of `key`, if it is set.
+    pub fn get(&self, key: &str) -> Option<&RuntimeValue> {
+        self.values.get(key)
+    }
+
+    /// All values, by key.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &RuntimeValue)> {
+        self.values.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
+    /// A switch; text counts if it says `true` or `false`, anything else is as if it were not set.
+    pub fn flag(&self, key: &str, default: bool) -> bool {
+        match self.values.get(key) {
+            Some(RuntimeValue::Flag(value)) => *value,
+            Some(RuntimeValue::Text(text)) if text.eq_ignore_ascii_case("true") => true,
+            Some(RuntimeValue::Text(text)) if text.eq_ignore_ascii_case("false") => false,
+            _ => default,
+        }
+    }
+
+    /// A number; text counts if it is one.
+    pub fn number(&self, key: &str) -> Option<f64> {
+        match self.values.get(key)? {
+            RuntimeValue::Number(value) => Some(*value),
+            RuntimeValue::Text(text) => text.parse().ok(),
+            RuntimeValue::Flag(_) | RuntimeValue::Fraction { .. } => None,
+        }
+    }
+
+    /// A share, as numerator and denominator; a plain number is one of 100.
+    pub fn fraction(&self, key: &str) -> Option<(u32, u32)> {
+        match self.values.get(key)? {
+            RuntimeValue::Fraction { numerator, denominator } => Some((*numerator, *denominator)),
+            _ => {
+                let share = self.number(key)?;
+                (0.0..=f64::from(u32::MAX)).contains(&share).then_some((share as u32, 100))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_layer_wins_and_what_nobody_sets_has_the_default_of_who_asks() {
+        let layer = |values: &[(&str, RuntimeValue)]| {
+            let mut layer = Runtime::default();
+            values.iter().for_each(|(key, value)| layer.set(*key, value.clone()));
+            layer
+        };
+        let low = layer(&[("a", RuntimeValue::Flag(true)), ("b", RuntimeValue::Number(7.0))]);
+        let high =
+            layer(&[("a", RuntimeValue::Text("FALSE".into())), ("c", RuntimeValue::Text("2.5".into()))]);
+        let all = Runtime::layered([&low, &high]);
+        assert!(!all.flag("a", true));
+        assert!(all.flag("b", true) && !all.flag("b", false) && all.flag("none", true));
+        assert_eq!((all.number("b"), all.number("c"), all.number("a")), (Some(7.0), Some(2.5), None));
+        assert_eq!(all.fraction("b"), Some((7, 100)));
+        let share = layer(&[("s", RuntimeValue::Fraction { numerator: 3, denominator: 10_000 })]);
+        assert_eq!((share.fraction("s"), share.number("s")), (Some((3, 10_000)), None));
+        assert_eq!(layer(&[("n", RuntimeValue::Number(-1.0))]).fraction("n"), None);
+    }
+}
