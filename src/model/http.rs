@@ -93,6 +93,10 @@ pub struct Edge {
     pub upgrades: Vec<Upgrade>,
     /// `Expect: 100-continue` is the upstream's to answer.
     pub proxy_100_continue: bool,
+    /// `x-forwarded-client-cert` is passed on as it came: without TLS nobody has proved what it says.
+    pub keep_client_cert: bool,
+    /// The scheme that upstreams are told, whatever the client's.
+    pub scheme: Option<RequestScheme>,
 }
 
 /// What becomes of `x-request-id`.
@@ -110,6 +114,13 @@ impl Default for RequestId {
     fn default() -> Self {
         RequestId { generate: true, preserve_external: false, in_response: false }
     }
+}
+
+/// `scheme_header_transformation`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum RequestScheme {
+    Http,
+    Https,
 }
 
 /// `headers_with_underscores_action`.

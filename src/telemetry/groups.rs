@@ -74,6 +74,7 @@ stat_group! {
         downstream_rq_timeout: Counter,
         downstream_rq_idle_timeout: Counter,
         downstream_rq_too_large: Counter,
+        downstream_rq_dropped_trailers: Counter = "http1.dropped_trailers",
         downstream_rq_time: Histogram,
         no_route: Counter,
         no_cluster: Counter,
@@ -196,6 +197,7 @@ stat_group! {
         upstream_rq_late_answer: Counter,
         /// Connections found dead by heartbeat or PING.
         upstream_cx_keepalive_timeout: Counter = "http2.keepalive_timeout",
+        upstream_rq_dropped_trailers: Counter = "http1.dropped_trailers",
         lb_healthy_panic: Counter,
         bind_errors: Counter,
         /// Failures made here, by cause.

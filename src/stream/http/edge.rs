@@ -3,13 +3,13 @@
 use super::head::with_authority;
 use super::path::{self, Resolved};
 use crate::message::{Failure, Reason};
-use crate::model::{Edge, ServerHeader, StripPort, Underscores};
+use crate::model::{Edge, RequestScheme, ServerHeader, StripPort, Underscores};
 use crate::net::PeerAddress;
 use crate::stream::Handle;
 use crate::util::random::Random;
 use bytes::Bytes;
 use http::header::{DATE, SERVER, VIA};
-use http::uri::{Authority, PathAndQuery};
+use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, request};
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -19,6 +19,7 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const EXTERNAL: HeaderName = HeaderName::from_static("x-envoy-external-address");
 const INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
 
@@ -69,6 +70,12 @@ pub(super) fn arrive(
     }
     let external = note_client(&mut head.headers, edge, handle);
     arrival.internal = !external;
+    if !edge.keep_client_cert {
+        head.headers.remove(CLIENT_CERT);
+    }
+    if let Some(scheme) = edge.scheme {
+        set_scheme(head, scheme)?;
+    }
     if edge.request_id.generate {
         let fresh = external && edge.use_remote_address && !edge.request_id.preserve_external;
         if fresh || !head.headers.contains_key(REQUEST_ID) {
@@ -80,6 +87,20 @@ pub(super) fn arrive(
     }
     append_via(&mut head.headers, &edge.via);
     Ok(arrival)
+}
+
+fn set_scheme(head: &mut request::Parts, scheme: RequestScheme) -> Result<(), Failure> {
+    // A CONNECT has no path, and then no scheme either.
+    if head.uri.path_and_query().is_none() {
+        return Ok(());
+    }
+    let mut parts = std::mem::take(&mut head.uri).into_parts();
+    parts.scheme = Some(match scheme {
+        RequestScheme::Http => Scheme::HTTP,
+        RequestScheme::Https => Scheme::HTTPS,
+    });
+    head.uri = Uri::from_parts(parts).map_err(|_| Failure::before(Reason::BadRequest))?;
+    Ok(())
 }
 
 fn check_names(headers: &mut HeaderMap, action: Underscores) -> Result<(), Failure> {

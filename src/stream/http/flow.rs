@@ -46,6 +46,8 @@ pub struct Flow {
     waits: bool,
     paused: u32,
     resumed: u32,
+    /// There were trailers that the sink's message could not have.
+    trailers_dropped: bool,
 }
 
 /// What was taken from the source, for another try.
@@ -83,6 +85,7 @@ impl Flow {
             waits: false,
             paused: 0,
             resumed: 0,
+            trailers_dropped: false,
         }
     }
 
@@ -133,6 +136,11 @@ impl Flow {
     /// How often the source had to wait for the sink, and how often it went on.
     pub fn held_up(&self) -> (u32, u32) {
         (self.paused, self.resumed)
+    }
+
+    /// Whether there were trailers that did not go on.
+    pub fn dropped_trailers(&self) -> bool {
+        self.trailers_dropped
     }
 
     /// How the names of the message were written, where that is known.
@@ -316,7 +324,10 @@ impl Flow {
         let Some(to) = &mut self.to else { return Err(Broken::Sink) };
         let trailers = if self.keep.is_some() { self.trailers.clone() } else { self.trailers.take() };
         let sent = match trailers {
-            Some(trailers) => to.send_trailers(trailers),
+            Some(trailers) => {
+                self.trailers_dropped = !to.takes_trailers();
+                to.send_trailers(trailers)
+            }
             None => to.send(Bytes::new(), true),
         };
         self.given = true;

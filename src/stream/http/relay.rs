@@ -72,6 +72,12 @@ impl Relay {
         downstream.held_up((held, freed));
         cluster.upstream_flow_control_backed_up_total.add(held.into());
         cluster.upstream_flow_control_drained_total.add(freed.into());
+        if self.up.dropped_trailers() {
+            cluster.upstream_rq_dropped_trailers.inc();
+        }
+        if self.down.dropped_trailers() {
+            downstream.dropped_trailers();
+        }
         let (held, freed) = self.down.held_up();
         cluster.upstream_flow_control_paused_reading_total.add(held.into());
         cluster.upstream_flow_control_resumed_reading_total.add(freed.into());

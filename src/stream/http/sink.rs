@@ -55,6 +55,15 @@ impl Sink {
         }
     }
 
+    /// Whether trailers would be sent on.
+    pub fn takes_trailers(&self) -> bool {
+        match self {
+            Sink::Http2(_) => true,
+            Sink::Http1Request(sink) => sink.takes_trailers(),
+            Sink::Http1Response(sink) => sink.takes_trailers(),
+        }
+    }
+
     /// Ends the body with trailers.
     ///
     /// # Errors

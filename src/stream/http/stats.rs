@@ -255,6 +255,13 @@ impl Stats {
         }
     }
 
+    /// A response had trailers that its client's message could not have.
+    pub fn dropped_trailers(&self) {
+        if let Stats::Http(stats) = self {
+            stats.downstream_rq_dropped_trailers.inc();
+        }
+    }
+
     /// A stream was reset after its response had begun.
     pub fn reset(&self) {
         match self {

@@ -46,6 +46,11 @@ impl Outgoing {
         if last { self.end(None) } else { Ok(()) }
     }
 
+    /// Whether trailers would be sent on.
+    pub fn takes_trailers(&self) -> bool {
+        self.encoder.takes_trailers()
+    }
+
     /// Appends the end, with the trailers if the message can have any.
     ///
     /// # Errors

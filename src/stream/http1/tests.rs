@@ -4,6 +4,7 @@ mod ends;
 mod faults;
 mod pairs;
 mod plain;
+mod switches;
 mod upgrades;
 
 use crate::model::*;

@@ -3,6 +3,7 @@
 
 mod convert;
 mod drain;
+mod life;
 mod limits;
 mod streams;
 

@@ -2,8 +2,8 @@
 
 use super::values::{cidr, enumeration, timeout, within};
 use crate::model::{
-    Edge, EscapedSlashes, Http1Options, RequestId, RequestLimits, ServerHeader, StripPort, Underscores,
-    Upgrade,
+    Edge, EscapedSlashes, Http1Options, RequestId, RequestLimits, RequestScheme, ServerHeader, StripPort,
+    Underscores, Upgrade,
 };
 use crate::proto::envoy::config::core::v3 as core;
 use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
@@ -124,7 +124,41 @@ pub(super) fn edge(
         via: via(path, &manager.via, out),
         upgrades: upgrades(&path.name("upgrade_configs"), &manager.upgrade_configs, out),
         proxy_100_continue: manager.proxy_100_continue,
+        keep_client_cert: keep_client_cert(path, manager, out)?,
+        scheme: scheme(path, manager, out),
     })
+}
+
+/// What is left of `x-forwarded-client-cert` where no client shows a certificate.
+fn keep_client_cert(
+    path: &Path<'_>,
+    manager: &pb::HttpConnectionManager,
+    out: &mut Findings,
+) -> Option<bool> {
+    use pb::http_connection_manager::ForwardClientCertDetails as Details;
+    let at = path.name("forward_client_cert_details");
+    Some(match enumeration(&at, manager.forward_client_cert_details, out)? {
+        Details::AlwaysForwardOnly => true,
+        Details::Sanitize | Details::ForwardOnly | Details::AppendForward | Details::SanitizeSet => false,
+    })
+}
+
+fn scheme(path: &Path<'_>, manager: &pb::HttpConnectionManager, out: &mut Findings) -> Option<RequestScheme> {
+    use core::scheme_header_transformation::Transformation;
+    let wanted = manager.scheme_header_transformation.as_ref()?;
+    let at = path.name("scheme_header_transformation");
+    if wanted.match_upstream {
+        out.bad(&at.name("match_upstream"), true, "not supported (nearest valid: scheme_to_overwrite)");
+    }
+    let Transformation::SchemeToOverwrite(word) = wanted.transformation.as_ref()?;
+    match word.as_str() {
+        "http" => Some(RequestScheme::Http),
+        "https" => Some(RequestScheme::Https),
+        other => {
+            out.bad(&at.name("scheme_to_overwrite"), other, "nearest valid: http, https");
+            None
+        }
+    }
 }
 
 fn strip_port(manager: &pb::HttpConnectionManager) -> StripPort {

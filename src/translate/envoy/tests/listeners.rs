@@ -167,9 +167,12 @@ fn what_becomes_of_heads_is_read() {
         "server_name": "istio-envoy", "server_header_transformation": "PASS_THROUGH",
         "use_remote_address": true, "xff_num_trusted_hops": 2, "skip_xff_append": true, "via": "mesh",
         "generate_request_id": false, "preserve_external_request_id": true, "proxy_100_continue": true,
+        "forward_client_cert_details": "ALWAYS_FORWARD_ONLY",
+        "scheme_header_transformation": {"scheme_to_overwrite": "https"},
         "internal_address_config": {"cidr_ranges": [{"address_prefix": "10.0.0.0", "prefix_len": 8}]},
         "upgrade_configs": [{"upgrade_type": "WebSocket"}, {"upgrade_type": "CONNECT", "enabled": false}],
-        "http_protocol_options": {"accept_http_10": true, "default_host_for_http_10": "h"},
+        "http_protocol_options": {"accept_http_10": true, "default_host_for_http_10": "h",
+            "allow_custom_methods": true},
         "common_http_protocol_options": {"max_headers_count": 7, "max_requests_per_connection": 5,
             "headers_with_underscores_action": "DROP_HEADER"}}))))
     else {
@@ -184,7 +187,13 @@ fn what_becomes_of_heads_is_read() {
         per_connection: Some(5),
     };
     assert_eq!(http.limits, limits);
-    let http1 = Http1Options { accept_http_10: true, default_host: "h".into(), ..Http1Options::default() };
+    let http1 = Http1Options {
+        accept_http_10: true,
+        default_host: "h".into(),
+        custom_methods: true,
+        ..Http1Options::default()
+    };
+    assert_eq!(http.http2.header_list, Some(8192));
     assert_eq!(http.http1, http1);
     let upgrade = |kind: &str, enabled| Upgrade { kind: kind.into(), enabled, raw: None };
     let edge = Edge {
@@ -204,6 +213,8 @@ fn what_becomes_of_heads_is_read() {
         via: "mesh".into(),
         upgrades: vec![upgrade("websocket", true), upgrade("connect", false)],
         proxy_100_continue: true,
+        keep_client_cert: true,
+        scheme: Some(RequestScheme::Https),
     };
     assert_eq!(http.edge, edge);
     refused(
@@ -211,6 +222,28 @@ fn what_becomes_of_heads_is_read() {
             "http_protocol_options": {"header_key_format": {"proper_case_words": {}}}}))),
         &["max_request_headers_kb: 9000: ", "upgrade_type: ", "proper_case_words: "],
     );
+}
+
+#[test]
+fn leniency_is_asked_for_in_metadata() {
+    let with = |word: Json| {
+        let mut listener = with_filters(json!([]));
+        listener["metadata"] = json!({"filter_metadata": {"mizzen": {"http1": word}, "other": {"http1": 1}}});
+        listener["filter_chains"] = json!([{"filters": [{"name": "h", "typed_config": {
+            "@type": HCM, "stat_prefix": "s", "route_config": {},
+            "http_filters": [{"name": "r", "typed_config": {"@type": ROUTER}}]}}]}]);
+        read_listener(listener)
+    };
+    let lenient = |word: &str| match filter(with(json!(word))) {
+        NetworkFilter::Http(http) => http.http1.lenient,
+        _ => panic!(),
+    };
+    assert!(lenient("lenient") && !lenient("strict"));
+    refused(
+        with(json!("lax")),
+        &["metadata.filter_metadata.mizzen.http1: lax: nearest valid: lenient, strict"],
+    );
+    refused(with(json!(true)), &["metadata.filter_metadata.mizzen.http1: "]);
 }
 
 #[test]
