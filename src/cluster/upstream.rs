@@ -1,6 +1,6 @@
 //! A cluster as a worker sees it.
 
-use super::lb::{Balancer, Hosts};
+use super::lb::{Balancer, Hosts, is_hashing};
 use super::{ClusterEntry, ClusterSpec, Env, Host, PickContext, Sign};
 use crate::message::Reason;
 use crate::model::Endpoints;
@@ -77,6 +77,11 @@ impl Cluster {
         for host in self.state().hosts.values() {
             host.retire();
         }
+    }
+
+    /// Whether its load balancer looks at a request's hash.
+    pub fn hashes(&self) -> bool {
+        is_hashing(self.state.borrow().spec.model.lb)
     }
 
     /// Picks a host of the newest set. Hosts `avoid` accepts are passed over while others are left.

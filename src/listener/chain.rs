@@ -109,6 +109,8 @@ mod tests {
             idle_timeout: None,
             max_connect_attempts: 1,
             max_connection_duration: None,
+            hash_source_ip: false,
+            criteria: Default::default(),
         };
         let model = FilterChain { name: name.into(), matcher, filter: NetworkFilter::Tcp(tcp.clone()) };
         Arc::new(ChainSpec {

@@ -116,6 +116,10 @@ pub struct TcpProxy {
     pub max_connect_attempts: u32,
     /// Ends the connection at this age.
     pub max_connection_duration: Option<Duration>,
+    /// Load balancers that hash get the client's IP address.
+    pub hash_source_ip: bool,
+    /// For clusters with subsets.
+    pub criteria: super::Criteria,
 }
 
 /// `HttpConnectionManager`.

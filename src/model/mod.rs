@@ -44,8 +44,8 @@ pub use route::{
     TemplatePart, VirtualHost, WeightedCluster,
 };
 pub use route_options::{
-    DrawBy, HashPolicy, HashSource, MaxStream, RateLimitedBackOff, ResetFormat, RetryOn, RetryPolicy,
-    RouteOptions, Upgrade,
+    Criteria, DrawBy, HashPolicy, HashSource, MaxStream, Priority, RateLimitedBackOff, ResetFormat, RetryOn,
+    RetryPolicy, RouteOptions, Upgrade,
 };
 pub use runtime::{Runtime, RuntimeValue};
 pub use text::{Regex, RegexError, StringMatch};

@@ -1,6 +1,8 @@
 //! Route tables.
 
-use super::{Format, HeaderEdits, HeaderMatch, Regex, RetryPolicy, RouteOptions, StringMatch, UriTemplate};
+use super::{
+    Criteria, Format, HeaderEdits, HeaderMatch, Regex, RetryPolicy, RouteOptions, StringMatch, UriTemplate,
+};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -292,6 +294,8 @@ pub struct WeightedCluster {
     /// The cluster is named by this request header.
     pub header: Option<String>,
     pub host_rewrite: Option<String>,
+    /// For clusters with subsets; these come before the route's of the same keys.
+    pub criteria: Criteria,
     pub filters: RouteFilters,
 }
 

@@ -2,6 +2,7 @@
 
 use super::{HeaderMatch, Mirror, Regex};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The rare settings of a forwarding route.
@@ -20,6 +21,21 @@ pub struct RouteOptions {
     pub append_x_forwarded_host: bool,
     /// Where the number of a weighted draw comes from.
     pub draw: DrawBy,
+    /// For clusters with subsets.
+    pub criteria: Criteria,
+    /// Whose limits count.
+    pub priority: Priority,
+}
+
+/// What the metadata of a host must say, by key; values as in [`super::Endpoint::metadata`].
+pub type Criteria = BTreeMap<String, String>;
+
+/// Which of a cluster's two sets of limits counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum Priority {
+    #[default]
+    Default,
+    High,
 }
 
 /// Where the number of a weighted draw comes from.

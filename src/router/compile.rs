@@ -2,10 +2,11 @@
 
 use super::host::{ActionSpec, ClusterPick, CompiledHost, ForwardSpec, MirrorSpec, RouteSpec};
 use super::routes::Routes;
+use super::weighted::criteria;
 use super::{EditPlan, WeightedPick};
 use crate::model::{
-    Action, ClusterChoice, ClusterId, HeaderEdits, HostRewrite, Mirror, PathMatch, Redirect, RequireTls,
-    Route, RouteAction, RouteConfig, RouteFilters, RouteMatch, VirtualHost,
+    Action, ClusterChoice, ClusterId, Criteria, HeaderEdits, HostRewrite, Mirror, PathMatch, Redirect,
+    RequireTls, Route, RouteAction, RouteConfig, RouteFilters, RouteMatch, RouteOptions, VirtualHost,
 };
 use std::sync::Arc;
 
@@ -126,10 +127,12 @@ fn compile_forward(
     action: &RouteAction,
     intern: &mut dyn FnMut(&str) -> ClusterId,
 ) -> ForwardSpec {
+    let none = RouteOptions::default();
+    let options = action.options.as_deref().unwrap_or(&none);
     let clusters = match &action.cluster {
         ClusterChoice::Single(name) => ClusterPick::Single(intern(name)),
         ClusterChoice::Weighted(shares) => {
-            ClusterPick::Weighted(Box::new(WeightedPick::with_edits(shares, intern, |share| {
+            ClusterPick::Weighted(Box::new(WeightedPick::with_edits(shares, &options.criteria, intern, |share| {
                 (levels.request(&share.request_headers), levels.response(&share.response_headers))
             })))
         }
@@ -149,5 +152,7 @@ fn compile_forward(
         retry: action.retry.clone().or_else(|| levels.host.retry.clone()),
         auto_host_rewrite: matches!(action.host_rewrite.as_deref(), Some(HostRewrite::Auto)),
         mirrors: mirrors.collect(),
+        criteria: criteria(&options.criteria, &Criteria::new()),
+        priority: options.priority,
     }
 }

@@ -2,7 +2,7 @@
 
 use super::RouteSpec;
 use crate::message::Head;
-use crate::model::{HashPolicy, HashSource, query_parameter};
+use crate::model::{DrawBy, HashPolicy, HashSource, query_parameter};
 use crate::util::hash::xxh64;
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -28,6 +28,11 @@ impl RouteSpec {
     /// Whether there is anything to hash by; [`RouteSpec::hash`] gives nothing otherwise.
     pub fn has_hash(&self) -> bool {
         self.options().is_some_and(|options| !options.hash.is_empty())
+    }
+
+    /// Whether weighted clusters are drawn by the hash.
+    pub fn draws_by_hash(&self) -> bool {
+        self.options().is_some_and(|options| options.draw == DrawBy::Hash && !options.hash.is_empty())
     }
 
     /// Hashes `head`. `client` is the address it came from; `random` fills cookies that are made up.

@@ -2,10 +2,10 @@
 
 use super::matcher::Target;
 use super::routes::Routes;
-use super::{Choice, EditPlan, WeightedPick};
+use super::{Choice, EditPlan, HostCriteria, WeightedPick};
 use crate::message::Head;
 use crate::model::{
-    Action, ClusterId, DirectResponse, Fraction, Mirror, Redirect, RequireTls, RetryPolicy, Route,
+    Action, ClusterId, DirectResponse, Fraction, Mirror, Priority, Redirect, RequireTls, RetryPolicy, Route,
     RouteFilter, RouteFilters, RouteMatch, RouteOptions, VirtualHost,
 };
 use std::borrow::Cow;
@@ -88,6 +88,10 @@ pub struct ForwardSpec {
     pub auto_host_rewrite: bool,
     /// Copies to make: the route's, else its virtual host's, else its table's.
     pub mirrors: Box<[MirrorSpec]>,
+    /// What hosts must say; a weighted draw brings its own.
+    pub criteria: HostCriteria,
+    /// Which limits of the cluster count.
+    pub priority: Priority,
 }
 
 /// A copy of requests for another cluster.
@@ -132,6 +136,8 @@ pub struct Draw<'a> {
     pub request_edits: &'a EditPlan,
     /// Edits of the response's headers, all levels.
     pub response_edits: &'a EditPlan,
+    /// What hosts must say, all levels.
+    pub criteria: &'a [(Box<str>, Box<str>)],
     /// The share that was drawn, if the clusters are weighted.
     pub share: Option<&'a Choice>,
 }
@@ -195,8 +201,12 @@ impl RouteSpec {
     /// number comes from a header, or from `hash`, what [`RouteSpec::hash`] made.
     pub fn draw<H: Head + ?Sized>(&self, head: &H, random: u64, hash: Option<u64>) -> Drawn<'_> {
         let ActionSpec::Route(forward) = &self.action else { return Drawn::None };
-        let plain =
-            Draw { request_edits: &self.request_edits, response_edits: &self.response_edits, share: None };
+        let plain = Draw {
+            request_edits: &self.request_edits,
+            response_edits: &self.response_edits,
+            criteria: &forward.criteria,
+            share: None,
+        };
         match &forward.clusters {
             ClusterPick::Single(cluster) => Drawn::Cluster(*cluster, plain),
             ClusterPick::Header(name) => Drawn::Header(name, plain),
@@ -206,6 +216,7 @@ impl RouteSpec {
                 let draw = Draw {
                     request_edits: &share.request_edits,
                     response_edits: &share.response_edits,
+                    criteria: &share.criteria,
                     share: Some(share),
                 };
                 match &share.header {

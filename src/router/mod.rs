@@ -25,7 +25,7 @@ pub use hash::{Hash, NewCookie};
 pub use host::{ActionSpec, ClusterPick, CompiledHost, Draw, Drawn, ForwardSpec, MirrorSpec, RouteSpec};
 pub use limits::Limits;
 pub use table::RouteTable;
-pub use weighted::{Choice, WeightedPick};
+pub use weighted::{Choice, HostCriteria, WeightedPick};
 
 #[cfg(test)]
 mod tests;

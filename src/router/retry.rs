@@ -64,21 +64,21 @@ pub fn wants_failure(policy: &RetryPolicy, failure: Failure) -> bool {
     }
 }
 
-/// The pause that the server asks for in a header of `rate_limited_retry_back_off`; `None` when it does not,
-/// or asks for more than is allowed.
+/// The pause that the server asks for in the first header of `rate_limited_retry_back_off` that does and does
+/// not ask for more than is allowed.
 pub fn asked_pause(policy: &RetryPolicy, headers: Headers<'_>, now: SystemTime) -> Option<Duration> {
     let asked = policy.rate_limited.as_ref()?;
-    let pause = asked.headers.iter().find_map(|(name, format)| {
+    asked.headers.iter().find_map(|(name, format)| {
         let value: u64 = std::str::from_utf8(&headers(name)?).ok()?.trim().parse().ok()?;
-        match format {
-            ResetFormat::Seconds => Some(Duration::from_secs(value)),
+        let pause = match format {
+            ResetFormat::Seconds => Duration::from_secs(value),
             ResetFormat::UnixTimestamp => {
                 let now = now.duration_since(UNIX_EPOCH).ok()?;
-                Duration::from_secs(value).checked_sub(Duration::from_secs(now.as_secs()))
+                Duration::from_secs(value).checked_sub(Duration::from_secs(now.as_secs()))?
             }
-        }
-    })?;
-    (pause <= asked.max_interval).then_some(pause)
+        };
+        (pause <= asked.max_interval).then_some(pause)
+    })
 }
 
 fn any(matchers: &[HeaderMatch], headers: Headers<'_>) -> bool {

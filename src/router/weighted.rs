@@ -1,7 +1,7 @@
 //! A draw among clusters by weight.
 
 use super::EditPlan;
-use crate::model::{ClusterId, RouteFilters, WeightedCluster};
+use crate::model::{ClusterId, Criteria, RouteFilters, WeightedCluster};
 
 /// Clusters with cumulated weights.
 #[derive(Clone, Debug, Default)]
@@ -25,13 +25,30 @@ pub struct Choice {
     pub request_edits: EditPlan,
     /// Response header edits, likewise.
     pub response_edits: EditPlan,
+    /// What hosts must say: the share's and its route's, by key.
+    pub criteria: HostCriteria,
+}
+
+/// What the metadata of a host must say, sorted by key; [`Criteria`] in the form that load balancers take.
+pub type HostCriteria = Box<[(Box<str>, Box<str>)]>;
+
+/// Those of `base`, those of `own` before them where both have a key.
+pub(super) fn criteria(base: &Criteria, own: &Criteria) -> HostCriteria {
+    let mut all: Vec<_> = base.iter().filter(|(key, _)| !own.contains_key(*key)).chain(own).collect();
+    all.sort_unstable();
+    all.into_iter().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect()
 }
 
 impl WeightedPick {
     /// Compiles `clusters`, resolving names by `intern`, with the edits of the shares alone (a TCP proxy has
-    /// no other level). When all weights are 0 the first one takes everything.
-    pub fn new(clusters: &[WeightedCluster], mut intern: impl FnMut(&str) -> ClusterId) -> Self {
-        Self::with_edits(clusters, &mut intern, |share| {
+    /// no other level). `base`: what hosts must say whichever share is drawn. When all weights are 0 the first
+    /// one takes everything.
+    pub fn new(
+        clusters: &[WeightedCluster],
+        base: &Criteria,
+        mut intern: impl FnMut(&str) -> ClusterId,
+    ) -> Self {
+        Self::with_edits(clusters, base, &mut intern, |share| {
             let request = EditPlan::of_levels(&[&share.request_headers]);
             (request, EditPlan::of_levels(&[&share.response_headers]))
         })
@@ -40,6 +57,7 @@ impl WeightedPick {
     /// As [`WeightedPick::new`], with the complete request and response edits of each share given by `edits`.
     pub(super) fn with_edits(
         clusters: &[WeightedCluster],
+        base: &Criteria,
         intern: &mut dyn FnMut(&str) -> ClusterId,
         edits: impl Fn(&WeightedCluster) -> (EditPlan, EditPlan),
     ) -> Self {
@@ -55,6 +73,7 @@ impl WeightedPick {
                 filters: (!share.filters.is_empty()).then(|| Box::new(share.filters.clone())),
                 request_edits,
                 response_edits,
+                criteria: criteria(base, &share.criteria),
             };
             entries.push((total, choice));
         }
@@ -93,9 +112,19 @@ mod tests {
             },
             ..WeightedCluster::default()
         });
-        let pick = WeightedPick::new(&list, |name| ClusterId(u32::from(name.as_bytes()[0])));
+        let pick = WeightedPick::new(&list, &Criteria::new(), |name| ClusterId(u32::from(name.as_bytes()[0])));
         let drawn: Vec<u32> = (0..4).map(|r| pick.draw(r).unwrap().cluster.0 - 97).collect();
         assert_eq!(drawn, [0, 2, 2, 2]);
         assert!(WeightedPick::default().draw(7).is_none());
+    }
+
+    #[test]
+    fn a_share_has_the_last_word_on_the_hosts() {
+        let of = |pairs: &[(&str, &str)]| -> Criteria {
+            pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        };
+        let merged = criteria(&of(&[("version", "1"), ("zone", "a")]), &of(&[("stage", "x"), ("version", "2")]));
+        let shown: Vec<_> = merged.iter().map(|(k, v)| (&**k, &**v)).collect();
+        assert_eq!(shown, [("stage", "x"), ("version", "2"), ("zone", "a")]);
     }
 }

@@ -69,7 +69,7 @@ impl Call {
             self.frame = self.edited_request(begin, &forward)?;
         }
         let deadline = time_limit(&self.frame, forward.action).map(|limit| begin + limit);
-        let mut tries = Tries::rpc(forward.retry(&self.frame));
+        let mut tries = forward.tries(&self.frame, false).rpc();
         self.trail.enter(&forward.cluster);
         loop {
             let result = self.attempt(local, &forward, &mut tries, upstream, (begin, deadline)).await;
@@ -78,7 +78,7 @@ impl Call {
                 Ok(Some(frame)) => {
                     Outcome::Status(Status::from_code(frame.status()).map_or(500, Status::http_status))
                 }
-                Err(failure) if self.kept && tries.again_unsent(*failure) => continue,
+                Err(failure) if self.kept && tries.again_unsent(*failure, &forward.cluster) => continue,
                 Err(failure) => Outcome::Failed(*failure),
             };
             match tries.again(outcome, &forward.cluster, deadline) {

@@ -6,14 +6,16 @@ mod tries;
 pub use attempt::{Attempt, sign_of, within};
 pub use tries::{Outcome, Tries};
 
-use super::Local;
-use crate::cluster::{Cluster, Host};
+use super::{Handle, Local};
+use crate::cluster::{Cluster, Host, PickContext};
 use crate::message::{Failure, Head, Reason};
-use crate::model::{DirectResponse, Redirect, RetryPolicy, RouteId};
-use crate::router::{ActionSpec, Choice, Drawn, EditPlan, ForwardSpec, RouteSpec, retry};
+use crate::model::{DirectResponse, Redirect, RouteId};
+use crate::net::PeerAddress;
+use crate::router::{ActionSpec, Choice, Draw, Drawn, EditPlan, ForwardSpec, Hash, RouteSpec};
 use crate::snapshot::View;
 use crate::telemetry::failure_log::FailureLine;
 use crate::util::random::Random;
+use std::net::IpAddr;
 use std::rc::Rc;
 
 /// Where a request goes, borrowed from the snapshot it was planned on.
@@ -40,13 +42,41 @@ pub struct Forward<'v> {
     pub share: Option<&'v Choice>,
     /// The drawn cluster.
     pub cluster: Rc<Cluster>,
+    /// What its hosts must say.
+    pub criteria: &'v [(Box<str>, Box<str>)],
+    /// What the route's hash policies made of the request, where something depends on it. Boxed: mostly
+    /// nothing does.
+    pub hash: Option<Box<Hash>>,
 }
 
 impl<'v> Forward<'v> {
-    /// What the retries of `head` follow; `None`: it is not retried.
-    pub fn retry(&self, head: &impl Head) -> Option<&'v RetryPolicy> {
-        let policy = self.action.retry.as_deref()?;
-        retry::wants_request(policy, &|name| head.header(name)).then_some(policy)
+    /// The tries of the request with this head. `internal`: it comes from inside, so that it may ask for
+    /// retries.
+    pub fn tries(&self, head: &impl Head, internal: bool) -> Tries<'v> {
+        let tries = Tries::new(self.route, head, internal);
+        if self.hash.is_none() && self.criteria.is_empty() {
+            return tries;
+        }
+        let hash = self.hash.as_ref().and_then(|hash| hash.value);
+        tries.with_context(PickContext { hash, criteria: self.criteria, ..PickContext::default() })
+    }
+}
+
+/// Who sends a request, as far as its way depends on it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Caller {
+    /// The client's address.
+    pub ip: Option<IpAddr>,
+}
+
+impl Caller {
+    /// Whoever is at the other end of the connection.
+    pub fn of(handle: &Handle) -> Self {
+        let ip = match handle.peer {
+            PeerAddress::Ip(address) => Some(address.ip().to_canonical()),
+            PeerAddress::Unix => None,
+        };
+        Caller { ip }
     }
 }
 
@@ -61,7 +91,7 @@ pub struct Unplanned<'v> {
 }
 
 /// The random numbers a plan is made with: one for fractional matches, one for the draw by weight, which
-/// must not repeat the first.
+/// must not repeat the first. Cookies that are made up get both.
 #[derive(Clone, Copy, Debug)]
 pub struct Draws {
     matching: u64,
@@ -72,6 +102,10 @@ impl Draws {
     /// The next two.
     pub fn new(random: &Random) -> Self {
         Draws { matching: random.next(), weight: random.next() }
+    }
+
+    fn cookie(self) -> u64 {
+        self.matching.rotate_left(32) ^ self.weight
     }
 }
 
@@ -84,8 +118,9 @@ pub fn plan<'v>(
     view: &'v View,
     routes: RouteId,
     head: &impl Head,
+    caller: Caller,
 ) -> Result<Plan<'v>, Unplanned<'v>> {
-    plan_drawn(local, view, routes, head, Draws::new(&local.env.random))
+    plan_drawn(local, view, routes, head, caller, Draws::new(&local.env.random))
 }
 
 /// As [`plan`], with numbers drawn before: on the same view the same head gets the same plan.
@@ -97,6 +132,7 @@ pub fn plan_drawn<'v>(
     view: &'v View,
     routes: RouteId,
     head: &impl Head,
+    caller: Caller,
     draws: Draws,
 ) -> Result<Plan<'v>, Unplanned<'v>> {
     let route = view.route_table(routes).and_then(|table| table.find(head, draws.matching));
@@ -110,7 +146,13 @@ pub fn plan_drawn<'v>(
         ActionSpec::Direct(direct) => return Ok(Plan::Direct(route, direct)),
         ActionSpec::Redirect(redirect) => return Ok(Plan::Redirect(route, redirect)),
     };
-    let (id, draw) = match route.draw(head, draws.weight, None) {
+    let mut hash = None;
+    let mut hashed = || Box::new(route.hash(head, caller.ip, draws.cookie()));
+    if route.draws_by_hash() {
+        hash = Some(hashed());
+    }
+    let number = hash.as_ref().and_then(|hash| hash.value);
+    let (id, draw) = match route.draw(head, draws.weight, number) {
         Drawn::Cluster(id, draw) => (id, draw),
         Drawn::Header(name, draw) => {
             let mut id = None;
@@ -122,8 +164,11 @@ pub fn plan_drawn<'v>(
     };
     let cluster = local.cluster(id, view);
     let cluster = cluster.map_err(|reason| fail(reason, Some(route), Some(draw.response_edits)))?;
-    let (request_edits, response_edits, share) = (draw.request_edits, draw.response_edits, draw.share);
-    Ok(Plan::Forward(Forward { route, action, request_edits, response_edits, share, cluster }))
+    if hash.is_none() && route.has_hash() && cluster.hashes() {
+        hash = Some(hashed());
+    }
+    let Draw { request_edits, response_edits, criteria, share } = draw;
+    Ok(Plan::Forward(Forward { route, action, request_edits, response_edits, share, cluster, criteria, hash }))
 }
 
 /// Where a request went last, for the line about its failure.

@@ -4,15 +4,16 @@
 //! buffer while nothing waits: both directions of all connections read into the worker's one buffer, and
 //! only what could not be written at once is kept by the connection.
 
-use super::exchange::{Tries, sign_of};
+use super::exchange::{Caller, Tries, sign_of};
 use super::{Drain, Handle, Local};
 use crate::cluster::pool::connect;
-use crate::cluster::{Cluster, Level, Sign};
+use crate::cluster::{Cluster, Level, PickContext, Sign};
 use crate::message::{Failure, Reason};
 use crate::model::TcpProxy;
 use crate::net::{Conn, Sleep, Wheel};
 use crate::snapshot::FilterSpec;
 use crate::telemetry::{ClusterStats, Registration, TcpStats};
+use crate::util::hash::xxh64;
 use bytes::{Buf, BytesMut};
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -89,7 +90,10 @@ async fn dial(handle: &Handle, local: &Rc<Local>) -> Result<(Conn, TcpProxy, Gua
     let draw = clusters.draw(local.env.random.next()).ok_or(Failure::before(Reason::UnknownCluster))?;
     let cluster = local.cluster(draw.cluster, &view).map_err(Failure::before)?;
     drop(view);
-    let mut tries = Tries::new(None);
+    let client = if config.hash_source_ip { Caller::of(handle).ip } else { None };
+    let hash = client.map(|ip| xxh64(ip.to_string().as_bytes(), 0));
+    let context = PickContext { hash, criteria: &draw.criteria, ..PickContext::default() };
+    let mut tries = Tries::default().with_context(context);
     loop {
         let state = cluster.state();
         let permit = state.spec.breakers.acquire(Level::Connections, &state.spec.model.breakers.default);

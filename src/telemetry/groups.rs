@@ -193,6 +193,7 @@ stat_group! {
         upstream_rq_retry_overflow: Counter,
         upstream_rq_retry_limit_exceeded: Counter,
         upstream_rq_retry_backoff_exponential: Counter,
+        upstream_rq_retry_backoff_ratelimited: Counter,
         /// Answers that came after their request had been given up (bolt).
         upstream_rq_late_answer: Counter,
         /// Connections found dead by heartbeat or PING.

@@ -204,7 +204,7 @@ impl Source {
     }
 }
 
-pub(super) fn is_hashing(policy: LbPolicy) -> bool {
+pub(in crate::cluster) fn is_hashing(policy: LbPolicy) -> bool {
     matches!(policy, LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. })
 }
 

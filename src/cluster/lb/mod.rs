@@ -13,6 +13,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub(super) use levels::is_hashing;
 pub use table::Table;
 
 use super::{ClusterSpec, Host};
@@ -58,13 +59,45 @@ pub(super) struct Picked<'b> {
 pub(super) struct Balancer {
     settings: Settings,
     order: Order,
+}
+
+enum Order {
+    All(Ranks),
+    Subsets(Box<SubsetTable>),
+}
+
+/// The order among a set of hosts, as each kind of request follows it.
+struct Ranks {
+    levels: Levels,
     /// What RPC calls follow instead while the other panics by default.
     calm: Option<Levels>,
 }
 
-enum Order {
-    All(Levels),
-    Subsets(Box<SubsetTable>),
+impl Ranks {
+    /// The hosts at the places `keep` accepts.
+    fn new(
+        settings: &Settings,
+        hosts: &Hosts,
+        random: &Random,
+        keep: impl Fn(usize, usize) -> bool + Copy,
+    ) -> Self {
+        let levels = Levels::new(settings, hosts, random, keep);
+        let panics = levels.panics() && settings.spec.model.panic_by_default;
+        let calm = panics.then(|| Levels::with_threshold(0, settings, hosts, random, keep));
+        Ranks { levels, calm }
+    }
+
+    /// See [`Balancer::pick`].
+    fn pick(
+        &self,
+        settings: &Settings,
+        ctx: &PickContext<'_>,
+        random: &Random,
+        avoid: &impl Fn(&Host) -> bool,
+    ) -> Option<Picked<'_>> {
+        let levels = self.calm.as_ref().filter(|_| ctx.is_rpc).unwrap_or(&self.levels);
+        levels.pick(settings, ctx, random, avoid)
+    }
 }
 
 impl Balancer {
@@ -80,15 +113,9 @@ impl Balancer {
             Some(subsets) if !subsets.selectors.is_empty() => {
                 Order::Subsets(Box::new(SubsetTable::new(subsets.clone(), &settings, hosts)))
             }
-            _ => Order::All(Levels::new(&settings, hosts, random, |_, _| true)),
+            _ => Order::All(Ranks::new(&settings, hosts, random, |_, _| true)),
         };
-        let calm = match &order {
-            Order::All(levels) if levels.panics() && settings.spec.model.panic_by_default => {
-                Some(Levels::with_threshold(0, &settings, hosts, random, |_, _| true))
-            }
-            Order::All(_) | Order::Subsets(_) => None,
-        };
-        Balancer { settings, order, calm }
+        Balancer { settings, order }
     }
 
     /// The next host. Hosts `avoid` accepts are passed over as long as others are left.
@@ -98,10 +125,9 @@ impl Balancer {
         random: &Random,
         avoid: impl Fn(&Host) -> bool,
     ) -> Option<Picked<'_>> {
-        match (&self.order, &self.calm) {
-            (_, Some(calm)) if ctx.is_rpc => calm.pick(&self.settings, ctx, random, &avoid),
-            (Order::All(levels), _) => levels.pick(&self.settings, ctx, random, &avoid),
-            (Order::Subsets(subsets), _) => subsets.pick(&self.settings, ctx, random, &avoid),
+        match &self.order {
+            Order::All(ranks) => ranks.pick(&self.settings, ctx, random, &avoid),
+            Order::Subsets(subsets) => subsets.pick(&self.settings, ctx, random, &avoid),
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Subsets: hosts divided by what their metadata says.
 
-use super::levels::Levels;
-use super::{Hosts, PickContext, Picked, Settings};
+use super::{Hosts, PickContext, Picked, Ranks, Settings};
 use crate::cluster::Host;
 use crate::model::{Endpoint, Fallback, Selector, Subsets};
 use crate::util::random::Random;
@@ -19,15 +18,15 @@ pub(super) struct SubsetTable {
     hosts: Hosts,
     /// In the order of the selectors.
     by_selector: Vec<HashMap<String, Subset, foldhash::fast::RandomState>>,
-    all: OnceCell<Levels>,
-    default: OnceCell<Levels>,
+    all: OnceCell<Ranks>,
+    default: OnceCell<Ranks>,
 }
 
 #[derive(Default)]
 struct Subset {
     /// Localities and places in them, ascending.
     members: Vec<(usize, usize)>,
-    levels: OnceCell<Levels>,
+    ranks: OnceCell<Ranks>,
 }
 
 impl SubsetTable {
@@ -60,11 +59,11 @@ impl SubsetTable {
             let Some(at) = self.subsets.selectors.iter().position(same) else { break };
             let key = joined(wanted.iter().map(|(_, value)| &**value));
             if let Some(subset) = self.by_selector.get(at).and_then(|subsets| subsets.get(&key)) {
-                let levels = subset.levels.get_or_init(|| {
+                let ranks = subset.ranks.get_or_init(|| {
                     let keep = |outer, inner| subset.members.binary_search(&(outer, inner)).is_ok();
-                    Levels::new(settings, &self.hosts, random, keep)
+                    Ranks::new(settings, &self.hosts, random, keep)
                 });
-                return levels.pick(settings, ctx, random, avoid);
+                return ranks.pick(settings, ctx, random, avoid);
             }
             let Some(selector) = self.subsets.selectors.get(at) else { break };
             fallback = selector.fallback.unwrap_or(self.subsets.fallback);
@@ -87,13 +86,13 @@ impl SubsetTable {
         }
     }
 
-    fn all(&self, settings: &Settings, random: &Random) -> &Levels {
-        self.all.get_or_init(|| Levels::new(settings, &self.hosts, random, |_, _| true))
+    fn all(&self, settings: &Settings, random: &Random) -> &Ranks {
+        self.all.get_or_init(|| Ranks::new(settings, &self.hosts, random, |_, _| true))
     }
 
-    fn default(&self, settings: &Settings, random: &Random) -> Levels {
+    fn default(&self, settings: &Settings, random: &Random) -> Ranks {
         let wanted = &self.subsets.default_subset;
-        Levels::new(settings, &self.hosts, random, |outer, inner| {
+        Ranks::new(settings, &self.hosts, random, |outer, inner| {
             let locality = settings.endpoints.localities.get(outer);
             let endpoint: Option<&Endpoint> = locality.and_then(|l| l.endpoints.get(inner));
             endpoint.is_some_and(|e| wanted.iter().all(|(key, value)| e.metadata.get(key) == Some(value)))

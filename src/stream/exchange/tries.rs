@@ -1,20 +1,38 @@
 //! The tries of one request: which host is next, and whether there is a next one.
 
 use crate::cluster::{Cluster, Host, Level, Permit, PickContext};
-use crate::message::{Failure, Reason};
+use crate::message::{Failure, Head, Reason};
 use crate::model::RetryPolicy;
-use crate::router::retry;
+use crate::router::{RouteSpec, retry};
 use std::borrow::Cow;
+use std::ops::Deref;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 /// Tries a request that provably reached nobody gets without a policy: a GOAWAY met it on its way.
 const UNSENT_TRIES: u32 = 3;
 
+/// What retries follow: the route's policy, or one that the request asked for.
+enum Policy<'v> {
+    Route(&'v RetryPolicy),
+    Asked(Box<RetryPolicy>),
+}
+
+impl Deref for Policy<'_> {
+    type Target = RetryPolicy;
+    fn deref(&self) -> &RetryPolicy {
+        match self {
+            Policy::Route(policy) => policy,
+            Policy::Asked(policy) => policy,
+        }
+    }
+}
+
 /// The tries of one request.
+#[derive(Default)]
 pub struct Tries<'v> {
-    policy: Option<&'v RetryPolicy>,
+    policy: Option<Policy<'v>>,
     made: u32,
     tried: Vec<Rc<Host>>,
     retry_permit: Option<Permit>,
@@ -31,18 +49,29 @@ pub enum Outcome {
     /// It was answered with this HTTP status (or its like).
     Status(u16),
     /// It was answered, and this is what the policy makes of it ([`Tries::judge`]).
-    Judged(bool),
+    Judged {
+        /// Another try is wanted.
+        wanted: bool,
+        /// The server said when to come again.
+        asked: Option<Duration>,
+    },
 }
 
 impl<'v> Tries<'v> {
-    /// No try made yet.
-    pub fn new(policy: Option<&'v RetryPolicy>) -> Self {
-        Tries { policy, made: 0, tried: Vec::new(), retry_permit: None, context: None, is_rpc: false }
+    /// Those of a request with this head on `route`, none made yet. `internal`: it comes from inside, so that
+    /// it may ask for retries.
+    pub fn new(route: &'v RouteSpec, head: &impl Head, internal: bool) -> Self {
+        let policy = route.retry(head, internal).filter(|p| retry::wants_request(p, &|name| head.header(name)));
+        let policy = policy.map(|policy| match policy {
+            Cow::Borrowed(policy) => Policy::Route(policy),
+            Cow::Owned(policy) => Policy::Asked(Box::new(policy)),
+        });
+        Tries { policy, ..Tries::default() }
     }
 
-    /// Those of an RPC call.
-    pub fn rpc(policy: Option<&'v RetryPolicy>) -> Self {
-        Tries { is_rpc: true, ..Tries::new(policy) }
+    /// They are an RPC call's.
+    pub fn rpc(self) -> Self {
+        Tries { is_rpc: true, ..self }
     }
 
     /// What every pick is told of the request.
@@ -54,7 +83,7 @@ impl<'v> Tries<'v> {
     /// Whether an answer or a failure after sending could lead to another try, so that the request must be
     /// kept.
     pub fn may_resend(&self) -> bool {
-        self.policy.is_some_and(|policy| {
+        self.policy.as_ref().is_some_and(|policy| {
             let on = &policy.on;
             policy.retries > 0
                 && (on.reset
@@ -72,12 +101,20 @@ impl<'v> Tries<'v> {
 
     /// What the policy makes of a response with headers.
     pub fn judge<'h>(&self, status: u16, headers: &'h dyn Fn(&str) -> Option<Cow<'h, [u8]>>) -> Outcome {
-        Outcome::Judged(self.policy.is_some_and(|policy| retry::wants_response(policy, status, headers)))
+        let Some(policy) = &self.policy else { return Outcome::Judged { wanted: false, asked: None } };
+        let wanted = retry::wants_response(policy, status, headers);
+        let asked = if wanted { retry::asked_pause(policy, headers, SystemTime::now()) } else { None };
+        Outcome::Judged { wanted, asked }
     }
 
     /// Time limit of one try.
     pub fn per_try(&self) -> Option<Duration> {
-        self.policy.and_then(|policy| policy.per_try_timeout)
+        self.policy.as_ref().and_then(|policy| policy.per_try_timeout)
+    }
+
+    /// How long one try may be without progress.
+    pub fn per_try_idle(&self) -> Option<Duration> {
+        self.policy.as_ref().and_then(|policy| policy.per_try_idle_timeout)
     }
 
     /// Tries made so far.
@@ -90,7 +127,7 @@ impl<'v> Tries<'v> {
     /// # Errors
     /// The cluster has none.
     pub fn pick(&mut self, cluster: &Cluster) -> Result<Rc<Host>, Failure> {
-        let avoid = self.policy.is_some_and(|policy| policy.previous_hosts_attempts > 0);
+        let avoid = self.policy.as_ref().is_some_and(|policy| policy.previous_hosts_attempts > 0);
         let tried = &self.tried;
         let context = self.context.as_deref().copied().unwrap_or_default();
         let context = PickContext { is_rpc: self.is_rpc, ..context };
@@ -110,13 +147,18 @@ impl<'v> Tries<'v> {
     }
 
     /// Whether to try again at once, policy or not, as nobody has looked at the request.
-    pub fn again_unsent(&self, failure: Failure) -> bool {
+    pub fn again_unsent(&mut self, failure: Failure, cluster: &Cluster) -> bool {
         let met_an_end = matches!(failure.reason, Reason::UpstreamRefused | Reason::UpstreamClosed);
-        !failure.sent && met_an_end && self.made < UNSENT_TRIES
+        !failure.sent && met_an_end && self.made < UNSENT_TRIES && self.retry(cluster)
     }
 
-    /// Counts a try after one on a connection that its server was closing; `false`: there are too many retries.
+    /// Whether to try again after a try on a connection that its server was closing.
     pub fn again_stale(&mut self, cluster: &Cluster) -> bool {
+        self.retry(cluster)
+    }
+
+    /// Counts a retry; `false`: there are too many in the cluster.
+    fn retry(&mut self, cluster: &Cluster) -> bool {
         let state = cluster.state();
         // The retry before this one is over.
         self.retry_permit = None;
@@ -138,7 +180,7 @@ impl<'v> Tries<'v> {
         cluster: &Cluster,
         deadline: Option<Instant>,
     ) -> Option<Duration> {
-        let policy = self.policy?;
+        let policy = self.policy.as_ref()?;
         if !wanted(policy, outcome) {
             if self.made > 1 && !matches!(outcome, Outcome::Failed(_)) {
                 cluster.stats.upstream_rq_retry_success.inc();
@@ -151,25 +193,38 @@ impl<'v> Tries<'v> {
             }
             return None;
         }
-        if !self.again_stale(cluster) {
+        let share = f64::from(cluster.env().random.below(1 << 20)) / f64::from(1u32 << 20);
+        let asked = match outcome {
+            Outcome::Judged { asked, .. } => asked.filter(|pause| *pause > Duration::from_millis(1)),
+            Outcome::Failed(_) | Outcome::Status(_) => None,
+        };
+        let pause = match asked {
+            // Not sooner than the server asked, and not all at once.
+            Some(pause) => pause.mul_f64(1.0 + share / 2.0),
+            None => ceiling(policy, self.made).mul_f64(share),
+        };
+        if deadline.is_some_and(|deadline| Instant::now() + pause >= deadline) || !self.retry(cluster) {
             return None;
         }
-        cluster.stats.upstream_rq_retry_backoff_exponential.inc();
-        let ceiling = policy
-            .base_interval
-            .saturating_mul(1 << self.made.saturating_sub(1).min(16))
-            .min(policy.max_interval)
-            .max(Duration::from_millis(1));
-        let pause = ceiling.mul_f64(f64::from(cluster.env().random.below(1 << 20)) / f64::from(1u32 << 20));
-        let in_time = deadline.is_none_or(|deadline| Instant::now() + pause < deadline);
-        in_time.then_some(pause)
+        let stats = &cluster.stats;
+        match asked {
+            Some(_) => stats.upstream_rq_retry_backoff_ratelimited.inc(),
+            None => stats.upstream_rq_retry_backoff_exponential.inc(),
+        }
+        Some(pause)
     }
+}
+
+/// The longest pause after the try with this number.
+fn ceiling(policy: &RetryPolicy, made: u32) -> Duration {
+    let doubled = policy.base_interval.saturating_mul(1 << made.saturating_sub(1).min(16));
+    doubled.min(policy.max_interval).max(Duration::from_millis(1))
 }
 
 fn wanted(policy: &RetryPolicy, outcome: Outcome) -> bool {
     match outcome {
         Outcome::Status(status) => retry::wants_status(policy, status),
-        Outcome::Judged(wanted) => wanted,
+        Outcome::Judged { wanted, .. } => wanted,
         Outcome::Failed(failure) => retry::wants_failure(policy, failure),
     }
 }

@@ -38,6 +38,7 @@ impl Exchange {
         *arrival = edge::arrive(head, edge, &self.down.handle, &self.down.local.env.random)?;
         self.change = change;
         self.internal = arrival.internal;
+        self.caller.ip = arrival.client.or(self.caller.ip);
         self.expect(expects, edge.proxy_100_continue, head);
         Ok(())
     }

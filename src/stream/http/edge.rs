@@ -46,6 +46,8 @@ const CONTROL: [&str; 14] = [
 pub(super) struct Arrival {
     /// The request comes from inside: what it says to the proxy counts.
     pub(super) internal: bool,
+    /// Who the client is, as far as those in front of us are believed.
+    pub(super) client: Option<IpAddr>,
     /// The client is to come back with this path.
     pub(super) redirect: Option<String>,
     /// The response carries it too.
@@ -68,8 +70,7 @@ pub(super) fn arrive(
     if head.method != Method::CONNECT {
         arrival.redirect = settle_path(head, edge)?;
     }
-    let external = note_client(&mut head.headers, edge, handle);
-    arrival.internal = !external;
+    let external = note_client(&mut head.headers, edge, handle, &mut arrival);
     if !edge.keep_client_cert {
         head.headers.remove(CLIENT_CERT);
     }
@@ -158,7 +159,7 @@ fn settle_path(head: &mut request::Parts, edge: &Edge) -> Result<Option<String>,
 }
 
 /// Notes where the request came from, as far as it is believed. Returns whether it is from outside.
-fn note_client(headers: &mut HeaderMap, edge: &Edge, handle: &Handle) -> bool {
+fn note_client(headers: &mut HeaderMap, edge: &Edge, handle: &Handle, arrival: &mut Arrival) -> bool {
     let peer = match handle.peer {
         PeerAddress::Ip(addr) => Some(addr.ip().to_canonical()),
         PeerAddress::Unix => None,
@@ -180,11 +181,12 @@ fn note_client(headers: &mut HeaderMap, edge: &Edge, handle: &Handle) -> bool {
         (told.or(peer), single)
     } else {
         let single = headers.get(FORWARDED_FOR).is_none_or(|list| !list.as_bytes().contains(&b','));
-        if !edge.internal.is_empty() { (forwarded(headers, hops), single) } else { (None, single) }
+        (forwarded(headers, hops), single)
     };
+    arrival.client = client;
     headers.entry(FORWARDED_PROTO).or_insert_with(|| HeaderValue::from_static("http"));
-    let internal = single && client.is_some_and(|ip| edge.internal.iter().any(|range| range.contains(ip)));
-    if internal {
+    arrival.internal = single && client.is_some_and(|ip| edge.internal.iter().any(|range| range.contains(ip)));
+    if arrival.internal {
         headers.insert(INTERNAL, HeaderValue::from_static("true"));
         return false;
     }

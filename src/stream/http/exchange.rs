@@ -16,7 +16,7 @@ use crate::model::{Block, Protocol};
 use crate::protocol::http1::NameCase;
 use crate::router::{EditPlan, RouteSpec};
 use crate::snapshot::View;
-use crate::stream::exchange::{Plan, Trail, plan};
+use crate::stream::exchange::{Caller, Plan, Trail, plan};
 use crate::stream::facts::StreamFacts;
 use bytes::Bytes;
 use http::header::LOCATION;
@@ -36,6 +36,8 @@ pub(super) struct Exchange {
     pub(super) change: Option<Change>,
     /// It comes from inside: what it says to the proxy counts.
     pub(super) internal: bool,
+    /// Who sends it.
+    pub(super) caller: Caller,
     /// It got it: both bodies are that protocol's.
     pub(super) switched: bool,
     /// Hosts are spoken to in HTTP/2 whatever their cluster says.
@@ -89,6 +91,7 @@ pub fn run(
 ) -> impl Future<Output = Clock> {
     down.stats.begin(client.version());
     let exchange = Box::new(Exchange {
+        caller: Caller::of(&down.handle),
         down,
         client,
         clock,
@@ -163,7 +166,7 @@ impl Exchange {
         begin: Instant,
     ) -> Result<Answer, Failure> {
         let local = self.down.local.clone();
-        let planned = plan(&local, view, settings.routes, &RequestHead(&head));
+        let planned = plan(&local, view, settings.routes, &RequestHead(&head), self.caller);
         let planned = match planned {
             Ok(planned) => planned,
             Err(unplanned) => {

@@ -11,7 +11,8 @@ use crate::message::{Failure, Reason};
 use crate::model::Block;
 use crate::stream::exchange::{Attempt, Forward, Outcome, Tries};
 use crate::stream::facts::StreamFacts;
-use http::{Response, request};
+use http::header::SET_COOKIE;
+use http::{HeaderMap, HeaderValue, Response, request};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::{Context, Poll};
@@ -33,7 +34,7 @@ impl Exchange {
     ) -> Result<Answer, Failure> {
         self.allow_change(&to, settings, &head)?;
         rewrite(&mut head, &to, &self.down.handle, begin)?;
-        let mut tries = Tries::new(to.retry(&RequestHead(&head)));
+        let mut tries = to.tries(&RequestHead(&head), self.internal);
         self.trail.enter(&to.cluster);
         let limit = to.cluster.state().spec.model.buffer_limit;
         let mut up = Flow::new(body, if tries.may_resend() { limit } else { SMALL.min(limit) });
@@ -58,7 +59,7 @@ impl Exchange {
                     tries.judge(response.status().as_u16(), &headers)
                 }
                 Err(failure) if failure.reason == Reason::DownstreamReset => return Err(*failure),
-                Err(failure) if self.can_restart(&up) && tries.again_unsent(*failure) => {
+                Err(failure) if self.can_restart(&up) && tries.again_unsent(*failure, &to.cluster) => {
                     self.fresh = true;
                     continue;
                 }
@@ -85,6 +86,7 @@ impl Exchange {
                 self.clock.limit(idle, None, end);
             }
             let (mut parts, body) = response.into_parts();
+            set_cookies(&to, &mut parts.headers);
             let seen = RequestHead(&head);
             let plan = to.response_edits.resolved(
                 Block::Response,
@@ -183,6 +185,16 @@ impl Exchange {
             return Poll::Ready(Err(Failure::after(Reason::DownstreamReset)));
         }
         self.clock.poll(cx, moved).map(|reason| Err(Failure::after(reason)))
+    }
+}
+
+/// Gives the client the cookies that its later requests are to be hashed by.
+fn set_cookies(to: &Forward<'_>, headers: &mut HeaderMap) {
+    for cookie in to.hash.iter().flat_map(|hash| &hash.cookies) {
+        if let Ok(value) = HeaderValue::from_str(&cookie.header) {
+            // A map that is full keeps what it has.
+            let _ = headers.try_append(SET_COOKIE, value);
+        }
     }
 }
 

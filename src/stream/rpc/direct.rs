@@ -15,7 +15,7 @@ use crate::protocol::rpc::Frame;
 use crate::router::RouteSpec;
 use crate::snapshot::FilterSpec;
 use crate::stream::call::{self, First};
-use crate::stream::exchange::{self, Attempt, Draws, Plan, Trail, Tries};
+use crate::stream::exchange::{self, Attempt, Caller, Draws, Plan, Trail};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
@@ -67,14 +67,13 @@ impl Way {
         if config.upstream == Some(Protocol::Http2) {
             return Err(None);
         }
-        let plan = exchange::plan_drawn(&down.local, &course.view, *routes, frame, course.draws);
+        let plan = exchange::plan_drawn(&down.local, &course.view, *routes, frame, Caller::of(&down.handle), course.draws);
         let Ok(Plan::Forward(forward)) = plan else { return Err(None) };
-        let policy = forward.retry(frame);
+        let mut tries = forward.tries(frame, false).rpc();
         let edits = !forward.request_edits.is_empty() || !forward.response_edits.is_empty();
-        if edits || policy.is_some_and(|policy| policy.per_try_timeout.is_some()) {
+        if edits || tries.per_try().is_some() {
             return Err(None);
         }
-        let mut tries = Tries::rpc(policy);
         let attempt = Attempt::begin(&forward.cluster, &mut tries)
             .map_err(|failure| Some(First::Ended(None, Err(failure))))?;
         let Some(mux) = attempt.host.rpc.ready() else { return Err(Some(First::Begun(attempt))) };

@@ -9,7 +9,7 @@ use crate::router::RouteSpec;
 use crate::snapshot::{FilterSpec, View};
 use crate::stream::Bound;
 use crate::stream::call::Call;
-use crate::stream::exchange::{self, Draws, Plan};
+use crate::stream::exchange::{self, Caller, Draws, Plan};
 use crate::stream::handle::StreamGuard;
 use crate::telemetry::{Registration, RpcStats};
 use std::future::Future;
@@ -142,7 +142,7 @@ impl Request {
             call.trail.note(&down.local, failure, "bolt", &down.handle.listener, route);
             failure
         };
-        let plan = exchange::plan_drawn(&down.local, view, *routes, &call.frame, *draws)
+        let plan = exchange::plan_drawn(&down.local, view, *routes, &call.frame, Caller::of(&down.handle), *draws)
             .map_err(|unplanned| note(call, unplanned.failure, unplanned.route));
         match plan? {
             Plan::Forward(forward) => {

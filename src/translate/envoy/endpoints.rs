@@ -132,13 +132,14 @@ fn health(path: &Path<'_>, status: i32, out: &mut Findings) -> Option<Health> {
     })
 }
 
-fn lb_metadata(metadata: &Metadata) -> BTreeMap<String, String> {
+/// What hosts say of themselves, or what a route wants them to.
+pub(super) fn lb_metadata(metadata: &Metadata) -> BTreeMap<String, String> {
     metadata.filter_metadata.get("envoy.lb").map(lb_texts).unwrap_or_default()
 }
 
 /// Metadata that hosts are compared by: texts as they are; other values as a NUL and their JSON, so that the
 /// number 1 is not the text "1".
-pub(super) fn lb_texts(metadata: &Struct) -> BTreeMap<String, String> {
+fn lb_texts(metadata: &Struct) -> BTreeMap<String, String> {
     use prost_types::value::Kind;
     let text = |value: &prost_types::Value| match &value.kind {
         Some(Kind::StringValue(text)) => text.clone(),

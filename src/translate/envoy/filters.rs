@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::endpoints::lb_metadata;
 use super::extension::Extension;
 use super::http_manager;
 use super::route;
@@ -89,8 +90,25 @@ fn tcp_proxy(path: &Path<'_>, proxy: &tcp::TcpProxy, out: &mut Findings) -> Opti
         idle_timeout: timeout(&path.name("idle_timeout"), idle, Some(IDLE), out),
         max_connect_attempts: within(&path.name("max_connect_attempts"), attempts, 1, u32::MAX, out),
         max_connection_duration: age.map(|a| positive(&at_age, Some(a), IDLE, out)),
+        hash_source_ip: hashes_source_ip(path, proxy, out),
+        criteria: proxy.metadata_match.as_ref().map(lb_metadata).unwrap_or_default(),
         clusters: clusters?,
     })
+}
+
+/// Only the first policy counts, as in Envoy.
+fn hashes_source_ip(path: &Path<'_>, proxy: &tcp::TcpProxy, out: &mut Findings) -> bool {
+    use crate::proto::envoy::r#type::v3::hash_policy::PolicySpecifier as Kind;
+    let at = path.name("hash_policy");
+    match proxy.hash_policy.first().map(|policy| &policy.policy_specifier) {
+        Some(Some(Kind::SourceIp(_))) => true,
+        Some(Some(Kind::FilterState(_))) => {
+            let why = "not supported: there is no filter state to hash (nearest valid: source_ip)";
+            out.bad(&at.index(0).name("filter_state"), "", why);
+            false
+        }
+        Some(None) | None => false,
+    }
 }
 
 fn tcp_clusters(path: &Path<'_>, proxy: &tcp::TcpProxy, out: &mut Findings) -> Option<Vec<WeightedCluster>> {
@@ -105,7 +123,9 @@ fn tcp_clusters(path: &Path<'_>, proxy: &tcp::TcpProxy, out: &mut Findings) -> O
             for (i, item) in list.clusters.iter().enumerate() {
                 let at = at.index(i);
                 let weight = within(&at.name("weight"), item.weight, 1, u32::MAX, out);
-                clusters.push(share(not_empty(&at.name("name"), &item.name, out), weight));
+                let name = not_empty(&at.name("name"), &item.name, out);
+                let criteria = item.metadata_match.as_ref().map(lb_metadata).unwrap_or_default();
+                clusters.push(WeightedCluster { criteria, ..share(name, weight) });
             }
             check_sum(&at, clusters.iter().map(|c| u64::from(c.weight)).sum(), out);
             Some(clusters)

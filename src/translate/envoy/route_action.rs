@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::endpoints::lb_metadata;
 use super::headers::edits;
 use super::retry::Policies;
 use super::route::filter_configs;
@@ -155,6 +156,7 @@ fn weighted(path: &Path<'_>, list: &pb::WeightedCluster, out: &mut Findings) -> 
             weight,
             header,
             host_rewrite,
+            criteria: item.metadata_match.as_ref().map(lb_metadata).unwrap_or_default(),
             filters: filter_configs(&at, &item.typed_per_filter_config, out),
             request_headers: edits(&at, "request", add.0, add.1, out),
             response_headers: edits(&at, "response", response.0, response.1, out),

@@ -4,10 +4,14 @@ use std::time::Duration;
 
 use prost_types::Duration as ProtoDuration;
 
+use super::endpoints::lb_metadata;
 use super::route::runtime_fraction;
 use super::route_rewrite::substitution;
-use super::values::{duration, not_empty};
-use crate::model::{ClusterChoice, DrawBy, HashPolicy, HashSource, MaxStream, Mirror, RouteOptions, Upgrade};
+use super::values::{duration, enumeration, not_empty};
+use crate::model::{
+    ClusterChoice, DrawBy, HashPolicy, HashSource, MaxStream, Mirror, Priority, RouteOptions, Upgrade,
+};
+use crate::proto::envoy::config::core::v3::RoutingPriority;
 use crate::proto::envoy::config::route::v3 as pb;
 use crate::translate::finding::{Findings, Path};
 
@@ -34,6 +38,11 @@ pub(super) fn options(
         grpc_timeout_offset: optional("grpc_timeout_offset", route.grpc_timeout_offset.as_ref(), out),
         append_x_forwarded_host: route.append_x_forwarded_host,
         draw: draw_by(route),
+        criteria: route.metadata_match.as_ref().map(lb_metadata).unwrap_or_default(),
+        priority: match enumeration(&path.name("priority"), route.priority, out) {
+            Some(RoutingPriority::High) => Priority::High,
+            Some(RoutingPriority::Default) | None => Priority::Default,
+        },
     };
     (options != RouteOptions::default()).then(|| Box::new(options))
 }

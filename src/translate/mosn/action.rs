@@ -1,5 +1,6 @@
 //! What a route does: forward, answer, redirect.
 
+use super::balance;
 use super::filter::refuse_route_protocol;
 use super::headers;
 use super::read::{Context, Object};
@@ -100,12 +101,7 @@ fn forwarding(ctx: &mut Context<'_>, mut of: Object<'_>) -> Option<Made> {
     let header = rewrite(ctx, &mut of, "auto_host_rewrite_header").map(HostRewrite::Header);
     let (request_headers, response_headers) = headers::edits(ctx, &mut of);
     refuse_route_protocol(ctx, &mut of);
-    of.no_effect(ctx, "hash_policy", "consistent hashing comes later");
-    of.no_effect(
-        ctx,
-        "metadata_match",
-        "subsets come later; without lb_subset_config it has no effect anyway",
-    );
+    let options = balance::options(ctx, &mut of);
     of.no_effect(ctx, "cluster_header", "not used, in MOSN neither");
     of.finish(ctx);
     let action = Action::Route(RouteAction {
@@ -114,6 +110,7 @@ fn forwarding(ctx: &mut Context<'_>, mut of: Object<'_>) -> Option<Made> {
         retry: Some(retry.into()),
         path_rewrite: prefix.or(regex).map(Box::new),
         host_rewrite: literal.or(header).or(auto).map(Box::new),
+        options: Some(options),
         ..RouteAction::default()
     });
     Some(Made { action, request_headers, response_headers })
@@ -153,12 +150,12 @@ fn weighted(ctx: &mut Context<'_>, of: &mut Object<'_>) -> Vec<WeightedCluster> 
         item.finish(ctx);
         let name = share.text(ctx, "name").unwrap_or_default().to_owned();
         let weight = share.number(ctx, "weight").unwrap_or(0);
-        share.no_effect(ctx, "metadata_match", "subsets come later");
+        let criteria = balance::criteria(ctx, &mut share);
         if name.is_empty() {
             ctx.error(&share.at("name"), "", "missing");
         }
         share.finish(ctx);
-        shares.push(WeightedCluster { name, weight, ..WeightedCluster::default() });
+        shares.push(WeightedCluster { name, weight, criteria, ..WeightedCluster::default() });
     }
     shares
 }

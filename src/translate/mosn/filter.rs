@@ -2,7 +2,9 @@
 
 use super::read::{Context, Object, brief};
 use super::route::{self, Routers};
-use crate::model::{NetworkFilter, Protocol, RouteConfig, RouteSource, RpcProxy, TcpProxy, WeightedCluster};
+use crate::model::{
+    Criteria, NetworkFilter, Protocol, RouteConfig, RouteSource, RpcProxy, TcpProxy, WeightedCluster,
+};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -197,6 +199,8 @@ pub(super) fn tcp_proxy(
         // MOSN tries up to three hosts whatever is written.
         max_connect_attempts: 3,
         max_connection_duration: None,
+        hash_source_ip: true,
+        criteria: Criteria::new(),
     }))
 }
 

@@ -6,6 +6,7 @@
 //! would be open.
 
 mod action;
+mod balance;
 mod check;
 mod cluster;
 mod filter;

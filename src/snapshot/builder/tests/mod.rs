@@ -194,6 +194,8 @@ pub(super) fn tcp(clusters: &str) -> NetworkFilter {
         idle_timeout: None,
         max_connect_attempts: 1,
         max_connection_duration: None,
+        hash_source_ip: false,
+        criteria: Default::default(),
     })
 }
 
