@@ -17,79 +17,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use support::ads::Ads;
+use support::http1::Text;
 use support::proxy::{Setup, free_port, wait_listening};
 use support::resources::{eds_cluster, endpoints, http_filter, listener, message, route};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::time::sleep;
 
 mod support;
 
 /// How long a stage lasts.
 const STAGE: Duration = Duration::from_millis(400);
-
-/// A connection that is read by heads and sizes.
-struct Text {
-    stream: TcpStream,
-    early: Vec<u8>,
-}
-
-impl Text {
-    fn of(stream: TcpStream) -> Text {
-        let _ = stream.set_nodelay(true);
-        Text { stream, early: Vec::new() }
-    }
-
-    async fn connect(port: u16) -> Result<Text, String> {
-        TcpStream::connect(("127.0.0.1", port)).await.map(Text::of).map_err(|error| error.to_string())
-    }
-
-    async fn send(&mut self, text: &str) -> Result<(), String> {
-        self.stream.write_all(text.as_bytes()).await.map_err(|error| format!("write: {error}"))
-    }
-
-    async fn fill(&mut self) -> Result<(), String> {
-        let mut room = [0; 4096];
-        match self.stream.read(&mut room).await {
-            Ok(0) => Err("end".into()),
-            Ok(n) => {
-                self.early.extend_from_slice(&room[..n]);
-                Ok(())
-            }
-            Err(error) => Err(format!("read: {error}")),
-        }
-    }
-
-    async fn until(&mut self, end: &str) -> Result<String, String> {
-        loop {
-            let at = self.early.windows(end.len()).position(|part| part == end.as_bytes());
-            if let Some(at) = at {
-                let rest = self.early.split_off(at + end.len());
-                return Ok(String::from_utf8(std::mem::replace(&mut self.early, rest)).unwrap());
-            }
-            self.fill().await?;
-        }
-    }
-
-    async fn exactly(&mut self, size: usize) -> Result<String, String> {
-        while self.early.len() < size {
-            self.fill().await?;
-        }
-        let rest = self.early.split_off(size);
-        Ok(String::from_utf8(std::mem::replace(&mut self.early, rest)).unwrap())
-    }
-
-    /// A response with a known length: whether the connection goes on, and the body.
-    async fn response(&mut self) -> Result<(bool, String), String> {
-        let head = self.until("\r\n\r\n").await?;
-        if !head.starts_with("HTTP/1.1 200 ") {
-            return Err(head);
-        }
-        let size = head.lines().find_map(|line| line.strip_prefix("content-length: ")).ok_or("no length")?;
-        let body = self.exactly(size.parse().map_err(|_| "length")?).await?;
-        Ok((!head.contains("connection: close"), body))
-    }
-}
 
 /// A server that answers with its name: slowly, in chunks as they come, or as a WebSocket.
 async fn server(name: &'static str) -> SocketAddr {

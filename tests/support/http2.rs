@@ -207,3 +207,28 @@ async fn trailers(mut body: h2::RecvStream) -> Result<(), String> {
         other => Err(format!("trailer {other:?}")),
     }
 }
+
+/// One request without a body on a connection of its own: the response and its body.
+pub async fn get(port: u16, path: &str, fields: &[(&str, &str)]) -> Response<Bytes> {
+    let exchange = async {
+        let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let (send, connection) = h2::client::handshake(stream).await.unwrap();
+        let driver = tokio::spawn(connection);
+        let mut request = Request::get(format!("http://h.test{path}"));
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let mut send = send.ready().await.unwrap();
+        let (answer, _) = send.send_request(request.body(()).unwrap(), true).unwrap();
+        let (head, mut body) = answer.await.unwrap().into_parts();
+        let mut got = Vec::new();
+        while let Some(chunk) = body.data().await {
+            let chunk = chunk.unwrap();
+            let _ = body.flow_control().release_capacity(chunk.len());
+            got.extend_from_slice(&chunk);
+        }
+        driver.abort();
+        Response::from_parts(head, got.into())
+    };
+    timeout(LIMIT, exchange).await.expect("an answer in time")
+}

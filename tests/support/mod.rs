@@ -11,9 +11,11 @@
 
 pub mod ads;
 pub mod bolt;
+pub mod http1;
 pub mod http2;
 pub mod process;
 pub mod proxy;
 pub mod resources;
 pub mod traffic;
 pub mod upstream;
+pub mod world;
