@@ -131,11 +131,12 @@ fn compile_forward(
     let options = action.options.as_deref().unwrap_or(&none);
     let clusters = match &action.cluster {
         ClusterChoice::Single(name) => ClusterPick::Single(intern(name)),
-        ClusterChoice::Weighted(shares) => {
-            ClusterPick::Weighted(Box::new(WeightedPick::with_edits(shares, &options.criteria, intern, |share| {
-                (levels.request(&share.request_headers), levels.response(&share.response_headers))
-            })))
-        }
+        ClusterChoice::Weighted(shares) => ClusterPick::Weighted(Box::new(WeightedPick::with_edits(
+            shares,
+            &options.criteria,
+            intern,
+            |share| (levels.request(&share.request_headers), levels.response(&share.response_headers)),
+        ))),
         ClusterChoice::Header(name) => ClusterPick::Header(name.clone()),
     };
     let mirrors = levels.mirrors(action).iter().map(|mirror| MirrorSpec {

@@ -112,7 +112,8 @@ mod tests {
             },
             ..WeightedCluster::default()
         });
-        let pick = WeightedPick::new(&list, &Criteria::new(), |name| ClusterId(u32::from(name.as_bytes()[0])));
+        let pick =
+            WeightedPick::new(&list, &Criteria::new(), |name| ClusterId(u32::from(name.as_bytes()[0])));
         let drawn: Vec<u32> = (0..4).map(|r| pick.draw(r).unwrap().cluster.0 - 97).collect();
         assert_eq!(drawn, [0, 2, 2, 2]);
         assert!(WeightedPick::default().draw(7).is_none());
@@ -123,7 +124,8 @@ mod tests {
         let of = |pairs: &[(&str, &str)]| -> Criteria {
             pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
         };
-        let merged = criteria(&of(&[("version", "1"), ("zone", "a")]), &of(&[("stage", "x"), ("version", "2")]));
+        let merged =
+            criteria(&of(&[("version", "1"), ("zone", "a")]), &of(&[("stage", "x"), ("version", "2")]));
         let shown: Vec<_> = merged.iter().map(|(k, v)| (&**k, &**v)).collect();
         assert_eq!(shown, [("stage", "x"), ("version", "2"), ("zone", "a")]);
     }

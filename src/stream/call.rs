@@ -115,7 +115,7 @@ impl Call {
         (begin, deadline): (Instant, Option<Instant>),
     ) -> Result<Option<Frame>, Failure> {
         let attempt = match self.first.take().map(|first| *first) {
-            None => Attempt::begin(&forward.cluster, tries)?,
+            None => Attempt::begin(&forward.cluster, forward.context(), tries)?,
             Some(First::Begun(attempt)) => {
                 tries.count(&attempt.host);
                 attempt

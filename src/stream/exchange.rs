@@ -11,7 +11,7 @@ use crate::cluster::{Cluster, Host, PickContext};
 use crate::message::{Failure, Head, Reason};
 use crate::model::{DirectResponse, Redirect, RouteId};
 use crate::net::PeerAddress;
-use crate::router::{ActionSpec, Choice, Draw, Drawn, EditPlan, ForwardSpec, Hash, RouteSpec};
+use crate::router::{ActionSpec, Choice, Draw, Drawn, EditPlan, ForwardSpec, NewCookie, RouteSpec};
 use crate::snapshot::View;
 use crate::telemetry::failure_log::FailureLine;
 use crate::util::random::Random;
@@ -42,23 +42,29 @@ pub struct Forward<'v> {
     pub share: Option<&'v Choice>,
     /// The drawn cluster.
     pub cluster: Rc<Cluster>,
-    /// What its hosts must say.
-    pub criteria: &'v [(Box<str>, Box<str>)],
-    /// What the route's hash policies made of the request, where something depends on it. Boxed: mostly
-    /// nothing does.
-    pub hash: Option<Box<Hash>>,
+    /// What its load balancer is told. Boxed: mostly there is nothing to tell.
+    pub wish: Option<Box<Wish<'v>>>,
+}
+
+/// What a request wants of a load balancer.
+#[derive(Default)]
+pub struct Wish<'v> {
+    /// What every pick is told.
+    pub context: PickContext<'v>,
+    /// What the client is to send next time, so that it meets the same host.
+    pub cookies: Vec<NewCookie>,
 }
 
 impl<'v> Forward<'v> {
     /// The tries of the request with this head. `internal`: it comes from inside, so that it may ask for
     /// retries.
     pub fn tries(&self, head: &impl Head, internal: bool) -> Tries<'v> {
-        let tries = Tries::new(self.route, head, internal);
-        if self.hash.is_none() && self.criteria.is_empty() {
-            return tries;
-        }
-        let hash = self.hash.as_ref().and_then(|hash| hash.value);
-        tries.with_context(PickContext { hash, criteria: self.criteria, ..PickContext::default() })
+        Tries::new(self.route, head, internal)
+    }
+
+    /// What every pick is told of the request.
+    pub fn context(&self) -> PickContext<'v> {
+        self.wish.as_ref().map(|wish| wish.context).unwrap_or_default()
     }
 }
 
@@ -147,7 +153,7 @@ pub fn plan_drawn<'v>(
         ActionSpec::Redirect(redirect) => return Ok(Plan::Redirect(route, redirect)),
     };
     let mut hash = None;
-    let mut hashed = || Box::new(route.hash(head, caller.ip, draws.cookie()));
+    let hashed = || route.hash(head, caller.ip, draws.cookie());
     if route.draws_by_hash() {
         hash = Some(hashed());
     }
@@ -168,7 +174,12 @@ pub fn plan_drawn<'v>(
         hash = Some(hashed());
     }
     let Draw { request_edits, response_edits, criteria, share } = draw;
-    Ok(Plan::Forward(Forward { route, action, request_edits, response_edits, share, cluster, criteria, hash }))
+    let wish = (hash.is_some() || !criteria.is_empty()).then(|| {
+        let hash = hash.unwrap_or_default();
+        let context = PickContext { hash: hash.value, criteria, ..PickContext::default() };
+        Box::new(Wish { context, cookies: hash.cookies })
+    });
+    Ok(Plan::Forward(Forward { route, action, request_edits, response_edits, share, cluster, wish }))
 }
 
 /// Where a request went last, for the line about its failure.

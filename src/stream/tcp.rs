@@ -93,7 +93,7 @@ async fn dial(handle: &Handle, local: &Rc<Local>) -> Result<(Conn, TcpProxy, Gua
     let client = if config.hash_source_ip { Caller::of(handle).ip } else { None };
     let hash = client.map(|ip| xxh64(ip.to_string().as_bytes(), 0));
     let context = PickContext { hash, criteria: &draw.criteria, ..PickContext::default() };
-    let mut tries = Tries::default().with_context(context);
+    let mut tries = Tries::default();
     loop {
         let state = cluster.state();
         let permit = state.spec.breakers.acquire(Level::Connections, &state.spec.model.breakers.default);
@@ -101,7 +101,7 @@ async fn dial(handle: &Handle, local: &Rc<Local>) -> Result<(Conn, TcpProxy, Gua
             cluster.stats.upstream_cx_overflow.inc();
             Failure::before(Reason::OverflowConnections)
         })?;
-        let host = tries.pick(&cluster)?;
+        let host = tries.pick(&cluster, context)?;
         let connected = connect(&host, &cluster, &state).await.map_err(Failure::before);
         let sign =
             connected.as_ref().map_or_else(|failure| sign_of(failure.reason), |_| Some(Sign::Connected));

@@ -121,9 +121,8 @@ impl Builder {
         let routes = table.unwrap_or(RouteId(u32::MAX));
         let filter = match &model.filter {
             NetworkFilter::Tcp(config) => {
-                let clusters = WeightedPick::new(&config.clusters, &config.criteria, |name| {
-                    self.clusters.intern(name)
-                });
+                let clusters =
+                    WeightedPick::new(&config.clusters, &config.criteria, |name| self.clusters.intern(name));
                 tcp = clusters.clusters().collect();
                 FilterSpec::Tcp { config: config.clone(), clusters }
             }

@@ -1,7 +1,7 @@
 //! One try at one host, counted while it lasts.
 
 use super::Tries;
-use crate::cluster::{ActiveGuard, Cluster, Host, Level, Permit, Sign, State};
+use crate::cluster::{ActiveGuard, Cluster, Host, Level, Permit, PickContext, Sign, State};
 use crate::message::{Failure, Reason};
 use crate::stream::Local;
 use std::cell::Cell;
@@ -30,7 +30,11 @@ impl Attempt {
     ///
     /// # Errors
     /// The limit of requests is reached, or the cluster has no host.
-    pub fn begin(cluster: &Rc<Cluster>, tries: &mut Tries<'_>) -> Result<Self, Failure> {
+    pub fn begin(
+        cluster: &Rc<Cluster>,
+        context: PickContext<'_>,
+        tries: &mut Tries<'_>,
+    ) -> Result<Self, Failure> {
         let stats = &cluster.stats;
         let state = cluster.state();
         let permit = state.spec.breakers.acquire(Level::Requests, &state.spec.model.breakers.default);
@@ -38,7 +42,7 @@ impl Attempt {
             stats.upstream_rq_active_overflow.inc();
             Failure::before(Reason::OverflowRequests)
         })?;
-        let host = tries.pick(cluster)?;
+        let host = tries.pick(cluster, context)?;
         let active = host.enter();
         stats.upstream_rq_total.inc();
         stats.upstream_rq_active.inc();

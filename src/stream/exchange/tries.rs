@@ -36,8 +36,6 @@ pub struct Tries<'v> {
     made: u32,
     tried: Vec<Rc<Host>>,
     retry_permit: Option<Permit>,
-    /// Boxed: most requests have none, and every request's task carries this.
-    context: Option<Box<PickContext<'v>>>,
     is_rpc: bool,
 }
 
@@ -61,7 +59,8 @@ impl<'v> Tries<'v> {
     /// Those of a request with this head on `route`, none made yet. `internal`: it comes from inside, so that
     /// it may ask for retries.
     pub fn new(route: &'v RouteSpec, head: &impl Head, internal: bool) -> Self {
-        let policy = route.retry(head, internal).filter(|p| retry::wants_request(p, &|name| head.header(name)));
+        let policy =
+            route.retry(head, internal).filter(|p| retry::wants_request(p, &|name| head.header(name)));
         let policy = policy.map(|policy| match policy {
             Cow::Borrowed(policy) => Policy::Route(policy),
             Cow::Owned(policy) => Policy::Asked(Box::new(policy)),
@@ -72,12 +71,6 @@ impl<'v> Tries<'v> {
     /// They are an RPC call's.
     pub fn rpc(self) -> Self {
         Tries { is_rpc: true, ..self }
-    }
-
-    /// What every pick is told of the request.
-    pub fn with_context(mut self, context: PickContext<'v>) -> Self {
-        self.context = Some(Box::new(context));
-        self
     }
 
     /// Whether an answer or a failure after sending could lead to another try, so that the request must be
@@ -122,14 +115,13 @@ impl<'v> Tries<'v> {
         self.made
     }
 
-    /// The host of the next try.
+    /// The host of the next try; `context` says what the request wants.
     ///
     /// # Errors
     /// The cluster has none.
-    pub fn pick(&mut self, cluster: &Cluster) -> Result<Rc<Host>, Failure> {
+    pub fn pick(&mut self, cluster: &Cluster, context: PickContext<'_>) -> Result<Rc<Host>, Failure> {
         let avoid = self.policy.as_ref().is_some_and(|policy| policy.previous_hosts_attempts > 0);
         let tried = &self.tried;
-        let context = self.context.as_deref().copied().unwrap_or_default();
         let context = PickContext { is_rpc: self.is_rpc, ..context };
         let host = cluster
             .pick(&context, |host| avoid && tried.iter().any(|other| std::ptr::eq(&**other, host)))

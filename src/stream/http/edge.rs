@@ -185,7 +185,8 @@ fn note_client(headers: &mut HeaderMap, edge: &Edge, handle: &Handle, arrival: &
     };
     arrival.client = client;
     headers.entry(FORWARDED_PROTO).or_insert_with(|| HeaderValue::from_static("http"));
-    arrival.internal = single && client.is_some_and(|ip| edge.internal.iter().any(|range| range.contains(ip)));
+    arrival.internal =
+        single && client.is_some_and(|ip| edge.internal.iter().any(|range| range.contains(ip)));
     if arrival.internal {
         headers.insert(INTERNAL, HeaderValue::from_static("true"));
         return false;

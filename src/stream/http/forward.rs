@@ -127,7 +127,7 @@ impl Exchange {
         head: &request::Parts,
         up: &mut Flow,
     ) -> Result<(Response<Source>, Attempt, Way), Failure> {
-        let attempt = Attempt::begin(&to.cluster, tries)?;
+        let attempt = Attempt::begin(&to.cluster, to.context(), tries)?;
         self.trail.follow(&attempt);
         self.clock.begin_try(tries.per_try());
         let result = self.send(to, &attempt, head, up).await;
@@ -190,7 +190,7 @@ impl Exchange {
 
 /// Gives the client the cookies that its later requests are to be hashed by.
 fn set_cookies(to: &Forward<'_>, headers: &mut HeaderMap) {
-    for cookie in to.hash.iter().flat_map(|hash| &hash.cookies) {
+    for cookie in to.wish.iter().flat_map(|wish| &wish.cookies) {
         if let Ok(value) = HeaderValue::from_str(&cookie.header) {
             // A map that is full keeps what it has.
             let _ = headers.try_append(SET_COOKIE, value);

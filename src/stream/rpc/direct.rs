@@ -67,14 +67,21 @@ impl Way {
         if config.upstream == Some(Protocol::Http2) {
             return Err(None);
         }
-        let plan = exchange::plan_drawn(&down.local, &course.view, *routes, frame, Caller::of(&down.handle), course.draws);
+        let plan = exchange::plan_drawn(
+            &down.local,
+            &course.view,
+            *routes,
+            frame,
+            Caller::of(&down.handle),
+            course.draws,
+        );
         let Ok(Plan::Forward(forward)) = plan else { return Err(None) };
         let mut tries = forward.tries(frame, false).rpc();
         let edits = !forward.request_edits.is_empty() || !forward.response_edits.is_empty();
         if edits || tries.per_try().is_some() {
             return Err(None);
         }
-        let attempt = Attempt::begin(&forward.cluster, &mut tries)
+        let attempt = Attempt::begin(&forward.cluster, forward.context(), &mut tries)
             .map_err(|failure| Some(First::Ended(None, Err(failure))))?;
         let Some(mux) = attempt.host.rpc.ready() else { return Err(Some(First::Begun(attempt))) };
         let deadline = call::time_limit(frame, forward.action).map(|limit| now + limit);

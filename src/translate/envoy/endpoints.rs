@@ -139,7 +139,7 @@ pub(super) fn lb_metadata(metadata: &Metadata) -> BTreeMap<String, String> {
 
 /// Metadata that hosts are compared by: texts as they are; other values as a NUL and their JSON, so that the
 /// number 1 is not the text "1".
-fn lb_texts(metadata: &Struct) -> BTreeMap<String, String> {
+pub(super) fn lb_texts(metadata: &Struct) -> BTreeMap<String, String> {
     use prost_types::value::Kind;
     let text = |value: &prost_types::Value| match &value.kind {
         Some(Kind::StringValue(text)) => text.clone(),
