@@ -145,6 +145,11 @@ impl Findings {
         }
     }
 
+    /// How many faults were recorded, those beyond the bound included.
+    pub fn faults(&self) -> usize {
+        self.found.len() + self.more
+    }
+
     /// Whether nothing is wrong so far.
     pub fn is_clean(&self) -> bool {
         self.found.is_empty()

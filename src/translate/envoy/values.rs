@@ -52,9 +52,9 @@ pub(super) fn positive(
     out: &mut Findings,
 ) -> Duration {
     let Some(value) = value else { return default };
-    let was_clean = out.is_clean();
+    let before = out.faults();
     let read = duration(path, value, out);
-    if read < Duration::from_millis(1) && (was_clean == out.is_clean()) {
+    if read < Duration::from_millis(1) && out.faults() == before {
         out.bad(path, format!("{value}"), "must be at least 1 ms (nearest valid 0.001s)");
     }
     read

@@ -105,6 +105,13 @@ fn every_fault_is_found_not_just_the_first() {
 }
 
 #[test]
+fn a_negative_duration_is_one_fault_also_after_another() {
+    let text = read_cluster(with(json!({"lb_policy": "ROUND_ROBIN", "name": "", "connect_timeout": "-1s"})))
+        .unwrap_err();
+    assert_eq!(text.matches("connect_timeout").count(), 1, "{text}");
+}
+
+#[test]
 fn breakers_pools_and_keepalive_are_read() {
     let read = read_cluster(with(json!({
         "circuit_breakers": {"thresholds": [
