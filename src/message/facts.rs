@@ -4,7 +4,7 @@
 //! implement it; `model::Format` asks it, for header edits and for access logs alike.
 
 use std::borrow::Cow;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 macro_rules! facts {
     ($($(#[$doc:meta])* $name:ident = $word:literal;)*) => {
@@ -143,6 +143,22 @@ facts! {
     Hostname = "HOSTNAME";
     /// A number per stream.
     StreamId = "STREAM_ID";
+    /// A random id of the line.
+    UniqueId = "UNIQUE_ID";
+    /// Who closed the client's connection.
+    DownstreamDetectedCloseType = "DOWNSTREAM_DETECTED_CLOSE_TYPE";
+    /// Why we closed the client's connection.
+    DownstreamLocalCloseReason = "DOWNSTREAM_LOCAL_CLOSE_REASON";
+    /// Who closed the upstream's connection.
+    UpstreamDetectedCloseType = "UPSTREAM_DETECTED_CLOSE_TYPE";
+    /// Why we closed the upstream's connection.
+    UpstreamLocalCloseReason = "UPSTREAM_LOCAL_CLOSE_REASON";
+    /// Every host that was tried.
+    UpstreamHostsAttempted = "UPSTREAM_HOSTS_ATTEMPTED";
+    /// The listener's name (MOSN).
+    ListenerName = "LISTENER_NAME";
+    /// Its port (MOSN).
+    ListenerPort = "LISTENER_PORT";
     /// When in a stream's life a log line was written.
     AccessLogType = "ACCESS_LOG_TYPE";
     /// The body of a reply of our own.
@@ -169,6 +185,28 @@ facts! {
     DownstreamTlsCipher = "DOWNSTREAM_TLS_CIPHER";
     /// TLS version of the client's connection.
     DownstreamTlsVersion = "DOWNSTREAM_TLS_VERSION";
+    /// Id of the client's TLS session.
+    DownstreamTlsSessionId = "DOWNSTREAM_TLS_SESSION_ID";
+    /// Start of the client certificate's validity.
+    DownstreamPeerCertStart = "DOWNSTREAM_PEER_CERT_V_START";
+    /// Its end.
+    DownstreamPeerCertEnd = "DOWNSTREAM_PEER_CERT_V_END";
+    /// The client certificate's addresses.
+    DownstreamPeerIpSan = "DOWNSTREAM_PEER_IP_SAN";
+    /// Its mail names.
+    DownstreamPeerEmailSan = "DOWNSTREAM_PEER_EMAIL_SAN";
+    /// Its SHA-1.
+    DownstreamPeerFingerprint1 = "DOWNSTREAM_PEER_FINGERPRINT_1";
+    /// Our certificate's DNS names.
+    DownstreamLocalDnsSan = "DOWNSTREAM_LOCAL_DNS_SAN";
+    /// Our certificate's URI names towards the upstream.
+    UpstreamLocalUriSan = "UPSTREAM_LOCAL_URI_SAN";
+    /// Our certificate's subject towards the upstream.
+    UpstreamLocalSubject = "UPSTREAM_LOCAL_SUBJECT";
+    /// The upstream certificate's DNS names.
+    UpstreamPeerDnsSan = "UPSTREAM_PEER_DNS_SAN";
+    /// Its issuer.
+    UpstreamPeerIssuer = "UPSTREAM_PEER_ISSUER";
     /// The upstream certificate's URI names.
     UpstreamPeerUriSan = "UPSTREAM_PEER_URI_SAN";
     /// Its subject.
@@ -177,6 +215,65 @@ facts! {
     UpstreamTlsCipher = "UPSTREAM_TLS_CIPHER";
     /// TLS version of the upstream connection.
     UpstreamTlsVersion = "UPSTREAM_TLS_VERSION";
+}
+
+impl Fact {
+    /// Whether its value is a number.
+    pub fn is_number(self) -> bool {
+        matches!(
+            self,
+            Fact::RequestHeadersBytes
+                | Fact::BytesReceived
+                | Fact::BytesSent
+                | Fact::ResponseHeadersBytes
+                | Fact::ResponseTrailersBytes
+                | Fact::DownstreamWireBytesSent
+                | Fact::DownstreamWireBytesReceived
+                | Fact::DownstreamHeaderBytesSent
+                | Fact::DownstreamHeaderBytesReceived
+                | Fact::UpstreamWireBytesSent
+                | Fact::UpstreamWireBytesReceived
+                | Fact::UpstreamHeaderBytesSent
+                | Fact::UpstreamHeaderBytesReceived
+                | Fact::ResponseCode
+                | Fact::UpstreamRequestAttemptCount
+                | Fact::Duration
+                | Fact::RequestDuration
+                | Fact::ResponseDuration
+                | Fact::ResponseTxDuration
+                | Fact::DownstreamHandshakeDuration
+                | Fact::UpstreamConnectionPoolReadyDuration
+                | Fact::UpstreamConnectionId
+                | Fact::UpstreamLocalPort
+                | Fact::UpstreamRemotePort
+                | Fact::DownstreamRemotePort
+                | Fact::DownstreamDirectRemotePort
+                | Fact::DownstreamLocalPort
+                | Fact::ConnectionId
+                | Fact::ListenerPort
+        )
+    }
+}
+
+/// A point in a stream's life on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// The request's first byte from the client.
+    RequestStart,
+    /// Its last.
+    RequestEnd,
+    /// Its first byte to the upstream.
+    UpstreamSendStart,
+    /// Its last.
+    UpstreamSendEnd,
+    /// The response's first byte from the upstream.
+    ResponseStart,
+    /// Its last.
+    ResponseEnd,
+    /// Its first byte to the client.
+    SendStart,
+    /// Its last.
+    SendEnd,
 }
 
 /// A point in a stream's life.
@@ -208,6 +305,11 @@ pub trait Facts {
 
     /// When `moment` was.
     fn time(&self, _moment: Moment) -> Option<SystemTime> {
+        None
+    }
+
+    /// How long after the stream's first byte `point` was.
+    fn elapsed(&self, _point: Point) -> Option<Duration> {
         None
     }
 

@@ -3,6 +3,8 @@
 //! The one table of failures: HTTP status, bolt status, Envoy response flag, response code details, and the
 //! word used in logs and counters.
 
+use super::Flags;
+
 /// A locally made failure. `Copy`, so that the hot path never allocates for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -99,6 +101,27 @@ reasons! {
     DownstreamReset = ("downstream_reset", 499, 3, "DC", "downstream_remote_disconnect");
     /// A filter or policy of ours ended it.
     LocalReset = ("local_reset", 500, 3, "LR", "local_reset");
+}
+
+impl Reason {
+    /// Envoy's response flags.
+    pub fn flags(self) -> Flags {
+        Flags::named(self.flag()).unwrap_or_default()
+    }
+
+    /// Envoy's response code details once the response's head had been sent.
+    pub fn details_after_start(self) -> &'static str {
+        match self {
+            Reason::ConnectFailed | Reason::UpstreamClosed => {
+                "upstream_reset_after_response_started{connection_termination}"
+            }
+            Reason::UpstreamReset | Reason::UpstreamRefused => {
+                "upstream_reset_after_response_started{remote_reset}"
+            }
+            Reason::UpstreamProtocol => "upstream_reset_after_response_started{protocol_error}",
+            other => other.details(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -5,8 +5,10 @@
 
 mod facts;
 pub mod failure;
+mod flags;
 mod head;
 
-pub use facts::{Fact, Facts, Moment};
+pub use facts::{Fact, Facts, Moment, Point};
 pub use failure::{Failure, Reason};
+pub use flags::Flags;
 pub use head::Head;

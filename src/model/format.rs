@@ -3,11 +3,16 @@
 //! Parsed once, where the configuration's path is known; written against [`Facts`] as often as needed. Names
 //! of operators are Envoy's; one that is unknown, or misused, is a [`FormatError`].
 
-use crate::message::{Fact, Facts, Moment};
+use super::access_log::end_string;
+use crate::message::{Fact, Facts, Moment, Point};
+use crate::util::duration::format_go;
 use serde::{Serialize, Serializer};
 use std::borrow::Cow;
+use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
+mod mosn;
 mod parse;
 mod time;
 
@@ -66,6 +71,26 @@ pub(super) enum Op {
         namespace: Box<str>,
         path: Box<[Box<str>]>,
     },
+    /// From one point of the stream's life to another.
+    Elapsed(Point, Point, Unit),
+    /// MOSN's `process_time_duration`: the whole stream's time without that of its upstream.
+    OwnTime,
+    /// MOSN's `response_flag`: whether any is set.
+    AnyFlag,
+    /// The id of the trace that the request's headers tell of.
+    TraceId,
+    /// Nothing leaves it here.
+    Absent,
+}
+
+/// How a time span is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unit {
+    Milliseconds,
+    Microseconds,
+    Nanoseconds,
+    /// As Go does: `1.25ms`.
+    Go,
 }
 
 /// What of a path is wanted.
@@ -101,6 +126,22 @@ impl Format {
         Ok(Format { text: text.into(), pieces: parse::pieces(text)?.into() })
     }
 
+    /// As [`parse`](Self::parse), with the operators that only make sense when a stream is over.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub fn parse_log(text: &str) -> Result<Format, FormatError> {
+        Ok(Format { text: text.into(), pieces: parse::log_pieces(text)?.into() })
+    }
+
+    /// Parses a format of MOSN's access logs: `%variable%`, one line each.
+    ///
+    /// # Errors
+    /// A variable without a name, or one that does not end.
+    pub fn parse_mosn(text: &str) -> Result<Format, FormatError> {
+        Ok(Format { text: text.into(), pieces: mosn::pieces(text)?.into() })
+    }
+
     /// The text if there is no operator in it.
     pub fn as_literal(&self) -> Option<&[u8]> {
         match &*self.pieces {
@@ -116,6 +157,45 @@ impl Format {
             Piece::Op(Op::Fact(fact), _) => Some(*fact),
             _ => None,
         })
+    }
+
+    /// Calls `want` with every header that is asked for.
+    pub(super) fn each_header(&self, want: &mut dyn FnMut(Block, &str)) {
+        for piece in &*self.pieces {
+            if let Piece::Op(op, _) = piece {
+                op.each_header(want);
+            }
+        }
+    }
+
+    /// Appends the value as JSON: an operator that stands alone keeps its type, anything else is a string.
+    /// `false`: it stands alone and is not known; nothing was written.
+    pub(super) fn write_json(&self, facts: &dyn Facts, omit_empty: bool, out: &mut Vec<u8>) -> bool {
+        let start = out.len();
+        let [Piece::Op(op, limit)] = &*self.pieces else {
+            out.push(b'"');
+            self.write(facts, if omit_empty { b"" } else { b"-" }, out);
+            end_string(start + 1, out);
+            return true;
+        };
+        let numeric = op.is_number();
+        if !numeric {
+            out.push(b'"');
+        }
+        let from = out.len();
+        if !op.write(facts, out) {
+            out.truncate(start);
+            return false;
+        }
+        if let Some(limit) = limit {
+            out.truncate(from.saturating_add(*limit).min(out.len()));
+        }
+        if matches!(op, Op::DynamicMetadata { .. }) && is_json(out.get(from..).unwrap_or_default()) {
+            out.remove(start);
+        } else if !numeric {
+            end_string(from, out);
+        }
+        true
     }
 
     /// As configured.
@@ -187,8 +267,107 @@ impl Op {
             },
             Op::GrpcStatus(style) => grpc_status(facts, *style, out),
             Op::DynamicMetadata { namespace, path } => facts.dynamic_metadata(namespace, path, out),
+            Op::Elapsed(from, to, unit) => match (facts.elapsed(*from), facts.elapsed(*to)) {
+                (Some(from), Some(to)) => {
+                    unit.write(to.saturating_sub(from), out);
+                    true
+                }
+                _ => false,
+            },
+            Op::OwnTime => {
+                let Some(whole) = facts.elapsed(Point::SendEnd) else { return false };
+                let upstream = facts.elapsed(Point::ResponseStart).zip(facts.elapsed(Point::RequestEnd));
+                let upstream = upstream.map_or(Duration::ZERO, |(to, from)| to.saturating_sub(from));
+                Unit::Go.write(whole.saturating_sub(upstream), out);
+                true
+            }
+            Op::AnyFlag => {
+                let start = out.len();
+                let any = facts.fact(Fact::ResponseFlags, out) && out.get(start..) != Some(b"-");
+                out.truncate(start);
+                out.extend_from_slice(if any { b"true" } else { b"false" });
+                true
+            }
+            Op::TraceId => trace_id(facts, out),
+            Op::Absent => false,
         }
     }
+
+    /// Whether its value is a number in JSON.
+    fn is_number(&self) -> bool {
+        match self {
+            Op::Fact(fact) => fact.is_number(),
+            Op::GrpcStatus(style) => *style == GrpcStyle::Number,
+            Op::Elapsed(_, _, unit) => *unit != Unit::Go,
+            _ => false,
+        }
+    }
+
+    fn each_header(&self, want: &mut dyn FnMut(Block, &str)) {
+        match self {
+            Op::Header { block, name, other, .. } => {
+                want(*block, name);
+                other.iter().for_each(|other| want(*block, other));
+            }
+            Op::QueryParameter(_) => want(Block::Request, ":path"),
+            Op::Path { .. } => {
+                want(Block::Request, ":path");
+                want(Block::Request, "x-envoy-original-path");
+            }
+            Op::GrpcStatus(_) => {
+                want(Block::Request, "content-type");
+                want(Block::Response, "grpc-status");
+                want(Block::Trailer, "grpc-status");
+            }
+            Op::TraceId => {
+                want(Block::Request, "traceparent");
+                want(Block::Request, "x-b3-traceid");
+            }
+            Op::Fact(_)
+            | Op::Time(..)
+            | Op::DynamicMetadata { .. }
+            | Op::Elapsed(..)
+            | Op::OwnTime
+            | Op::AnyFlag
+            | Op::Absent => {}
+        }
+    }
+}
+
+impl Unit {
+    fn write(self, time: Duration, out: &mut Vec<u8>) {
+        match self {
+            Unit::Milliseconds => push_number(time.as_millis(), out),
+            Unit::Microseconds => push_number(time.as_micros(), out),
+            Unit::Nanoseconds => push_number(time.as_nanos(), out),
+            Unit::Go => out.extend_from_slice(format_go(time).as_bytes()),
+        }
+    }
+}
+
+fn push_number(number: u128, out: &mut Vec<u8>) {
+    // Writing to a vector cannot fail.
+    let _ = write!(out, "{number}");
+}
+
+/// Whether filters left a value with a structure.
+fn is_json(text: &[u8]) -> bool {
+    matches!(text.first(), Some(b'{' | b'['))
+        && serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok()
+}
+
+/// The second field of `traceparent` (W3C), else B3's header.
+fn trace_id(facts: &dyn Facts, out: &mut Vec<u8>) -> bool {
+    if let Some(parent) = facts.request_header("traceparent")
+        && let Some(id) = parent.split(|byte| *byte == b'-').nth(1)
+    {
+        out.extend_from_slice(id);
+        return true;
+    }
+    facts.request_header("x-b3-traceid").is_some_and(|id| {
+        out.extend_from_slice(&id);
+        true
+    })
 }
 
 impl Block {

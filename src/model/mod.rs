@@ -5,6 +5,7 @@
 //! No tokio, no protobuf, no TLS here. Values that need parsing (regex, CIDR) are newtypes that hold the
 //! parsed form, so that a bad one fails in `translate`, where its field path is known.
 
+mod access_log;
 mod address;
 mod cluster;
 mod endpoint;
@@ -19,6 +20,10 @@ pub mod runtime;
 mod text;
 mod uri_template;
 
+pub use access_log::{
+    AccessLog, AccessLogs, Comparison, JsonNode, JsonTemplate, LogFilter, LogFormat, LogKind, LogRoller, LogSink, Op,
+    RollerError,
+};
 pub use address::{Address, Cidr};
 pub use cluster::{
     BindConfig, Breakers, Check, CheckTarget, Cluster, Discovery, DnsFamily, DnsPace, Fallback, HashFunction,

@@ -2,7 +2,7 @@
 //!
 //! Owns counters, gauges and histograms ([`metric`]), the groups of them the proxy keeps ([`groups`]), the
 //! [`Registry`] that sums the workers' copies, the text forms ([`text`], [`prometheus`], [`mosn`]), the
-//! process log ([`logging`]) and the rate-limited line per failure ([`failure_log`]).
+//! process log ([`logging`]), log files ([`files`]) and the rate-limited line per failure ([`failure_log`]).
 //! Takes in numbers from the thread that owns them; gives out sums to whoever asks.
 //!
 //! The request path pays one relaxed load and one relaxed store per number: every instance has a single
@@ -10,6 +10,7 @@
 
 pub mod clock;
 pub mod failure_log;
+pub mod files;
 pub mod groups;
 mod histogram;
 pub mod logging;

@@ -57,6 +57,11 @@ impl Scope {
         Self::named("envoy_tcp", "envoy_tcp_prefix", stat_prefix)
     }
 
+    /// `filesystem.`: log files.
+    pub fn filesystem() -> Self {
+        Self::plain("envoy_filesystem", "filesystem.")
+    }
+
     /// `cluster_manager.`
     pub fn cluster_manager() -> Self {
         Self::plain("envoy_cluster_manager", "cluster_manager.")

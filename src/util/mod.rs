@@ -4,3 +4,4 @@ pub mod backoff;
 pub mod duration;
 pub mod hash;
 pub mod random;
+pub mod text;

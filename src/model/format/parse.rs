@@ -1,8 +1,8 @@
 //! Text of a format string → pieces.
 
 use super::time::TimeFormat;
-use super::{Block, FormatError, GrpcStyle, Op, Part, PathFrom, Piece};
-use crate::message::{Fact, Moment};
+use super::{Block, FormatError, GrpcStyle, Op, Part, PathFrom, Piece, Unit};
+use crate::message::{Fact, Moment, Point};
 
 /// An operator as it stands in the text.
 struct Call<'t> {
@@ -12,6 +12,18 @@ struct Call<'t> {
 }
 
 pub(super) fn pieces(text: &str) -> Result<Vec<Piece>, FormatError> {
+    read(text, op)
+}
+
+/// With the operators that only make sense when a stream is over.
+pub(super) fn log_pieces(text: &str) -> Result<Vec<Piece>, FormatError> {
+    read(text, |call| match log_op(call)? {
+        Some(op) => Ok(Made::Op(op)),
+        None => op(call),
+    })
+}
+
+fn read(text: &str, op: impl Fn(&Call<'_>) -> Result<Made, FormatError>) -> Result<Vec<Piece>, FormatError> {
     let mut pieces = Vec::new();
     let mut plain = String::new();
     let mut rest = text;
@@ -106,6 +118,57 @@ fn op(call: &Call<'_>) -> Result<Made, FormatError> {
         Some(op) => Ok(Made::Op(op)),
         None => wrong("expected an argument, such as (name)"),
     }
+}
+
+/// An operator of logs only; `None`: it is none.
+fn log_op(call: &Call<'_>) -> Result<Option<Op>, FormatError> {
+    let wrong = |why: &str| Err(FormatError(format!("%{}%: {why}", call.name)));
+    let argument = call.argument.unwrap_or_default();
+    Ok(Some(match call.name {
+        "COMMON_DURATION" => match common_duration(argument) {
+            Some(op) => op,
+            None => return wrong("expected (start:end:ms), with points such as DS_RX_BEG and us or ns"),
+        },
+        "REQUEST_HEADER" if !argument.is_empty() => return Ok(header(Block::Request, argument, false)),
+        "RESPONSE_HEADER" if !argument.is_empty() => return Ok(header(Block::Response, argument, false)),
+        "RESPONSE_TRAILER" if !argument.is_empty() => return Ok(header(Block::Trailer, argument, false)),
+        "RESPONSE_CODE_DETAILS" if matches!(call.argument, Some("ALLOW_WHITESPACES")) => {
+            Op::Fact(Fact::ResponseCodeDetails)
+        }
+        "TRACE_ID" if call.argument.is_none() => Op::TraceId,
+        "FILTER_STATE" | "UPSTREAM_FILTER_STATE" if !argument.is_empty() => Op::Absent,
+        "METADATA" => match argument.strip_prefix("DYNAMIC:").and_then(metadata) {
+            Some(op) => op,
+            None => return wrong("only (DYNAMIC:namespace:key) is supported"),
+        },
+        _ => return Ok(None),
+    }))
+}
+
+/// `DS_RX_BEG:DS_TX_END:us`.
+fn common_duration(argument: &str) -> Option<Op> {
+    let mut parts = argument.split(':');
+    let point = |name: &str| {
+        Some(match name {
+            "DS_RX_BEG" => Point::RequestStart,
+            "DS_RX_END" => Point::RequestEnd,
+            "US_TX_BEG" => Point::UpstreamSendStart,
+            "US_TX_END" => Point::UpstreamSendEnd,
+            "US_RX_BEG" => Point::ResponseStart,
+            "US_RX_END" => Point::ResponseEnd,
+            "DS_TX_BEG" => Point::SendStart,
+            "DS_TX_END" => Point::SendEnd,
+            _ => return None,
+        })
+    };
+    let (from, to) = (point(parts.next()?)?, point(parts.next()?)?);
+    let unit = match parts.next() {
+        None | Some("ms") => Unit::Milliseconds,
+        Some("us") => Unit::Microseconds,
+        Some("ns") => Unit::Nanoseconds,
+        Some(_) => return None,
+    };
+    parts.next().is_none().then_some(Op::Elapsed(from, to, unit))
 }
 
 /// `name` or `name?other`.

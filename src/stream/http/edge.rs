@@ -7,6 +7,7 @@ use crate::model::{Edge, RequestScheme, ServerHeader, StripPort, Underscores};
 use crate::net::PeerAddress;
 use crate::stream::Handle;
 use crate::util::random::Random;
+use crate::util::text::push_uuid;
 use bytes::Bytes;
 use http::header::{DATE, SERVER, VIA};
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -52,6 +53,8 @@ pub(super) struct Arrival {
     pub(super) redirect: Option<String>,
     /// The response carries it too.
     pub(super) request_id: Option<HeaderValue>,
+    /// Whom headers that are trusted name as the client.
+    pub(super) client: Option<IpAddr>,
 }
 
 /// Gives the request of a client the form that routes and hosts see.
@@ -241,18 +244,9 @@ fn append_via(headers: &mut HeaderMap, via: &str) {
 }
 
 /// A random UUID, version 4, whose digit at 14 says that the request is not traced.
-fn uuid(random: &Random) -> String {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let bits = (u128::from(random.next()) << 64) | u128::from(random.next());
-    let bits = (bits & !(0xf << 76) & !(0x3 << 62)) | (4 << 76) | (2 << 62);
-    let mut text = String::with_capacity(36);
-    for (place, shift) in (0..32).zip((0..128).step_by(4).rev()) {
-        if matches!(place, 8 | 12 | 16 | 20) {
-            text.push('-');
-        }
-        let digit = HEX.get((bits >> shift) as usize & 15).copied().unwrap_or(b'0');
-        text.push(char::from(digit));
-    }
+fn uuid(random: &Random) -> Vec<u8> {
+    let mut text = Vec::with_capacity(36);
+    push_uuid([random.next(), random.next()], &mut text);
     text
 }
 

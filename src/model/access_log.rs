@@ -1,0 +1,245 @@
+//! Access logs: where a line goes, what it looks like, and which streams get one.
+
+use super::{Block, Format, Fraction, HeaderMatch};
+use crate::message::{Fact, Flags};
+use serde::{Serialize, Serializer};
+use std::collections::BTreeSet;
+
+mod json;
+mod roller;
+
+pub(super) use json::end_string;
+pub use json::{JsonNode, JsonTemplate};
+pub use roller::{LogRoller, RollerError};
+
+/// One log of a listener or filter.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AccessLog {
+    /// Where its lines go.
+    pub sink: LogSink,
+    /// What a line looks like.
+    pub format: LogFormat,
+    /// Which streams get one; `None` all.
+    pub filter: Option<LogFilter>,
+}
+
+/// Where log lines go.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub enum LogSink {
+    /// Descriptor 1.
+    Stdout,
+    /// Descriptor 2.
+    Stderr,
+    /// Appended to; folders on the way are made.
+    File(String),
+}
+
+impl LogSink {
+    /// By path; those of the standard streams mean the descriptors: opening them anew fails where another user
+    /// owns them.
+    pub fn of(path: &str) -> LogSink {
+        match path {
+            "/dev/stdout" | "/dev/fd/1" | "/proc/self/fd/1" => LogSink::Stdout,
+            "/dev/stderr" | "/dev/fd/2" | "/proc/self/fd/2" => LogSink::Stderr,
+            path => LogSink::File(path.to_owned()),
+        }
+    }
+}
+
+/// What a line looks like.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum LogFormat {
+    /// Text, line end included. `omit_empty`: what is not known is nothing, else `-`.
+    Text { format: Format, omit_empty: bool },
+    /// One JSON object a line.
+    Json(JsonTemplate),
+}
+
+/// Which streams get a line.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum LogFilter {
+    /// By the response's status, 0 if there was none.
+    Status(Comparison),
+    /// By the stream's milliseconds.
+    Duration(Comparison),
+    /// Not health checks that a filter answered.
+    NotHealthCheck,
+    /// Those that are traced.
+    Traceable,
+    /// A share; `independent`: drawn anew, else by the request's id, the same on every hop.
+    Runtime { share: Fraction, independent: bool },
+    /// All of these.
+    And(Vec<LogFilter>),
+    /// One of these.
+    Or(Vec<LogFilter>),
+    /// By a header of the request.
+    Header(HeaderMatch),
+    /// Those with one of these flags; of an empty set, any flag.
+    Flags(#[serde(serialize_with = "flag_names")] Flags),
+    /// By gRPC status: bit `n` stands for status `n`. `exclude`: none of these.
+    GrpcStatus { codes: u32, exclude: bool },
+    /// By the kind of line.
+    Kinds { kinds: Vec<LogKind>, exclude: bool },
+}
+
+/// A number compared with a configured one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Comparison {
+    /// How.
+    pub op: Op,
+    /// With what.
+    pub value: u32,
+}
+
+/// How two numbers compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Op {
+    Equal,
+    AtLeast,
+    AtMost,
+    NotEqual,
+}
+
+impl Comparison {
+    /// Whether `number` satisfies it.
+    pub fn holds(&self, number: u64) -> bool {
+        let value = u64::from(self.value);
+        match self.op {
+            Op::Equal => number == value,
+            Op::AtLeast => number >= value,
+            Op::AtMost => number <= value,
+            Op::NotEqual => number != value,
+        }
+    }
+}
+
+/// The kinds of lines there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum LogKind {
+    /// A connection's, from its listener.
+    NotSet,
+    /// The end of a raw connection.
+    TcpConnectionEnd,
+    /// The end of a stream.
+    DownstreamEnd,
+}
+
+impl LogKind {
+    /// Envoy's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            LogKind::NotSet => "NotSet",
+            LogKind::TcpConnectionEnd => "TcpConnectionEnd",
+            LogKind::DownstreamEnd => "DownstreamEnd",
+        }
+    }
+}
+
+/// The logs of one listener or filter, and the headers they ask for; nothing else is kept of a head.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AccessLogs {
+    logs: Box<[AccessLog]>,
+    request: Box<[Box<str>]>,
+    response: Box<[Box<str>]>,
+    trailers: Box<[Box<str>]>,
+    /// A bit for each fact that is asked for.
+    facts: u128,
+}
+
+impl AccessLogs {
+    /// Collects the names `logs` ask for.
+    pub fn new(logs: Vec<AccessLog>) -> Self {
+        let mut names = [(); 3].map(|()| BTreeSet::new());
+        let mut facts = 0;
+        for log in &logs {
+            let mut ask = |fact: Fact| facts |= 1u128 << fact as u32;
+            match &log.format {
+                LogFormat::Text { format, .. } => format.facts().for_each(&mut ask),
+                LogFormat::Json(template) => template.each_fact(&mut ask),
+            }
+            let mut want = |block: Block, name: &str| {
+                if let Some(set) = names.get_mut(block as usize) {
+                    set.insert(Box::<str>::from(name));
+                }
+            };
+            match &log.format {
+                LogFormat::Text { format, .. } => format.each_header(&mut want),
+                LogFormat::Json(template) => template.each_header(&mut want),
+            }
+            if let Some(filter) = &log.filter {
+                filter.each_header(&mut want);
+            }
+        }
+        let [request, response, trailers] = names.map(|set| set.into_iter().collect());
+        AccessLogs { logs: logs.into(), request, response, trailers, facts }
+    }
+
+    /// The logs, in configured order.
+    pub fn iter(&self) -> impl Iterator<Item = &AccessLog> {
+        self.logs.iter()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.logs.is_empty()
+    }
+
+    /// Whether a format asks for `fact`, or for a number that has it in it.
+    pub fn asks(&self, fact: Fact) -> bool {
+        let parts: &[Fact] = match fact {
+            Fact::RequestHeadersBytes => &[
+                Fact::DownstreamHeaderBytesReceived,
+                Fact::UpstreamHeaderBytesSent,
+                Fact::DownstreamWireBytesReceived,
+                Fact::UpstreamWireBytesSent,
+            ],
+            Fact::ResponseHeadersBytes => &[
+                Fact::DownstreamHeaderBytesSent,
+                Fact::UpstreamHeaderBytesReceived,
+                Fact::DownstreamWireBytesSent,
+                Fact::UpstreamWireBytesReceived,
+            ],
+            Fact::ResponseTrailersBytes => &[Fact::DownstreamWireBytesSent, Fact::UpstreamWireBytesReceived],
+            _ => &[],
+        };
+        parts.iter().chain([&fact]).any(|fact| self.facts & (1 << *fact as u32) != 0)
+    }
+
+    /// The headers of a block that the logs ask for, sorted.
+    pub fn wanted(&self, block: Block) -> &[Box<str>] {
+        match block {
+            Block::Request => &self.request,
+            Block::Response => &self.response,
+            Block::Trailer => &self.trailers,
+        }
+    }
+}
+
+impl Serialize for AccessLogs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.logs.serialize(serializer)
+    }
+}
+
+impl LogFilter {
+    fn each_header(&self, want: &mut dyn FnMut(Block, &str)) {
+        match self {
+            LogFilter::And(all) | LogFilter::Or(all) => all.iter().for_each(|one| one.each_header(want)),
+            LogFilter::Header(header) => want(Block::Request, &header.name),
+            LogFilter::GrpcStatus { .. } => {
+                want(Block::Response, "grpc-status");
+                want(Block::Trailer, "grpc-status");
+            }
+            LogFilter::Traceable | LogFilter::Runtime { .. } => want(Block::Request, "x-request-id"),
+            LogFilter::Status(_)
+            | LogFilter::Duration(_)
+            | LogFilter::NotHealthCheck
+            | LogFilter::Flags(_)
+            | LogFilter::Kinds { .. } => {}
+        }
+    }
+}
+
+fn flag_names<S: Serializer>(flags: &Flags, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(flags.names().map(|(short, _)| short))
+}

@@ -1,0 +1,297 @@
+//! What is kept of a stream until it is over: for its log lines and for the record of why it went as it did.
+//!
+//! Owns [`Record`], its pool, and writing the lines. Takes in a stream's steps from the drivers; gives out lines
+//! to the worker's [`Outlet`](crate::telemetry::files::Outlet). Of a head only what the logs ask for is copied,
+//! into one buffer that goes from stream to stream: a stream under way holds no route table and no read buffer.
+
+mod ended;
+mod judge;
+
+use super::{Bound, Handle, Local};
+use crate::cluster::{Cluster, Host};
+use crate::message::{Fact, Flags, Head, Reason};
+use crate::model::{AccessLogs, Block, LogFormat, LogKind};
+use crate::router::RouteSpec;
+use crate::telemetry::files;
+use ended::Ended;
+use http::HeaderMap;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+use tokio::task::spawn_local;
+use tokio::time::Instant;
+
+/// Records kept for later streams, per worker.
+const POOL: usize = 64;
+/// A buffer that grew beyond this is not kept.
+const LARGEST: usize = 16 * 1024;
+
+/// The logs of a connection's next stream, shared within the worker.
+pub type Logs = Option<Rc<Arc<AccessLogs>>>;
+
+/// A part of a record's text.
+type Span = Option<(u32, u32)>;
+
+/// See the module.
+pub struct Record {
+    logs: Logs,
+    kind: LogKind,
+    protocol: &'static str,
+    begin: Instant,
+    text: Vec<u8>,
+    /// Values of the headers the logs ask for, in their order; of request, response, trailers.
+    wanted: [Vec<Span>; 3],
+    route: Span,
+    host: Span,
+    /// Whom trusted headers name as the client.
+    pub client: Option<IpAddr>,
+    /// What went wrong.
+    pub flags: Flags,
+    /// Who decided on the status, and why.
+    pub details: &'static str,
+    /// The status sent; 0: none.
+    pub status: u16,
+    /// Tries made.
+    pub attempts: u32,
+    /// Body bytes of the request.
+    pub received: u64,
+    /// Body bytes of the response.
+    pub sent: u64,
+    /// Bytes of names and values, where a log asks for them.
+    request_head: u32,
+    response_head: u32,
+    trailers: u32,
+    /// Our address towards the upstream.
+    pub upstream_local: Option<SocketAddr>,
+    /// What the upstream is spoken to in.
+    pub upstream_protocol: &'static str,
+    /// The client had sent the whole request.
+    pub request_end: Option<Instant>,
+    /// The first try had a connection.
+    pub upstream_begin: Option<Instant>,
+    /// The upstream's response began.
+    pub response_begin: Option<Instant>,
+    /// The response's head was sent.
+    pub send_begin: Option<Instant>,
+    /// A filter answered it as a health check.
+    pub health_check: bool,
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Record {
+            logs: None,
+            kind: LogKind::NotSet,
+            protocol: "",
+            begin: Instant::now(),
+            text: Vec::new(),
+            wanted: Default::default(),
+            route: None,
+            host: None,
+            client: None,
+            flags: Flags::default(),
+            details: "",
+            status: 0,
+            attempts: 0,
+            received: 0,
+            sent: 0,
+            request_head: 0,
+            response_head: 0,
+            trailers: 0,
+            upstream_local: None,
+            upstream_protocol: "",
+            request_end: None,
+            upstream_begin: None,
+            response_begin: None,
+            send_begin: None,
+            health_check: false,
+        }
+    }
+}
+
+impl Record {
+    /// A stream begins.
+    pub fn begin(local: &Local, kind: LogKind, protocol: &'static str, begin: Instant) -> Box<Record> {
+        let pooled = local.records.borrow_mut().pop();
+        let mut record = pooled.unwrap_or_default();
+        let (mut text, mut wanted) = (std::mem::take(&mut record.text), std::mem::take(&mut record.wanted));
+        text.clear();
+        wanted.iter_mut().for_each(Vec::clear);
+        *record = Record { kind, protocol, begin, text, wanted, ..Record::default() };
+        record
+    }
+
+    /// What serves it decides on its logs.
+    pub fn follow(&mut self, bound: &Bound) {
+        self.logs.clone_from(&bound.logs);
+    }
+
+    /// As [`follow`](Self::follow), for what no filter serves.
+    pub fn follow_listener(&mut self, logs: &Arc<AccessLogs>) {
+        self.logs = (!logs.is_empty()).then(|| Rc::new(logs.clone()));
+    }
+
+    /// Whether some log wants a line, so that there is something to keep.
+    pub fn is_logged(&self) -> bool {
+        self.logs.is_some()
+    }
+
+    /// The request, in the form it has now.
+    pub fn request(&mut self, head: &dyn Head) {
+        self.capture(Block::Request, &|name, take| head.each_value(name, take));
+    }
+
+    /// The response's status and head as they are sent.
+    pub fn response(&mut self, status: u16, headers: &HeaderMap) {
+        self.status = status;
+        self.send_begin = Some(Instant::now());
+        if self.asks(Fact::ResponseHeadersBytes) {
+            self.response_head = size_of_head(headers);
+        }
+        self.capture(Block::Response, &|name, take| {
+            headers.get(name).into_iter().for_each(|value| take(value.as_bytes()));
+        });
+    }
+
+    /// The response of an RPC.
+    pub fn answer(&mut self, status: u16, head: &dyn Head) {
+        self.status = status;
+        self.send_begin = Some(Instant::now());
+        self.capture(Block::Response, &|name, take| head.each_value(name, take));
+    }
+
+    /// The response's trailers.
+    pub fn ended_with(&mut self, trailers: &HeaderMap) {
+        if self.asks(Fact::ResponseTrailersBytes) {
+            self.trailers = size_of_head(trailers);
+        }
+        self.capture(Block::Trailer, &|name, take| {
+            trailers.get(name).into_iter().for_each(|value| take(value.as_bytes()));
+        });
+    }
+
+    /// Whether trailers have to be shown to [`ended_with`](Self::ended_with).
+    pub fn wants_trailers(&self) -> bool {
+        let any = |logs: &Rc<Arc<AccessLogs>>| !logs.wanted(Block::Trailer).is_empty();
+        self.logs.as_ref().is_some_and(any) || self.asks(Fact::ResponseTrailersBytes)
+    }
+
+    /// The size of the request's head.
+    pub fn request_size(&mut self, headers: &HeaderMap) {
+        if self.asks(Fact::RequestHeadersBytes) {
+            self.request_head = size_of_head(headers);
+        }
+    }
+
+    fn asks(&self, fact: Fact) -> bool {
+        self.logs.as_ref().is_some_and(|logs| logs.asks(fact))
+    }
+
+    /// Copies what the logs want of a head; `value` gives the values of a header, of which the first counts.
+    fn capture(&mut self, block: Block, value: &dyn Fn(&str, &mut dyn FnMut(&[u8]))) {
+        let Some(logs) = &self.logs else { return };
+        let Some(spans) = self.wanted.get_mut(block as usize) else { return };
+        spans.clear();
+        for name in logs.wanted(block) {
+            let mut span = None;
+            value(name, &mut |value| span = span.or_else(|| keep(&mut self.text, value)));
+            spans.push(span);
+        }
+    }
+
+    /// The route that matched.
+    pub fn route(&mut self, route: &RouteSpec) {
+        if self.logs.is_some() {
+            self.route = keep(&mut self.text, route.name().as_bytes());
+            self.host = keep(&mut self.text, route.host().name.as_bytes());
+        }
+    }
+
+    /// An answer of our own, because of `reason`.
+    pub fn failed(&mut self, reason: Reason) {
+        self.flags.add(reason.flags());
+        self.details = reason.details();
+    }
+
+    /// The response broke off because of `reason`.
+    pub fn broke(&mut self, reason: Reason) {
+        self.flags.add(reason.flags());
+        self.details = reason.details_after_start();
+    }
+
+    fn text(&self, span: Span) -> Option<&[u8]> {
+        let (from, to) = span?;
+        self.text.get(from as usize..to as usize)
+    }
+
+    fn value(&self, block: Block, name: &str) -> Option<&[u8]> {
+        let at = self.logs.as_ref()?.wanted(block).iter().position(|wanted| **wanted == *name)?;
+        self.text(*self.wanted.get(block as usize)?.get(at)?)
+    }
+
+    /// The stream is over: writes its lines, and goes back to the pool.
+    pub fn finish(
+        mut self: Box<Self>,
+        local: &Rc<Local>,
+        handle: Option<&Handle>,
+        upstream: (Option<&Cluster>, Option<&Host>),
+    ) {
+        if let Some(logs) = self.logs.take() {
+            let now = Instant::now();
+            self.logs = Some(logs.clone());
+            let ended = Ended {
+                record: &self,
+                handle,
+                cluster: upstream.0,
+                host: upstream.1,
+                now,
+                wall: SystemTime::now(),
+                random: &local.env.random,
+            };
+            for log in logs.iter().filter(|log| ended.passes(log.filter.as_ref())) {
+                let first = local.outlet.append(&log.sink, |out| match &log.format {
+                    LogFormat::Text { format, omit_empty } => {
+                        format.write(&ended, if *omit_empty { b"" } else { b"-" }, out);
+                    }
+                    LogFormat::Json(template) => {
+                        template.write(&ended, out);
+                        out.push(b'\n');
+                    }
+                });
+                if first {
+                    flush_later(local);
+                }
+            }
+        }
+        self.logs = None;
+        let mut pool = local.records.borrow_mut();
+        if pool.len() < POOL && self.text.capacity() <= LARGEST {
+            pool.push(self);
+        }
+    }
+}
+
+/// Lines are handed over when they have waited for the interval. The task ends with the worker.
+fn flush_later(local: &Rc<Local>) {
+    let waiting = Rc::downgrade(local);
+    let timer = local.env.wheel.sleep(files::interval());
+    spawn_local(async move {
+        timer.await;
+        if let Some(local) = waiting.upgrade() {
+            local.outlet.flush(true);
+        }
+    });
+}
+
+fn keep(text: &mut Vec<u8>, value: &[u8]) -> Span {
+    let from = u32::try_from(text.len()).ok()?;
+    text.extend_from_slice(value);
+    Some((from, u32::try_from(text.len()).ok()?))
+}
+
+/// Names and values, as Envoy counts a head.
+fn size_of_head(headers: &HeaderMap) -> u32 {
+    let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    u32::try_from(size).unwrap_or(u32::MAX)
+}
