@@ -113,7 +113,7 @@ impl Active {
             match chain::find(&spec, &inputs(handle)) {
                 Some(next) if Arc::ptr_eq(next, &bound.chain) => {}
                 Some(next) if bound.chain.same_connection(next) => {
-                    handle.rebind(Bound { chain: next.clone(), pinned: None });
+                    handle.rebind(Bound::new(next.clone(), None));
                     if handle.catch_up() && bound.chain.leftover.leave() {
                         self.local.drains.total_filter_chains_draining.dec();
                     }
@@ -133,7 +133,7 @@ impl Active {
     pub fn retire(&self, last: &View) {
         *self.last_view.borrow_mut() = Some(last.clone());
         for (_, handle) in self.connections.borrow().iter() {
-            handle.rebind(Bound { chain: handle.bound().chain.clone(), pinned: Some(last.clone()) });
+            handle.rebind(Bound::new(handle.bound().chain.clone(), Some(last.clone())));
         }
         self.drain(Drain::Told, Spread::over(self.spread));
         self.count_draining();
@@ -196,7 +196,7 @@ impl Active {
         };
         let handle = Handle::new(spec.model.name.as_str().into(), chain.clone(), peer, local_address);
         if let Some(last) = &*self.last_view.borrow() {
-            handle.rebind(Bound { chain: chain.clone(), pinned: Some(last.clone()) });
+            handle.rebind(Bound::new(chain.clone(), Some(last.clone())));
         }
         self.ask([handle.clone()]);
         drop(spec);

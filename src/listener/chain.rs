@@ -108,6 +108,7 @@ mod tests {
             clusters: vec![],
             idle_timeout: None,
             max_connect_attempts: 1,
+            access_log: Default::default(),
             max_connection_duration: None,
             hash_source_ip: false,
             criteria: Default::default(),
@@ -136,6 +137,7 @@ mod tests {
             buffer_limit: 0,
             backlog: 0,
             exact_balance: false,
+            access_log: Default::default(),
         });
         let default_chain = default.then(|| chain("default", ChainMatch::default()));
         let leftover = Default::default();

@@ -1,6 +1,6 @@
 //! Listeners and their filter chains.
 
-use super::{Address, Cidr, RouteConfig};
+use super::{AccessLogs, Address, Cidr, RouteConfig};
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +28,8 @@ pub struct Listener {
     pub backlog: u32,
     /// One worker accepts and hands to the worker with the fewest connections.
     pub exact_balance: bool,
+    /// One line per connection, those without a chain included.
+    pub access_log: Arc<AccessLogs>,
 }
 
 impl Listener {
@@ -120,6 +122,8 @@ pub struct TcpProxy {
     pub hash_source_ip: bool,
     /// For clusters with subsets.
     pub criteria: super::Criteria,
+    /// One line per connection.
+    pub access_log: Arc<AccessLogs>,
 }
 
 /// `HttpConnectionManager`.
@@ -148,6 +152,8 @@ pub struct HttpManager {
     pub edge: super::Edge,
     /// `server` header on responses; default `envoy`.
     pub server_name: String,
+    /// One line per stream.
+    pub access_log: Arc<AccessLogs>,
 }
 
 /// What HCM speaks to clients.
@@ -175,6 +181,8 @@ pub struct RpcProxy {
     pub drain_goaway: bool,
     /// Largest bolt frame of a client in bytes, within [`RpcProxy::MAX_FRAME_RANGE`].
     pub max_frame: usize,
+    /// One line per call.
+    pub access_log: Arc<AccessLogs>,
 }
 
 impl RpcProxy {

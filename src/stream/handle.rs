@@ -1,11 +1,13 @@
 //! What the listener knows of an open connection, and the connection of its listener.
 
+use super::record::Logs;
 use crate::net::PeerAddress;
-use crate::snapshot::{ChainSpec, View};
+use crate::snapshot::{ChainSpec, FilterSpec, View};
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::Waker;
 use tokio::time::Instant;
 
@@ -13,6 +15,8 @@ use tokio::time::Instant;
 pub struct Handle {
     /// Name of the listener that accepted it.
     pub listener: Arc<str>,
+    /// Its number, from 1.
+    pub id: u64,
     /// The client.
     pub peer: PeerAddress,
     /// The address the client connected to.
@@ -33,6 +37,21 @@ pub struct Bound {
     /// The snapshot to look routes up in: `None` is the worker's current one; a connection whose listener is
     /// gone keeps the last one that had it.
     pub pinned: Option<View>,
+    /// The logs of the chain's filter.
+    pub logs: Logs,
+}
+
+impl Bound {
+    /// By `chain`, with routes from `pinned` or the worker's current snapshot.
+    pub fn new(chain: Arc<ChainSpec>, pinned: Option<View>) -> Self {
+        let logs = match &chain.filter {
+            FilterSpec::Http { config, .. } => &config.access_log,
+            FilterSpec::Rpc { config, .. } => &config.access_log,
+            FilterSpec::Tcp { config, .. } => &config.access_log,
+        };
+        let logs = (!logs.is_empty()).then(|| Rc::new(logs.clone()));
+        Bound { chain, pinned, logs }
+    }
 }
 
 /// How far a connection is asked to leave.
@@ -58,12 +77,15 @@ impl Handle {
         peer: PeerAddress,
         local: Option<SocketAddr>,
     ) -> Rc<Self> {
+        // Shared by the workers, touched once per connection.
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         Rc::new(Handle {
+            id: NEXT.fetch_add(1, Relaxed),
             listener,
             peer,
             local,
             since: Instant::now(),
-            bound: RefCell::new(Rc::new(Bound { chain, pinned: None })),
+            bound: RefCell::new(Rc::new(Bound::new(chain, None))),
             drain: Cell::new(Drain::No),
             streams: Cell::new(0),
             left_behind: Cell::new(false),

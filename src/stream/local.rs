@@ -4,7 +4,9 @@ use crate::cluster::{Cluster, Env, Table};
 use crate::message::Reason;
 use crate::model::{ClusterId, Listener};
 use crate::snapshot::View;
+use super::record::Record;
 use crate::telemetry::failure_log::FailureLog;
+use crate::telemetry::files::Outlet;
 use crate::telemetry::{
     DrainStats, HttpStats, ListenerStats, Registration, RpcStats, Scope, StatGroup, TcpStats,
 };
@@ -22,6 +24,10 @@ pub struct Local {
     pub drains: Registration<DrainStats>,
     /// One line per locally made failure.
     pub failures: FailureLog,
+    /// Log lines that wait to be written.
+    pub outlet: Outlet,
+    /// Records of streams that are over, for later ones.
+    pub(super) records: RefCell<Vec<Box<Record>>>,
     view: RefCell<View>,
     rpc: Groups<RpcStats>,
     http: Groups<HttpStats>,
@@ -39,6 +45,8 @@ impl Local {
             drains: env.registry.register(Scope::listener_manager(), DrainStats::default()),
             env,
             failures: FailureLog::default(),
+            outlet: Outlet::default(),
+            records: RefCell::default(),
             view: RefCell::new(view),
             rpc: RefCell::default(),
             http: RefCell::default(),

@@ -12,6 +12,7 @@ pub mod http;
 pub mod http1;
 pub mod http2;
 mod local;
+mod record;
 pub mod rpc;
 mod sniff;
 pub mod tcp;
@@ -19,4 +20,5 @@ mod upstream_http2;
 
 pub use handle::{Bound, Drain, Handle};
 pub use local::Local;
+pub use record::Record;
 pub use sniff::{Served, serve_sniffed};

@@ -72,6 +72,7 @@ pub(in crate::stream) fn http_manager() -> HttpManager {
         http1: Http1Options::default(),
         edge: Edge::default(),
         server_name: "envoy".into(),
+        access_log: Default::default(),
     }
 }
 
@@ -84,6 +85,7 @@ pub(in crate::stream) fn rpc_proxy(downstream: Protocol, upstream: Protocol) -> 
         idle_timeout: None,
         drain_goaway: false,
         max_frame: 16 << 20,
+        access_log: Default::default(),
     };
     FilterSpec::Rpc { config, routes: RouteId(0) }
 }

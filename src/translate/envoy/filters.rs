@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::access_log;
 use super::endpoints::lb_metadata;
 use super::extension::Extension;
 use super::http_manager;
@@ -92,6 +93,7 @@ fn tcp_proxy(path: &Path<'_>, proxy: &tcp::TcpProxy, out: &mut Findings) -> Opti
         max_connection_duration: age.map(|a| positive(&at_age, Some(a), IDLE, out)),
         hash_source_ip: hashes_source_ip(path, proxy, out),
         criteria: proxy.metadata_match.as_ref().map(lb_metadata).unwrap_or_default(),
+        access_log: access_log::logs(&path.name("access_log"), &proxy.access_log, out),
         clusters: clusters?,
     })
 }
@@ -174,6 +176,7 @@ fn rpc_proxy(path: &Path<'_>, proxy: &own::RpcProxy, out: &mut Findings) -> Opti
         idle_timeout: timeout(&path.name("idle_timeout"), idle, Some(IDLE), out),
         drain_goaway: proxy.drain_goaway,
         max_frame,
+        access_log: access_log::logs(&path.name("access_log"), &proxy.access_log, out),
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::access_log;
 use super::cluster_http::http2;
 use super::extension::Extension;
 use super::filters::{IDLE, inline_routes, rds};
@@ -55,6 +56,7 @@ pub(super) fn manager(
         http1: http_edge::http1(&path.name("http_protocol_options"), manager, out),
         edge: http_edge::edge(path, manager, common, out)?,
         server_name: server_name(&manager.server_name),
+        access_log: access_log::logs(&path.name("access_log"), &manager.access_log, out),
         codec: codec?,
         routes: routes?,
     })

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::MAX_CHAINS;
+use super::access_log;
 use super::chain::{self, overlap};
 use super::extension::Extension;
 use super::values::{Accept, address, enumeration, not_empty};
@@ -49,6 +50,7 @@ pub(super) fn listener(message: &pb::Listener, out: &mut Findings) -> Option<Lis
         buffer_limit: buffer_limit.map_or(BUFFER_LIMIT, |n| usize::try_from(n).unwrap_or(usize::MAX)),
         backlog: message.tcp_backlog_size.unwrap_or(BACKLOG),
         exact_balance: exact_balance(message, out),
+        access_log: access_log::logs(&root.name("access_log"), &message.access_log, out),
     })
 }
 

@@ -12,6 +12,7 @@ use super::unknown::{self, RemarkKind};
 use crate::model;
 use crate::proto::envoy::config;
 
+mod access_log;
 mod chain;
 mod cluster;
 mod cluster_health;

@@ -3,7 +3,7 @@
 use super::read::{Context, Object, brief};
 use super::route::{self, Routers};
 use crate::model::{
-    Criteria, NetworkFilter, Protocol, RouteConfig, RouteSource, RpcProxy, TcpProxy, WeightedCluster,
+    AccessLogs, Criteria, NetworkFilter, Protocol, RouteConfig, RouteSource, RpcProxy, TcpProxy, WeightedCluster,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use std::time::Duration;
 pub(super) struct ChainInfo<'a> {
     pub listener: &'a str,
     pub idle_timeout: Option<Duration>,
+    pub logs: Arc<AccessLogs>,
 }
 
 pub(super) fn proxy(
@@ -76,6 +77,7 @@ pub(super) fn proxy(
         idle_timeout: info.idle_timeout,
         drain_goaway: bolt.goaway,
         max_frame: bolt.max_frame.unwrap_or(RpcProxy::MAX_FRAME),
+        access_log: info.logs.clone(),
     }))
 }
 
@@ -201,6 +203,8 @@ pub(super) fn tcp_proxy(
         max_connection_duration: None,
         hash_source_ip: true,
         criteria: Criteria::new(),
+        // As in MOSN, calls only.
+        access_log: Arc::default(),
     }))
 }
 

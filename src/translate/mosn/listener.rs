@@ -1,5 +1,6 @@
 //! Listeners and their chains.
 
+use super::access_log;
 use super::filter::{self, ChainInfo};
 use super::read::{Context, Object, brief};
 use super::route::Routers;
@@ -107,11 +108,11 @@ fn one(
     if listener.flag(ctx, "inspector") == Some(true) {
         ctx.warn(&listener.at("inspector"), true, "has a meaning with TLS only, which comes later");
     }
-    listener.no_effect(ctx, "access_logs", "access logs come later");
+    let logs = access_log::logs(ctx, &mut listener, &name);
     listener.no_effect(ctx, "log_path", "MOSN has dropped it as well: use servers[0].default_log_path");
     listener.no_effect(ctx, "log_level", "MOSN has dropped it as well: use servers[0].default_log_level");
     listener.skip(ctx, &["reuseport", "default_read_buffer_size"]);
-    let info = ChainInfo { listener: &name, idle_timeout: (!idle.is_zero()).then_some(idle) };
+    let info = ChainInfo { listener: &name, idle_timeout: (!idle.is_zero()).then_some(idle), logs };
     let filter = terminal(ctx, &listener.at("filter_chains[0].filters"), filters, &info, routers);
     listener.finish(ctx);
     let chain = FilterChain { name: String::new(), matcher: ChainMatch::default(), filter: filter? };
@@ -126,6 +127,7 @@ fn one(
         buffer_limit: buffer.map_or(1 << 20, |limit| (limit as usize).max(super::cluster::MIN_BUFFER)),
         backlog: 1024,
         exact_balance: false,
+        access_log: Default::default(),
     })
 }
 

@@ -5,6 +5,7 @@
 //! path. What encrypts or restricts traffic and is not built is an error: a proxy that starts without it
 //! would be open.
 
+mod access_log;
 mod action;
 mod balance;
 mod check;
@@ -18,7 +19,7 @@ mod route;
 pub use super::fault::{Finding, Severity, join};
 pub use read::ReadFolder;
 
-use crate::model::{Address, Cluster, Listener, NetworkFilter, RouteSource};
+use crate::model::{Address, Cluster, Listener, LogRoller, NetworkFilter, RouteSource};
 use read::{Context, Object, brief};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -48,6 +49,8 @@ pub struct Settings {
     pub workers: Option<usize>,
     pub admin: Option<Address>,
     pub pid_file: Option<PathBuf>,
+    /// `global_log_roller`.
+    pub log_roller: Option<LogRoller>,
 }
 
 /// Translates a document that has `servers`. `mixed`: clusters may also come by xDS, so that a name unknown
@@ -82,7 +85,7 @@ fn server(ctx: &mut Context<'_>, root: &mut Object<'_>, out: &mut Translated) {
     settings.graceful_timeout = server.duration(ctx, "graceful_timeout");
     settings.workers = workers(ctx, &mut server);
     server.skip(ctx, &["mosn_server_name", "use_netpoll_mode"]);
-    server.no_effect(ctx, "global_log_roller", "log files are not rotated: use logrotate and SIGUSR1");
+    settings.log_roller = Some(access_log::roller(ctx, &mut server));
     out.listeners = listener::listeners(ctx, &mut server);
     server.finish(ctx);
 }

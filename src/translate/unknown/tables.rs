@@ -43,6 +43,7 @@ pub(super) const SHELLS: &[&str] = &[
 
 /// Oneofs that may well be unset, so that an unknown field beside them is no sign of an unknown member.
 pub(super) const OPTIONAL_ONEOFS: &[&str] = &[
+    "access_log_format",
     "cluster_discovery_type",
     "host_rewrite_specifier",
     "lb_config",
@@ -60,15 +61,17 @@ const HCM: &str = "envoy.extensions.filters.network.http_connection_manager.v3.H
 pub(super) const NO_EFFECT: &[(&str, &[&str])] = &[
     (
         "envoy.config.listener.v3.Listener",
-        &["access_log", "drain_type", "enable_mptcp", "socket_options", "tcp_fast_open_queue_length"],
+        &["drain_type", "enable_mptcp", "socket_options", "tcp_fast_open_queue_length"],
     ),
     ("envoy.config.listener.v3.AdditionalAddress", &["socket_options"]),
     (
         "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
         &[
-            "access_log",
+            "access_log_flush_interval",
+            "access_log_options",
             "backoff_options",
             "downstream_idle_timeout",
+            "flush_access_log_on_connected",
             "max_downstream_connection_duration_jitter_percentage",
             "max_early_data_bytes",
             "upstream_connect_mode",
@@ -78,7 +81,7 @@ pub(super) const NO_EFFECT: &[(&str, &[&str])] = &[
     (
         HCM,
         &[
-            "access_log",
+            "access_log_options",
             "add_user_agent",
             "delayed_close_timeout",
             "drain_timeout",
@@ -94,6 +97,8 @@ pub(super) const NO_EFFECT: &[(&str, &[&str])] = &[
         "envoy.extensions.filters.http.router.v3.Router",
         &["respect_expected_rq_timeout", "strict_check_headers", "upstream_log"],
     ),
+    // Properties are always sorted; what a log line is sent as matters to nobody.
+    ("envoy.config.core.v3.JsonFormatOptions", &["sort_properties"]),
     (
         "envoy.config.core.v3.Http2ProtocolOptions",
         &[

@@ -175,6 +175,7 @@ pub(super) fn rpc(source: RouteSource) -> NetworkFilter {
         idle_timeout: None,
         drain_goaway: false,
         max_frame: 1 << 24,
+        access_log: Default::default(),
     })
 }
 
@@ -193,6 +194,7 @@ pub(super) fn tcp(clusters: &str) -> NetworkFilter {
         clusters: clusters.split(' ').map(share).collect(),
         idle_timeout: None,
         max_connect_attempts: 1,
+        access_log: Default::default(),
         max_connection_duration: None,
         hash_source_ip: false,
         criteria: Default::default(),
@@ -214,6 +216,7 @@ pub(super) fn listener_model(name: &str, port: u16, filters: Vec<NetworkFilter>)
         buffer_limit: 1 << 20,
         backlog: 1024,
         exact_balance: false,
+        access_log: Default::default(),
     }
 }
 

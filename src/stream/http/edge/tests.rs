@@ -15,6 +15,7 @@ fn handle() -> Rc<Handle> {
         idle_timeout: None,
         drain_goaway: false,
         max_frame: 1,
+        access_log: Default::default(),
     };
     let model = FilterChain {
         name: "c".into(),
