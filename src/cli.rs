@@ -64,6 +64,8 @@ pub struct RunArgs {
     pub removed_cluster_linger: Duration,
     /// Clients may write HTTP/1 leniently on every listener. Default no.
     pub http1_lenient: bool,
+    /// How long an access log line may wait before it is written. Default 10 s.
+    pub file_flush_interval: Duration,
     /// File that receives the admin address once it is bound.
     pub admin_address_path: Option<PathBuf>,
 }

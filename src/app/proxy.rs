@@ -12,6 +12,7 @@ use crate::proto::envoy::config::core::v3::Node;
 use crate::snapshot::Store;
 use crate::snapshot::builder::{Builder, Change, Options};
 use crate::stream::Drain;
+use crate::telemetry::files::FileStats;
 use crate::telemetry::{Registration, Registry, Scope, ServerStats};
 use crate::worker::{Command, Loads, Sender, Worker};
 use crate::xds::client::{self, AdsConfig};
@@ -129,7 +130,9 @@ impl Proxy {
         let (shared, alive) = (counts.clone(), lifecycle.clone());
         let build = Build::new(builder, senders, ads, store.clone(), shared, alive, orders);
         let build = start_build(build, plan.fixed, inputs)?;
-        let metrics = metrics::register(&registry, &xds, &counts, &lifecycle, workers.len() as u64);
+        let files = registry.register(Scope::filesystem(), FileStats);
+        let mut metrics = metrics::register(&registry, &xds, &counts, &lifecycle, workers.len() as u64);
+        metrics.push(Box::new(files));
         name_metrics::provide(&registry, &store, &xds, &counts);
         server_metrics::provide(&registry, &lifecycle, &loads);
         Ok(Proxy {
@@ -172,6 +175,16 @@ impl Proxy {
     /// Whether a thread that serving depends on has ended.
     pub fn is_broken(&self) -> bool {
         self.workers.iter().any(Worker::is_dead) || self.build.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Has every worker hand its log lines over.
+    pub async fn flush_logs(&self) {
+        for worker in &self.workers {
+            let (done, handed_over) = oneshot::channel();
+            worker.send(Command::FlushLogs(done));
+            // A worker that has ended has nothing left.
+            let _ = handed_over.await;
+        }
     }
 
     /// Closes listening sockets.

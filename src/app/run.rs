@@ -12,7 +12,7 @@ use crate::cli::{LogLevel, Mode, RunArgs};
 use crate::model::Address;
 use crate::net::options;
 use crate::stream::Drain;
-use crate::telemetry::{logging, panics};
+use crate::telemetry::{files, logging, panics};
 use anyhow::{Context, anyhow};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,6 +21,9 @@ use tokio::sync::mpsc;
 
 /// How often the control task looks whether a thread has died.
 const WATCH: Duration = Duration::from_secs(5);
+
+/// How long the end of the process waits for what is to be written.
+const LAST_WRITE: Duration = Duration::from_secs(1);
 
 /// Serves until told to leave.
 ///
@@ -33,6 +36,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     start_log(args, &bootstrap)?;
+    files::configure(files::Settings {
+        interval: Some(args.file_flush_interval),
+        roller: bootstrap.log_roller.clone(),
+    });
     panics::watch();
     for warning in &bootstrap.warnings {
         tracing::warn!("{warning}");
@@ -40,7 +47,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     options::raise_nofile();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let code = runtime.block_on(serve(args, &mut bootstrap));
-    logging::flush(Duration::from_secs(1));
+    files::flush(LAST_WRITE);
+    logging::flush(LAST_WRITE);
     code
 }
 
@@ -102,6 +110,8 @@ async fn serve(args: &RunArgs, bootstrap: &mut Bootstrap) -> anyhow::Result<Exit
     let _pid = PidFile::write(&bootstrap.pid_file);
     tracing::info!("mizzen {} serves with {workers} workers", env!("CARGO_PKG_VERSION"));
     let code = wait(args, &proxy, &mut signals, &mut commands).await;
+    // Also where somebody still holds the proxy, and its workers are not ended in order.
+    let _ = tokio::time::timeout(LAST_WRITE, proxy.flush_logs()).await;
     if let Ok(proxy) = Arc::try_unwrap(proxy) {
         proxy.finish().await;
     }
@@ -144,6 +154,12 @@ async fn drain_listeners(
     }
 }
 
+/// Opens every log file anew.
+fn reopen() {
+    logging::reopen();
+    files::reopen();
+}
+
 /// Waits for the end and leads there.
 async fn wait(
     args: &RunArgs,
@@ -157,7 +173,7 @@ async fn wait(
             wish = signals.next() => match wish {
                 Wish::Leave => break,
                 Wish::End => return ExitCode::SUCCESS,
-                Wish::Reopen => logging::reopen(),
+                Wish::Reopen => reopen(),
             },
             Some(command) = commands.recv() => match command {
                 Command::Quit => return ExitCode::SUCCESS,
@@ -184,7 +200,7 @@ async fn wait(
             () = &mut drain => return ExitCode::SUCCESS,
             wish = signals.next() => match wish {
                 Wish::Leave | Wish::End => return ExitCode::SUCCESS,
-                Wish::Reopen => logging::reopen(),
+                Wish::Reopen => reopen(),
             },
         }
     }

@@ -16,7 +16,7 @@ pub use ads::{Ads, Fetch};
 pub use check::{Report, check};
 pub use node::NodeOverride;
 
-use crate::model::{Address, Cluster, Listener, Runtime};
+use crate::model::{Address, Cluster, Listener, LogRoller, Runtime};
 use crate::proto::envoy::config::core::v3::Node;
 use crate::translate::mosn;
 use serde_json::Value;
@@ -55,6 +55,8 @@ pub struct Bootstrap {
     pub drain_time: Option<Duration>,
     /// MOSN's `pid`, or its default place: `logs/mosn.pid` beside the folder of the file.
     pub pid_file: PathBuf,
+    /// MOSN's `global_log_roller`; `None`: log files are not rotated.
+    pub log_roller: Option<LogRoller>,
     /// Folder of the last good snapshot, by `mizzen.state_dir` in a runtime layer, by the node's metadata key
     /// `MIZZEN_STATE_DIR`, or by `mizzen.state_dir` in a MOSN file.
     pub state_dir: Option<PathBuf>,
@@ -154,6 +156,7 @@ fn build(path: &Path, base: Value, overlay: Option<&str>) -> Result<Bootstrap, V
         workers: settings.workers,
         drain_time: settings.graceful_timeout,
         pid_file,
+        log_roller: settings.log_roller,
         listeners: made.listeners,
         clusters: made.clusters,
         warnings: findings,

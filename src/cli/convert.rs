@@ -84,6 +84,7 @@ fn run_args(
         route_hold: Duration::from_secs(flags.route_hold_s),
         removed_cluster_linger: Duration::from_secs(flags.removed_cluster_linger_s),
         http1_lenient: flags.http1_lenient,
+        file_flush_interval: Duration::from_millis(flags.file_flush_interval_msec.max(1)),
         admin_address_path: flags.admin_address_path,
     })
 }

@@ -184,6 +184,9 @@ pub(super) struct RunFlags {
     /// Permits bare LF, folded lines, equal repeated Content-Length, and HTTP/1.0 without Host from clients
     #[arg(long)]
     pub http1_lenient: bool,
+    /// Milliseconds a log line may wait before it is written
+    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    pub file_flush_interval_msec: u64,
     /// File that receives the admin address once it is bound
     #[arg(long, value_name = "FILE")]
     pub admin_address_path: Option<PathBuf>,
@@ -204,7 +207,6 @@ const IGNORED: &[(&str, bool)] = &[
     ("enable-core-dump", false),
     ("enable-fine-grain-logging", false),
     ("enable-mutex-tracing", false),
-    ("file-flush-interval-msec", true),
     ("file-flush-min-size-kb", true),
     ("hot-restart-version", false),
     ("ignore-unknown-dynamic-fields", false),

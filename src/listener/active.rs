@@ -2,10 +2,11 @@
 
 use super::chain::{self, Inputs};
 use super::drain::Spread;
-use crate::model::{Address, Direction};
+use crate::message::Flags;
+use crate::model::{Address, Direction, LogKind};
 use crate::net::{Conn, PeerAddress};
 use crate::snapshot::{FilterSpec, ListenerSpec, View};
-use crate::stream::{self, Bound, Drain, Handle, Local, Served};
+use crate::stream::{self, Bound, Drain, Handle, Local, Record, Served};
 use crate::telemetry::{ListenerStats, Registration};
 use slab::Slab;
 use std::cell::{Cell, RefCell};
@@ -14,6 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// A listener in service, or one that is gone and still has connections.
 pub struct Active {
@@ -192,8 +194,18 @@ impl Active {
         let spec = self.spec();
         let Some(chain) = chain::find(&spec, &Inputs { destination: local_address, source }) else {
             self.stats.no_filter_chain_match.inc();
+            let logs = &spec.model.access_log;
+            if !logs.is_empty() {
+                let mut record = Record::begin(&self.local, LogKind::NotSet, "", Instant::now());
+                record.log_to(Some(Rc::new(logs.clone())));
+                record.ends = (source, local_address);
+                record.flags = Flags::NoRouteFound;
+                record.details = "filter_chain_not_found";
+                record.finish(&self.local, None, (None, None));
+            }
             return;
         };
+        let logs = (!spec.model.access_log.is_empty()).then(|| Rc::new(spec.model.access_log.clone()));
         let handle = Handle::new(spec.model.name.as_str().into(), chain.clone(), peer, local_address);
         if let Some(last) = &*self.last_view.borrow() {
             handle.rebind(Bound::new(chain.clone(), Some(last.clone())));
@@ -201,6 +213,7 @@ impl Active {
         self.ask([handle.clone()]);
         drop(spec);
         let _open = Open::new(&self, handle.clone());
+        let served = handle.clone();
         let local = self.local.clone();
         let bound = handle.bound();
         match &bound.chain.filter {
@@ -217,6 +230,11 @@ impl Active {
                     Served::Unknown => self.stats.downstream_listener_filter_error.inc(),
                 }
             }
+        }
+        if logs.is_some() {
+            let mut record = Record::begin(&self.local, LogKind::NotSet, "", served.since);
+            record.log_to(logs);
+            record.finish(&self.local, Some(&served), (None, None));
         }
     }
 

@@ -55,6 +55,16 @@ pub struct Wish<'v> {
     pub cookies: Vec<NewCookie>,
 }
 
+impl<'v> Plan<'v> {
+    /// The route that matched.
+    pub fn route(&self) -> &'v RouteSpec {
+        match self {
+            Plan::Forward(to) => to.route,
+            Plan::Direct(route, _) | Plan::Redirect(route, _) => route,
+        }
+    }
+}
+
 impl<'v> Forward<'v> {
     /// The tries of the request with this head. `internal`: it comes from inside, so that it may ask for
     /// retries.
@@ -183,13 +193,18 @@ pub fn plan_drawn<'v>(
 }
 
 /// Where a request went last, for the line about its failure.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Trail {
     cluster: Option<Rc<Cluster>>,
     host: Option<Rc<Host>>,
 }
 
 impl Trail {
+    /// The cluster and the host it went to last.
+    pub fn upstream(&self) -> (Option<&Cluster>, Option<&Host>) {
+        (self.cluster.as_deref(), self.host.as_deref())
+    }
+
     /// It goes to `attempt`'s host now.
     pub fn follow(&mut self, attempt: &Attempt) {
         self.cluster = Some(attempt.cluster.clone());
@@ -201,6 +216,11 @@ impl Trail {
         if let Some(cluster) = &self.cluster {
             cluster.stats.upstream_rq_time.record(millis);
         }
+    }
+
+    /// It goes to `host` now.
+    pub fn reach(&mut self, host: &Rc<Host>) {
+        self.host = Some(host.clone());
     }
 
     /// It goes to `cluster` now.

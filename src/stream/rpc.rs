@@ -7,8 +7,9 @@
 mod direct;
 mod request;
 
-use super::{Bound, Drain, Handle, Local};
+use super::{Bound, Drain, Handle, Local, Record};
 use crate::message::Reason;
+use crate::model::LogKind;
 use crate::net::{Budget, Conn, Filled, ReadBuffer, Sleep, WriteQueue};
 use crate::protocol::bolt::{self, Status};
 use crate::protocol::rpc::{DecodeError, Decoder, Frame, Kind};
@@ -281,6 +282,7 @@ impl Downstream {
                 Err(error) => {
                     self.stats().decode_error.inc();
                     self.stats().failure.inc(Reason::BadRequest);
+                    self.note_refused(error.reply_to().is_some(), driver.last_used);
                     if let Some(id) = error.reply_to() {
                         self.write(bolt::reply(id, Status::CodecException));
                     }
@@ -291,6 +293,18 @@ impl Downstream {
                     }
                 }
             }
+        }
+    }
+
+    /// One log line for what is no call.
+    fn note_refused(&self, answered: bool, now: Instant) {
+        let bound = self.handle.bound();
+        if bound.logs.is_some() {
+            let mut record = Record::begin(&self.local, LogKind::DownstreamEnd, "bolt", now);
+            record.follow(&bound);
+            record.failed(Reason::BadRequest);
+            record.status = if answered { Reason::BadRequest.http_status() } else { 0 };
+            record.finish(&self.local, Some(&self.handle), (None, None));
         }
     }
 

@@ -4,12 +4,12 @@
 //! buffer while nothing waits: both directions of all connections read into the worker's one buffer, and
 //! only what could not be written at once is kept by the connection.
 
-use super::exchange::{Caller, Tries, sign_of};
-use super::{Drain, Handle, Local};
+use super::exchange::{Caller, Trail, Tries, sign_of};
+use super::{Drain, Handle, Local, Record};
 use crate::cluster::pool::connect;
 use crate::cluster::{Cluster, Level, PickContext, Sign};
-use crate::message::{Failure, Reason};
-use crate::model::TcpProxy;
+use crate::message::{Failure, Flags, Reason};
+use crate::model::{LogKind, TcpProxy};
 use crate::net::{Conn, Sleep, Wheel};
 use crate::snapshot::FilterSpec;
 use crate::telemetry::{ClusterStats, Registration, TcpStats};
@@ -18,6 +18,7 @@ use bytes::{Buf, BytesMut};
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -48,9 +49,23 @@ pub async fn serve(
     stats.downstream_cx_active.inc();
     let begin = Instant::now();
     // Everything taken from the snapshot is owned by the end of `dial`: a long connection pins no tables.
-    let dialled = dial(&handle, &local).await;
+    let logs = handle.bound().logs.clone();
+    let mut record = None;
+    let mut trail = Trail::default();
+    let dialled = dial(&handle, &local, &mut trail).await;
+    let mut note = |flags: Flags, moved: (u64, u64), upstream: Option<SocketAddr>| {
+        record = logs.as_ref().map(|logs| {
+            let mut record = Record::begin(&local, LogKind::TcpConnectionEnd, "", begin);
+            record.log_to(Some(logs.clone()));
+            record.flags = flags;
+            (record.received, record.sent) = moved;
+            record.upstream_local = upstream;
+            record
+        });
+    };
     match dialled {
         Ok((mut upstream, config, guards)) => {
+            let own = upstream.local();
             let mut pump = Pump::new(&local, &config, begin);
             let cluster = &guards.2.cluster;
             let end = poll_fn(|cx| {
@@ -61,6 +76,8 @@ pub async fn serve(
             .await;
             pump.forget(&stats);
             guards.2.by_peer.set(matches!(end, Ended::Done | Ended::Broken));
+            let flags = if matches!(end, Ended::Old) { Flags::DurationTimeout } else { Flags::default() };
+            note(flags, (pump.up.moved, pump.down.moved), own);
             match end {
                 Ended::Idle => stats.idle_timeout.inc(),
                 Ended::Old => stats.max_downstream_connection_duration.inc(),
@@ -69,6 +86,11 @@ pub async fn serve(
         }
         Err(failure) => {
             stats.failure.inc(failure.reason);
+            let mut flags = failure.reason.flags();
+            if flags.meets(Flags::UpstreamConnectionFailure) {
+                flags.add(Flags::UpstreamRetryLimitExceeded);
+            }
+            note(flags, (0, 0), None);
             if failure.reason == Reason::UnknownCluster {
                 stats.downstream_cx_no_route.inc();
             }
@@ -76,12 +98,19 @@ pub async fn serve(
     }
     stats.downstream_cx_active.dec();
     stats.downstream_cx_length_ms.record(begin.elapsed().as_millis() as u64);
+    if let Some(record) = record {
+        record.finish(&local, Some(&handle), trail.upstream());
+    }
 }
 
 type Guards = (Option<crate::cluster::Permit>, crate::cluster::ActiveGuard, ConnGauge);
 
 /// Picks a host and connects, as often as configured.
-async fn dial(handle: &Handle, local: &Rc<Local>) -> Result<(Conn, TcpProxy, Guards), Failure> {
+async fn dial(
+    handle: &Handle,
+    local: &Rc<Local>,
+    trail: &mut Trail,
+) -> Result<(Conn, TcpProxy, Guards), Failure> {
     let bound = handle.bound();
     let FilterSpec::Tcp { config, clusters } = &bound.chain.filter else {
         return Err(Failure::before(Reason::LocalReset));
@@ -90,6 +119,7 @@ async fn dial(handle: &Handle, local: &Rc<Local>) -> Result<(Conn, TcpProxy, Gua
     let draw = clusters.draw(local.env.random.next()).ok_or(Failure::before(Reason::UnknownCluster))?;
     let cluster = local.cluster(draw.cluster, &view).map_err(Failure::before)?;
     drop(view);
+    trail.enter(&cluster);
     let client = if config.hash_source_ip { Caller::of(handle).ip } else { None };
     let hash = client.map(|ip| xxh64(ip.to_string().as_bytes(), 0));
     let context = PickContext { hash, criteria: &draw.criteria, ..PickContext::default() };
@@ -102,6 +132,7 @@ async fn dial(handle: &Handle, local: &Rc<Local>) -> Result<(Conn, TcpProxy, Gua
             Failure::before(Reason::OverflowConnections)
         })?;
         let host = tries.pick(&cluster, context)?;
+        trail.reach(&host);
         let connected = connect(&host, &cluster, &state).await.map_err(Failure::before);
         let sign =
             connected.as_ref().map_or_else(|failure| sign_of(failure.reason), |_| Some(Sign::Connected));

@@ -119,6 +119,10 @@ impl Running {
                 self.draining = Some((how, spread, inbound_only));
                 self.listeners.drain(how, spread, inbound_only);
             }
+            Command::FlushLogs(done) => {
+                self.local.outlet.flush(false);
+                let _ = done.send(());
+            }
             Command::Report(answer) => drop(answer.send(self.report())),
             Command::Quit => {}
         }

@@ -33,6 +33,8 @@ pub enum Command {
     Drain { how: Drain, spread: Spread, inbound_only: bool },
     /// Answer with a report.
     Report(oneshot::Sender<WorkerReport>),
+    /// Hand log lines over, then answer.
+    FlushLogs(oneshot::Sender<()>),
     /// End at once.
     Quit,
 }

@@ -37,6 +37,7 @@ pub struct Tries<'v> {
     tried: Vec<Rc<Host>>,
     retry_permit: Option<Permit>,
     is_rpc: bool,
+    exhausted: bool,
 }
 
 /// What an attempt came to, as retry policies see it.
@@ -110,6 +111,11 @@ impl<'v> Tries<'v> {
         self.policy.as_ref().and_then(|policy| policy.per_try_idle_timeout)
     }
 
+    /// Whether another try was wanted, and there had been too many.
+    pub fn exhausted(&self) -> bool {
+        self.exhausted
+    }
+
     /// Tries made so far.
     pub fn made(&self) -> u32 {
         self.made
@@ -181,6 +187,7 @@ impl<'v> Tries<'v> {
         }
         if self.made > policy.retries {
             if policy.retries > 0 {
+                self.exhausted = true;
                 cluster.stats.upstream_rq_retry_limit_exceeded.inc();
             }
             return None;

@@ -21,6 +21,7 @@ pub struct Clock {
     per_try: Option<Duration>,
     try_deadline: Option<Instant>,
     request_ended: bool,
+    ended_at: Option<Instant>,
     request_by: Option<Instant>,
 }
 
@@ -38,6 +39,7 @@ impl Clock {
             per_try: None,
             try_deadline: None,
             request_ended: false,
+            ended_at: None,
             request_by: None,
         }
     }
@@ -52,6 +54,7 @@ impl Clock {
         self.per_try = None;
         self.try_deadline = None;
         self.request_ended = false;
+        self.ended_at = None;
         self.request_by = None;
     }
 
@@ -89,13 +92,16 @@ impl Clock {
         }
         self.request_ended = true;
         self.request_by = None;
-        if self.timeout.is_none() && self.per_try.is_none() {
-            return;
-        }
         let now = Instant::now();
+        self.ended_at = Some(now);
         let own = self.timeout.map(|timeout| now + timeout);
         self.deadline = own.into_iter().chain(self.deadline).min();
         self.try_deadline = self.per_try.map(|limit| now + limit);
+    }
+
+    /// When the client had sent the whole request.
+    pub fn ended_at(&self) -> Option<Instant> {
+        self.ended_at
     }
 
     /// When the whole exchange must have ended.

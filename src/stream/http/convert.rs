@@ -31,6 +31,7 @@ impl Exchange {
         let answer = self.watched(call.forward(&local, to, Protocol::Bolt, Instant::now())).await;
         self.trail = std::mem::take(&mut call.trail);
         let answer = answer?;
+        self.record.answered();
         let (response, whole) = match answer {
             Some(mut frame) => {
                 frame.set_request_id(id);

@@ -53,8 +53,6 @@ pub(super) struct Arrival {
     pub(super) redirect: Option<String>,
     /// The response carries it too.
     pub(super) request_id: Option<HeaderValue>,
-    /// Whom headers that are trusted name as the client.
-    pub(super) client: Option<IpAddr>,
 }
 
 /// Gives the request of a client the form that routes and hosts see.

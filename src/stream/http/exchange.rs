@@ -6,16 +6,17 @@
 use super::client::{Client, Follows};
 use super::clock::Clock;
 use super::edge::{self, Arrival};
-use super::head::{Change, RequestHead, edit, facts, set_path};
+use super::head::{Change, RequestHead, edit, facts, protocol, set_path};
 use super::relay::{End, Relay, send_whole};
 use super::reply::Style;
 use super::source::Source;
 use super::{Downstream, Settings};
 use crate::message::{Failure, Reason};
-use crate::model::{Block, Protocol};
+use crate::model::{Block, LogKind, Protocol};
 use crate::protocol::http1::NameCase;
 use crate::router::{EditPlan, RouteSpec};
 use crate::snapshot::View;
+use crate::stream::Record;
 use crate::stream::exchange::{Caller, Plan, Trail, plan};
 use crate::stream::facts::StreamFacts;
 use bytes::Bytes;
@@ -32,6 +33,8 @@ pub(super) struct Exchange {
     pub(super) clock: Clock,
     /// Where it went.
     pub(super) trail: Trail,
+    /// What is told of it when it is over.
+    pub(super) record: Box<Record>,
     /// The other protocol it asks for.
     pub(super) change: Option<Change>,
     /// It comes from inside: what it says to the proxy counts.
@@ -90,12 +93,14 @@ pub fn run(
     begin: Instant,
 ) -> impl Future<Output = Clock> {
     down.stats.begin(client.version());
+    let record = Record::begin(&down.local, LogKind::DownstreamEnd, protocol(head.version), begin);
     let exchange = Box::new(Exchange {
         caller: Caller::of(&down.handle),
         down,
         client,
         clock,
         trail: Trail::default(),
+        record,
         change: None,
         internal: false,
         switched: false,
@@ -112,7 +117,10 @@ pub fn run(
         let mut exchange = opening.await;
         exchange.forward_answer().await;
         exchange.trail.took(exchange.down.stats.end(begin));
-        exchange.clock
+        let Exchange { down, clock, trail, mut record, .. } = *exchange;
+        record.request_end = clock.ended_at();
+        record.finish(&down.local, Some(&down.handle), trail.upstream());
+        clock
     }
 }
 
@@ -129,9 +137,14 @@ impl Exchange {
         let settings = Settings::of(&bound.chain.filter)?;
         let style = Style::of(&head, settings.rpc);
         self.limit(&settings, begin);
+        self.record.follow(&bound);
         self.always_http2 = settings.upstream.is_some();
         let mut arrival = Arrival::default();
-        let answer = match self.arrive(&settings, &mut head, &mut arrival) {
+        let arrived = self.arrive(&settings, &mut head, &mut arrival);
+        self.record.client = arrival.client;
+        self.record.request(&RequestHead(&head));
+        self.record.request_size(&head.headers);
+        let answer = match arrived {
             Ok(()) => match arrival.redirect.take() {
                 Some(path) => self.send_back(style, path),
                 None => self.answer(&view, &settings, style, head, body, begin).await,
@@ -142,6 +155,7 @@ impl Exchange {
             Ok(answer) => answer,
             Err(failure) => {
                 self.down.stats.failure(failure.reason);
+                self.record.failed(failure.reason);
                 if failure.reason == Reason::DownstreamReset {
                     return None;
                 }
@@ -171,12 +185,14 @@ impl Exchange {
             Ok(planned) => planned,
             Err(unplanned) => {
                 self.note(unplanned.failure, unplanned.route);
+                unplanned.route.into_iter().for_each(|route| self.record.route(route));
                 let (Some(route), Some(edits)) = (unplanned.route, unplanned.response_edits) else {
                     return Err(unplanned.failure);
                 };
                 return self.failed(unplanned.failure, style, route, edits, &head, begin);
             }
         };
+        self.record.route(planned.route());
         match planned {
             Plan::Forward(to) => {
                 let (route, edits) = (to.route, to.response_edits);
@@ -199,6 +215,7 @@ impl Exchange {
             }
             Plan::Direct(route, direct) => {
                 self.down.stats.direct();
+                self.record.details = "direct_response";
                 let (mut response, whole) = style.fixed(direct.status, &direct.body);
                 set_location(&mut response, route, &mut head)?;
                 self.edit_own(&head, begin, route, &route.response_edits, &mut response);
@@ -206,6 +223,7 @@ impl Exchange {
             }
             Plan::Redirect(route, redirect) => {
                 self.down.stats.redirect();
+                self.record.details = "direct_response";
                 let (mut response, whole) = style.fixed(redirect.status, b"");
                 set_location(&mut response, route, &mut head)?;
                 self.edit_own(&head, begin, route, &route.response_edits, &mut response);
@@ -216,7 +234,7 @@ impl Exchange {
 
     /// The answer for a failure, with the response edits of the route it met.
     fn failed(
-        &self,
+        &mut self,
         failure: Failure,
         style: Style,
         route: &RouteSpec,
@@ -228,6 +246,7 @@ impl Exchange {
             return Err(failure);
         }
         self.down.stats.failure(failure.reason);
+        self.record.failed(failure.reason);
         let (mut response, whole) = style.failure(failure.reason);
         self.edit_own(head, begin, route, edits, &mut response);
         Ok(Answer::whole(response, whole))
@@ -279,27 +298,42 @@ impl Exchange {
         let stats = self.down.stats.clone();
         let response = std::mem::take(&mut answer.response);
         stats.response(&response);
+        self.record.response(response.status().as_u16(), response.headers());
         let Ok(mut sink) = self.client.send_response(response, case.as_deref(), follows) else {
+            self.record.failed(Reason::DownstreamReset);
+            self.record.status = 0;
             return stats.failure(Reason::DownstreamReset);
         };
         let end = match &mut answer.relay {
             Some(relay) => {
+                if self.record.wants_trailers() {
+                    relay.down.note_trailers();
+                }
                 relay.down.start(sink, follows == Follows::Nothing);
                 let end = relay.run(&mut self.clock).await;
                 relay.count(&stats);
+                relay.tell(&mut self.record);
                 relay.finish(&end);
                 end
             }
             None => {
                 let whole = std::mem::take(&mut answer.whole);
+                self.record.sent = whole.len() as u64;
                 Box::pin(send_whole(&mut sink, whole, &mut self.clock)).await
             }
         };
         match end {
             End::Done => {}
-            End::Client => stats.failure(Reason::DownstreamReset),
-            End::Upstream(_) => stats.reset(),
+            End::Client => {
+                self.record.broke(Reason::DownstreamReset);
+                stats.failure(Reason::DownstreamReset);
+            }
+            End::Upstream(fault) => {
+                self.record.broke(fault.failure().reason);
+                stats.reset();
+            }
             End::Late(reason) => {
+                self.record.broke(reason);
                 stats.failure(reason);
                 stats.reset();
             }

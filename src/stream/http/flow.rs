@@ -34,6 +34,8 @@ pub struct Flow {
     /// The source has given everything, trailers included.
     ended: bool,
     trailers: Option<HeaderMap>,
+    /// A copy of the trailers, where somebody wants it.
+    noted: Option<HeaderMap>,
     /// The sink was given everything.
     given: bool,
     /// The sink has everything.
@@ -77,6 +79,7 @@ impl Flow {
             gathered: BytesMut::new(),
             spare: Bytes::new(),
             trailers: None,
+            noted: None,
             given: false,
             done: false,
             owed: 0,
@@ -92,6 +95,21 @@ impl Flow {
     /// Whether there is no body and are no trailers.
     pub fn is_empty(&self) -> bool {
         self.ended && self.trailers.is_none() && self.moved == 0
+    }
+
+    /// Bytes of the body taken from the source so far.
+    pub fn bytes(&self) -> u64 {
+        self.moved
+    }
+
+    /// Keeps the trailers to be asked for when everything is over.
+    pub fn note_trailers(&mut self) {
+        self.noted = Some(HeaderMap::new());
+    }
+
+    /// What [`note_trailers`](Self::note_trailers) asked to be kept.
+    pub fn noted_trailers(&self) -> Option<&HeaderMap> {
+        self.noted.as_ref()
     }
 
     /// Whether the sink has everything.
@@ -261,6 +279,9 @@ impl Flow {
             Some(Err(error)) => Poll::Ready(Err(Broken::Source(error))),
             None => {
                 self.trailers = ready!(self.from.poll_trailers(cx)).map_err(Broken::Source)?;
+                if let (Some(noted), Some(trailers)) = (&mut self.noted, &self.trailers) {
+                    noted.clone_from(trailers);
+                }
                 self.ended = true;
                 Poll::Ready(Ok(None))
             }

@@ -7,7 +7,7 @@ use super::head::{RequestHead, edit, facts, joined, rewrite};
 use super::relay::Relay;
 use super::source::Source;
 use super::upstream::Way;
-use crate::message::{Failure, Reason};
+use crate::message::{Failure, Flags, Reason};
 use crate::model::Block;
 use crate::stream::exchange::{Attempt, Forward, Outcome, Tries};
 use crate::stream::facts::StreamFacts;
@@ -34,6 +34,7 @@ impl Exchange {
     ) -> Result<Answer, Failure> {
         self.allow_change(&to, settings, &head)?;
         rewrite(&mut head, &to, &self.down.handle, begin)?;
+        self.record.request(&RequestHead(&head));
         let mut tries = to.tries(&RequestHead(&head), self.internal);
         self.trail.enter(&to.cluster);
         let limit = to.cluster.state().spec.model.buffer_limit;
@@ -79,7 +80,11 @@ impl Exchange {
                 .await?;
                 continue;
             }
+            if tries.exhausted() {
+                self.record.flags.add(Flags::UpstreamRetryLimitExceeded);
+            }
             let (response, attempt, way) = result?;
+            self.record.answered();
             up.forget();
             self.clock.end_try();
             if self.switched {
@@ -130,7 +135,9 @@ impl Exchange {
         let attempt = Attempt::begin(&to.cluster, to.context(), tries)?;
         self.trail.follow(&attempt);
         self.clock.begin_try(tries.per_try());
+        self.record.attempts = tries.made();
         let result = self.send(to, &attempt, head, up).await;
+        self.record.received = up.bytes();
         attempt.count(&result);
         if let Ok((response, _)) = &result {
             attempt.answered(judged_status(response));

@@ -224,6 +224,15 @@ pub fn set_path(head: &mut request::Parts, path: Vec<u8>) -> Result<(), Failure>
     Ok(())
 }
 
+/// The word of log lines.
+pub fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_11 => "HTTP/1.1",
+        _ => "HTTP/2",
+    }
+}
+
 /// What format strings may ask before there is a response.
 pub fn facts<'a>(
     head: &'a RequestHead<'_>,
@@ -232,11 +241,7 @@ pub fn facts<'a>(
     route: &'a RouteSpec,
 ) -> StreamFacts<'a> {
     StreamFacts {
-        protocol: match head.0.version {
-            Version::HTTP_10 => "HTTP/1.0",
-            Version::HTTP_11 => "HTTP/1.1",
-            _ => "HTTP/2",
-        },
+        protocol: protocol(head.0.version),
         request: head,
         begin,
         handle: Some(handle),

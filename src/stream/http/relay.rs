@@ -7,6 +7,7 @@ use super::source::Fault;
 use super::stats::Stats;
 use super::upstream::Way;
 use crate::message::Reason;
+use crate::stream::Record;
 use crate::stream::exchange::Attempt;
 use bytes::Bytes;
 use std::future::poll_fn;
@@ -63,6 +64,15 @@ impl Relay {
             clock.poll(cx, self.up.moved() + self.down.moved()).map(End::Late)
         })
         .await
+    }
+
+    /// Tells `record` what was moved.
+    pub(super) fn tell(&self, record: &mut Record) {
+        record.received = self.up.bytes();
+        record.sent = self.down.bytes();
+        if let Some(trailers) = self.down.noted_trailers() {
+            record.ended_with(trailers);
+        }
     }
 
     /// Counts how often one side waited for the other.

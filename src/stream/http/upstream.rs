@@ -51,6 +51,8 @@ impl Exchange {
             }
             other => other,
         };
+        self.record.upstream_protocol =
+            if version == UpstreamProtocol::Http2 { "HTTP/2" } else { "HTTP/1.1" };
         match version {
             UpstreamProtocol::Http2 => self.send_http2(to, attempt, head, up).await,
             UpstreamProtocol::Http1 | UpstreamProtocol::Downstream => {

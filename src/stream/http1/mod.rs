@@ -16,9 +16,9 @@ pub use responder::Responder;
 pub(in crate::stream) use responder::length;
 
 use super::http::{Client, Clock, Downstream, STREAM_IDLE, Source, Version, exchange, refusal};
-use super::{Drain, Handle, Local};
+use super::{Drain, Handle, Local, Record};
 use crate::message::Reason;
-use crate::model::{HttpManager, RequestLimits, Runtime, runtime};
+use crate::model::{HttpManager, LogKind, RequestLimits, Runtime, runtime};
 use crate::net::{Conn, Filled, Line};
 use crate::protocol::http1::{
     BodyLength, Fault, Framing, Limits, RequestDecoder, RequestHead, ResponseTo, encode_response, is_foreign,
@@ -26,7 +26,7 @@ use crate::protocol::http1::{
 use crate::snapshot::FilterSpec;
 use bytes::BytesMut;
 use http::uri::Authority;
-use http::{Method, StatusCode};
+use http::{Method, Response, StatusCode};
 use responder::Conduct;
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -267,6 +267,7 @@ impl Driver {
                     Poll::Ready(Ok(Filled::Bytes(_))) => {}
                     Poll::Ready(Ok(Filled::End)) if self.decoder.has_begun() => {
                         self.down.stats.protocol_error();
+                        self.note(Reason::DownstreamReset, None, begun);
                         return Poll::Ready(Next::Over(Ending::Gone));
                     }
                     Poll::Ready(Ok(Filled::OverLimit)) => {
@@ -333,12 +334,27 @@ impl Driver {
         }
     }
 
+    /// One log line for what is no request.
+    fn note(&self, reason: Reason, answer: Option<(&Response<()>, usize)>, begun: Option<Instant>) {
+        let Downstream { local, handle, .. } = &*self.down;
+        let begin = begun.unwrap_or_else(Instant::now);
+        let mut record = Record::begin(local, LogKind::DownstreamEnd, "HTTP/1.1", begin);
+        record.follow(&handle.bound());
+        record.failed(reason);
+        if let Some((response, length)) = answer {
+            record.response(response.status().as_u16(), response.headers());
+            record.sent = length as u64;
+        }
+        record.finish(local, Some(handle), (None, None));
+    }
+
     /// Answers what is no request; the connection ends with it.
     fn refuse(&self, status: StatusCode, reason: Reason) -> Ending {
         if reason == Reason::BadRequest {
             self.down.stats.protocol_error();
         }
         let (response, body) = refusal(status, &self.down);
+        self.note(reason, Some((&response, body.len())), None);
         let parts = response.into_parts().0;
         let output = &mut *self.conduct.line.output();
         let length = BodyLength::Known(body.len() as u64);

@@ -77,22 +77,26 @@ fn port(address: Option<SocketAddr>) -> Option<u64> {
 
 impl Ended<'_> {
     fn direct_peer(&self) -> Option<SocketAddr> {
-        match self.handle?.peer {
-            PeerAddress::Ip(address) => Some(address),
-            PeerAddress::Unix => None,
+        match self.handle.map(|handle| &handle.peer) {
+            Some(PeerAddress::Ip(address)) => Some(*address),
+            Some(PeerAddress::Unix) => None,
+            None => self.record.ends.0,
         }
     }
 
     /// Whom trusted headers name has no port that anyone knows.
     fn peer(&self) -> Option<SocketAddr> {
+        let direct = self.direct_peer();
         match self.record.client {
-            Some(ip) => Some(SocketAddr::new(ip, 0)),
-            None => self.direct_peer(),
+            Some(ip) if direct.is_none_or(|peer| peer.ip().to_canonical() != ip) => {
+                Some(SocketAddr::new(ip, 0))
+            }
+            _ => direct,
         }
     }
 
     fn local(&self) -> Option<SocketAddr> {
-        self.handle?.local
+        self.handle.map_or(self.record.ends.1, |handle| handle.local)
     }
 
     fn upstream(&self) -> Option<SocketAddr> {

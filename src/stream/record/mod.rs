@@ -44,6 +44,8 @@ pub struct Record {
     wanted: [Vec<Span>; 3],
     route: Span,
     host: Span,
+    /// The connection's ends, where it has no handle.
+    pub ends: (Option<SocketAddr>, Option<SocketAddr>),
     /// Whom trusted headers name as the client.
     pub client: Option<IpAddr>,
     /// What went wrong.
@@ -89,6 +91,7 @@ impl Default for Record {
             wanted: Default::default(),
             route: None,
             host: None,
+            ends: (None, None),
             client: None,
             flags: Flags::default(),
             details: "",
@@ -127,14 +130,9 @@ impl Record {
         self.logs.clone_from(&bound.logs);
     }
 
-    /// As [`follow`](Self::follow), for what no filter serves.
-    pub fn follow_listener(&mut self, logs: &Arc<AccessLogs>) {
-        self.logs = (!logs.is_empty()).then(|| Rc::new(logs.clone()));
-    }
-
-    /// Whether some log wants a line, so that there is something to keep.
-    pub fn is_logged(&self) -> bool {
-        self.logs.is_some()
+    /// Its logs, where no filter serves it.
+    pub fn log_to(&mut self, logs: Logs) {
+        self.logs = logs;
     }
 
     /// The request, in the form it has now.
@@ -145,6 +143,9 @@ impl Record {
     /// The response's status and head as they are sent.
     pub fn response(&mut self, status: u16, headers: &HeaderMap) {
         self.status = status;
+        if self.logs.is_none() {
+            return;
+        }
         self.send_begin = Some(Instant::now());
         if self.asks(Fact::ResponseHeadersBytes) {
             self.response_head = size_of_head(headers);
@@ -205,6 +206,14 @@ impl Record {
         if self.logs.is_some() {
             self.route = keep(&mut self.text, route.name().as_bytes());
             self.host = keep(&mut self.text, route.host().name.as_bytes());
+        }
+    }
+
+    /// An upstream has answered.
+    pub fn answered(&mut self) {
+        self.details = "via_upstream";
+        if self.logs.is_some() {
+            self.response_begin = Some(Instant::now());
         }
     }
 

@@ -37,12 +37,12 @@ pub(super) struct Call {
 
 /// Serves a request or one-way call that was read at `now`.
 pub(super) fn start(down: &Rc<Downstream>, frame: Frame, now: Instant) {
-    let ticket = Ticket::new(down, &frame, now);
     let bound = down.handle.bound();
+    let mut ticket = Ticket::new(down, &bound, &frame, now);
     let view = bound.pinned.clone().unwrap_or_else(|| down.local.view());
     let course = Course { bound, view, draws: Draws::new(&down.local.env.random) };
     let charge = Some(down.budget.charge(frame.len()));
-    match Way::find(down, &course, &frame, now) {
+    match Way::find(down, &course, &frame, &mut ticket) {
         Ok(way) => way.send(down, ticket, course, frame, charge),
         Err(first) => {
             let call = call::Call::new(frame, charge).starting(first);
@@ -62,7 +62,12 @@ struct Way {
 
 impl Way {
     /// The way of `frame`, or how far the call came that needs a task.
-    fn find(down: &Downstream, course: &Course, frame: &Frame, now: Instant) -> Result<Way, Option<First>> {
+    fn find(
+        down: &Downstream,
+        course: &Course,
+        frame: &Frame,
+        ticket: &mut Ticket,
+    ) -> Result<Way, Option<First>> {
         let FilterSpec::Rpc { config, routes } = &course.bound.chain.filter else { return Err(None) };
         if config.upstream == Some(Protocol::Http2) {
             return Err(None);
@@ -84,7 +89,9 @@ impl Way {
         let attempt = Attempt::begin(&forward.cluster, forward.context(), &mut tries)
             .map_err(|failure| Some(First::Ended(None, Err(failure))))?;
         let Some(mux) = attempt.host.rpc.ready() else { return Err(Some(First::Begun(attempt))) };
-        let deadline = call::time_limit(frame, forward.action).map(|limit| now + limit);
+        let deadline = call::time_limit(frame, forward.action).map(|limit| ticket.begin + limit);
+        ticket.route(forward.route);
+        ticket.follow(&attempt);
         Ok(Way { attempt, mux, deadline, keep: tries.may_resend(), route: address(forward.route) })
     }
 
@@ -122,7 +129,7 @@ impl Way {
 
 impl Call {
     /// Its only try, so far, has come to `outcome`; `None`: a one-way call was sent.
-    fn end(self, down: &Rc<Downstream>, outcome: Result<Option<Frame>, Failure>, now: Instant) {
+    fn end(mut self, down: &Rc<Downstream>, outcome: Result<Option<Frame>, Failure>, now: Instant) {
         call::count(&self.attempt, &outcome);
         let failed =
             !matches!(&outcome, Ok(answer) if answer.as_ref().is_none_or(|frame| frame.status() == 0));

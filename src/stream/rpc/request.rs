@@ -2,14 +2,14 @@
 
 use super::{Downstream, Running};
 use crate::message::{Failure, Reason};
-use crate::model::Protocol;
+use crate::model::{LogKind, Protocol};
 use crate::protocol::bolt::{self, Status};
 use crate::protocol::rpc::{Frame, Kind};
 use crate::router::RouteSpec;
 use crate::snapshot::{FilterSpec, View};
-use crate::stream::Bound;
+use crate::stream::{Bound, Handle, Local, Record};
 use crate::stream::call::Call;
-use crate::stream::exchange::{self, Caller, Draws, Plan};
+use crate::stream::exchange::{self, Attempt, Caller, Draws, Plan, Trail};
 use crate::stream::handle::StreamGuard;
 use crate::telemetry::{Registration, RpcStats};
 use std::future::Future;
@@ -28,12 +28,35 @@ pub(super) struct Ticket {
     pub begin: Instant,
     /// It was not given up.
     finished: bool,
+    /// Where a log wants a line.
+    logged: Option<Box<Logged>>,
     /// Counted as soon as the frame is here: a connection that ends right behind it still owes the answer.
     _stream: StreamGuard,
 }
 
+/// What a call's log line is made of.
+struct Logged {
+    record: Box<Record>,
+    trail: Trail,
+    local: Rc<Local>,
+    handle: Rc<Handle>,
+}
+
+impl Logged {
+    fn new(down: &Downstream, bound: &Bound, frame: &Frame, begin: Instant) -> Option<Box<Self>> {
+        bound.logs.as_ref()?;
+        let mut record = Record::begin(&down.local, LogKind::DownstreamEnd, "bolt", begin);
+        record.follow(bound);
+        record.request(frame);
+        record.received = frame.len() as u64;
+        record.request_end = Some(begin);
+        let (local, handle) = (down.local.clone(), down.handle.clone());
+        Some(Box::new(Logged { record, trail: Trail::default(), local, handle }))
+    }
+}
+
 impl Ticket {
-    pub fn new(down: &Downstream, frame: &Frame, begin: Instant) -> Self {
+    pub fn new(down: &Downstream, bound: &Bound, frame: &Frame, begin: Instant) -> Self {
         let stats = down.stats();
         stats.request_total.inc();
         stats.request_active.inc();
@@ -41,18 +64,51 @@ impl Ticket {
         if oneway {
             stats.oneway_total.inc();
         }
-        Ticket { stats, id, oneway, begin, finished: false, _stream: down.handle.enter() }
+        let logged = Logged::new(down, bound, frame, begin);
+        Ticket { stats, id, oneway, begin, finished: false, logged, _stream: down.handle.enter() }
+    }
+
+    /// The route that matched.
+    pub fn route(&mut self, route: &RouteSpec) {
+        if let Some(logged) = &mut self.logged {
+            logged.record.route(route);
+        }
+    }
+
+    /// Where it goes.
+    pub fn follow(&mut self, attempt: &Attempt) {
+        if let Some(logged) = &mut self.logged {
+            logged.trail.follow(attempt);
+            logged.record.attempts += 1;
+        }
+    }
+
+    /// Where it went in all.
+    pub fn went(&mut self, trail: &Trail) {
+        if let Some(logged) = &mut self.logged {
+            logged.trail.clone_from(trail);
+        }
     }
 
     /// Answers with `frame`.
-    pub fn answer(&self, down: &Downstream, mut frame: Frame) {
+    pub fn answer(&mut self, down: &Downstream, mut frame: Frame) {
+        if let Some(logged) = &mut self.logged {
+            let status = Status::from_code(frame.status()).map_or(500, Status::http_status);
+            logged.record.answered();
+            logged.record.answer(status, &frame);
+            logged.record.sent = frame.len() as u64;
+        }
         frame.set_request_id(self.id);
         self.stats.response(frame.status());
         down.write(frame.into_storage());
     }
 
     /// Answers a failure at once, in bolt and with the caller's id.
-    pub fn fail(&self, down: &Downstream, failure: Failure) {
+    pub fn fail(&mut self, down: &Downstream, failure: Failure) {
+        if let Some(logged) = &mut self.logged {
+            logged.record.failed(failure.reason);
+            logged.record.status = if self.oneway { 0 } else { failure.reason.http_status() };
+        }
         self.stats.failure.inc(failure.reason);
         if !self.oneway {
             let status = Status::from_code(failure.reason.bolt_status()).unwrap_or(Status::Unknown);
@@ -76,6 +132,13 @@ impl Drop for Ticket {
         if !self.finished {
             stats.request_reset.inc();
             stats.failure.inc(Reason::DownstreamReset);
+        }
+        if let Some(logged) = self.logged.take() {
+            let Logged { mut record, trail, local, handle } = *logged;
+            if !self.finished {
+                record.failed(Reason::DownstreamReset);
+            }
+            record.finish(&local, Some(&handle), trail.upstream());
         }
     }
 }
@@ -127,8 +190,10 @@ impl Request {
             Ok(None) => {}
             Err(failure) => self.ticket.fail(&self.down, failure),
         }
+        let trail = std::mem::take(&mut self.call.trail);
+        self.ticket.went(&trail);
         let took = self.ticket.finish(Instant::now());
-        self.call.trail.took(took);
+        trail.took(took);
     }
 
     /// The answer, from a cluster or of our own.
@@ -145,7 +210,9 @@ impl Request {
         let plan =
             exchange::plan_drawn(&down.local, view, *routes, &call.frame, Caller::of(&down.handle), *draws)
                 .map_err(|unplanned| note(call, unplanned.failure, unplanned.route));
-        match plan? {
+        let plan = plan?;
+        ticket.route(plan.route());
+        match plan {
             Plan::Forward(forward) => {
                 let upstream = config.upstream.unwrap_or(Protocol::Bolt);
                 let route = forward.route;
