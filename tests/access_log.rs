@@ -92,8 +92,11 @@ impl World {
         let mut listener = json!({"name": "l", "address": socket(port),
             "filter_chains": [{"name": "chain", "filters": [{"name": "f", "typed_config": filter}]}]});
         listener.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        let config = dir.write("config.json", &json!({"node": {"id": "n", "cluster": "c"},
-            "static_resources": {"clusters": clusters, "listeners": [listener]}}));
+        let config = dir.write(
+            "config.json",
+            &json!({"node": {"id": "n", "cluster": "c"},
+            "static_resources": {"clusters": clusters, "listeners": [listener]}}),
+        );
         let program = Program::start(&config, arguments, None);
         let world = World { program, port, log, dir };
         wait("the listener", || TcpStream::connect(("127.0.0.1", port)).ok());
@@ -106,9 +109,7 @@ impl World {
         if let Some(filter) = filter {
             log["filter"] = filter;
         }
-        let route = |prefix: &str, cluster: &str| {
-            json!({"name": format!("to-{cluster}"), "match": {"prefix": prefix}, "route": {"cluster": cluster}})
-        };
+        let route = |prefix: &str, cluster: &str| json!({"name": format!("to-{cluster}"), "match": {"prefix": prefix}, "route": {"cluster": cluster}});
         let routes = json!({"name": "r", "virtual_hosts": [{"name": "vh", "domains": ["a"], "routes": [
             {"match": {"path": "/own"}, "direct_response": {"status": 202, "body": {"inline_string": "own"}}},
             route("/dead", "dead"), route("/old", "up"), route("/", "up")]}]});
@@ -137,7 +138,9 @@ impl World {
     }
 
     fn get(&self, path: &str) -> String {
-        self.ask(&format!("GET {path} HTTP/1.1\r\nhost: a\r\nx-request-id: id-1\r\nconnection: close\r\n\r\n"))
+        self.ask(&format!(
+            "GET {path} HTTP/1.1\r\nhost: a\r\nx-request-id: id-1\r\nconnection: close\r\n\r\n"
+        ))
     }
 
     /// Waits for so many lines, and sees that no more come.
@@ -185,7 +188,10 @@ fn every_fate_of_a_request_is_one_line() {
     assert_eq!(world.lines(3)[2], "GET / 404 NR route_not_found 0 15 - - 0");
     world.get("/dead");
     let dead = &world.lines(4)[3];
-    assert!(dead.starts_with("GET /dead 503 UF upstream_reset_before_response_started{connection_failure}"), "{dead}");
+    assert!(
+        dead.starts_with("GET /dead 503 UF upstream_reset_before_response_started{connection_failure}"),
+        "{dead}"
+    );
     assert!(dead.ends_with(" dead to-dead 1"), "{dead}");
     world.ask("no HTTP at all\r\n\r\n");
     let refused = &world.lines(5)[4];
@@ -223,7 +229,10 @@ fn json_keeps_types_and_escapes_values() {
     assert_eq!(line["no"], Value::Null);
     assert_eq!(line["inner"]["list"], json!([1, "a"]));
     assert!(line["inner"]["host"].as_str().unwrap().starts_with("127.0.0.1:"));
-    assert_eq!((&line["fixed"], &line["chain"], &line["peer"]), (&json!(true), &json!("chain"), &json!("127.0.0.1")));
+    assert_eq!(
+        (&line["fixed"], &line["chain"], &line["peer"]),
+        (&json!(true), &json!("chain"), &json!("127.0.0.1"))
+    );
     assert!(line["at"].as_str().unwrap().starts_with("20") && line["took"].is_u64(), "{line}");
 
     let mut omitting = format.clone();
@@ -332,7 +341,10 @@ fn a_connection_without_a_chain_is_a_line_of_its_listener() {
 async fn calls_are_lines_in_both_dialects() {
     let upstream = Upstream::echo().await;
     let dir = Dir::new();
-    let log = file_log(&dir.0.join("access.log"), &text("%PROTOCOL% %RESPONSE_CODE% %REQ(service)% %UPSTREAM_CLUSTER%"));
+    let log = file_log(
+        &dir.0.join("access.log"),
+        &text("%PROTOCOL% %RESPONSE_CODE% %REQ(service)% %UPSTREAM_CLUSTER%"),
+    );
     let filter = json!({"@type": "type.googleapis.com/mizzen.v1.RpcProxy", "stat_prefix": "rpc",
         "downstream_protocol": "bolt", "access_log": [log], "route_config": {"name": "r", "virtual_hosts": [
             {"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "s"}}]}]}});

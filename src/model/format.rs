@@ -352,8 +352,7 @@ fn push_number(number: u128, out: &mut Vec<u8>) {
 
 /// Whether filters left a value with a structure.
 fn is_json(text: &[u8]) -> bool {
-    matches!(text.first(), Some(b'{' | b'['))
-        && serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok()
+    matches!(text.first(), Some(b'{' | b'[')) && serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok()
 }
 
 /// The second field of `traceparent` (W3C), else B3's header.

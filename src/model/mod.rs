@@ -21,8 +21,8 @@ mod text;
 mod uri_template;
 
 pub use access_log::{
-    AccessLog, AccessLogs, Comparison, JsonNode, JsonTemplate, LogFilter, LogFormat, LogKind, LogRoller, LogSink, Op,
-    RollerError,
+    AccessLog, AccessLogs, Comparison, JsonNode, JsonTemplate, LogFilter, LogFormat, LogKind, LogRoller,
+    LogSink, Op, RollerError,
 };
 pub use address::{Address, Cidr};
 pub use cluster::{

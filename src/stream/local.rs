@@ -1,10 +1,10 @@
 //! What all connections of one worker share.
 
+use super::record::Record;
 use crate::cluster::{Cluster, Env, Table};
 use crate::message::Reason;
 use crate::model::{ClusterId, Listener};
 use crate::snapshot::View;
-use super::record::Record;
 use crate::telemetry::failure_log::FailureLog;
 use crate::telemetry::files::Outlet;
 use crate::telemetry::{

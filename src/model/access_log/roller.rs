@@ -79,12 +79,8 @@ mod tests {
     fn mosns_tokens() {
         assert_eq!(LogRoller::parse("").unwrap(), LogRoller::Hours(24));
         assert_eq!(LogRoller::parse("size=100 time=6").unwrap(), LogRoller::Hours(6));
-        let size = LogRoller::Size {
-            bytes: 100 << 20,
-            age: Duration::from_secs(86_400),
-            keep: 3,
-            compress: true,
-        };
+        let size =
+            LogRoller::Size { bytes: 100 << 20, age: Duration::from_secs(86_400), keep: 3, compress: true };
         assert_eq!(LogRoller::parse("size=100 age=1 keep=3  compress=on").unwrap(), size);
         for wrong in ["time=25", "time=0", "size", "size=x", "compress=yes", "weekly=1"] {
             assert!(LogRoller::parse(wrong).is_err(), "{wrong}");

@@ -47,12 +47,8 @@ fn variable(name: &str) -> Result<Option<Op>, FormatError> {
     // bolt compares names with case: they stay as written.
     let header = |block, name: &str| Op::Header { block, name: name.into(), other: None, strip_query: false };
     let pseudo = |name: &str| header(Block::Request, name);
-    let path = |name: &str| Op::Header {
-        block: Block::Request,
-        name: name.into(),
-        other: None,
-        strip_query: true,
-    };
+    let path =
+        |name: &str| Op::Header { block: Block::Request, name: name.into(), other: None, strip_query: true };
     Ok(Some(match name {
         "start_time" => Op::Time(Moment::Start, TimeFormat::parse("%Y/%m/%d %H:%M:%S.%3f")?),
         "request_received_duration" => since(Point::RequestEnd),
@@ -85,7 +81,10 @@ fn variable(name: &str) -> Result<Option<Op>, FormatError> {
             pseudo(":scheme")
         }
         "request_uri" | "Http1_request_uri" => pseudo(":path"),
-        "request_path" | "x-mosn-path" | "Http1_request_path" | "Http1_request_path_original"
+        "request_path"
+        | "x-mosn-path"
+        | "Http1_request_path"
+        | "Http1_request_path_original"
         | "x-mosn-path-original" => path(":path"),
         "authority" | "x-mosn-host" => pseudo(":authority"),
         _ => {
@@ -93,7 +92,8 @@ fn variable(name: &str) -> Result<Option<Op>, FormatError> {
                 let name = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix));
                 name.filter(|name| !name.is_empty())
             };
-            if let Some(name) = named(&["request_header_", "Http1_request_header_", "Http2_request_header_"]) {
+            if let Some(name) = named(&["request_header_", "Http1_request_header_", "Http2_request_header_"])
+            {
                 header(Block::Request, name)
             } else if let Some(name) = named(&["response_header_"]) {
                 header(Block::Response, name)

@@ -103,7 +103,9 @@ impl Rolling {
         let (stem, _) = self.halves();
         let Some(folder) = self.path.parent() else { return };
         let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-        let Some(stem) = Path::new(&stem).file_name().map(|name| format!("{}-", name.display())) else { return };
+        let Some(stem) = Path::new(&stem).file_name().map(|name| format!("{}-", name.display())) else {
+            return;
+        };
         let Ok(entries) = fs::read_dir(folder) else { return };
         let mut old: Vec<(u64, PathBuf)> = entries
             .flatten()
@@ -201,7 +203,9 @@ mod tests {
         }
         let names = names(&folder);
         assert_eq!(names.len(), 4, "{names:?}");
-        assert!(names.iter().filter(|name| name.starts_with("a-20") && name.ends_with(".log.gz")).count() == 2);
+        assert!(
+            names.iter().filter(|name| name.starts_with("a-20") && name.ends_with(".log.gz")).count() == 2
+        );
         assert_eq!(fs::read(&path).unwrap(), b"7 bytes\n");
         fs::remove_dir_all(folder).unwrap();
     }

@@ -204,7 +204,8 @@ fn log_filter(path: &Path<'_>, filter: &pb::AccessLogFilter, out: &mut Findings)
             flags(&path.name("response_flag_filter"), &filter.flags, out)
         }
         Some(Kind::GrpcStatusFilter(filter)) => {
-            let codes = filter.statuses.iter().filter_map(|code| 1u32.checked_shl(u32::try_from(*code).ok()?));
+            let codes =
+                filter.statuses.iter().filter_map(|code| 1u32.checked_shl(u32::try_from(*code).ok()?));
             LogFilter::GrpcStatus { codes: codes.fold(0, |set, bit| set | bit), exclude: filter.exclude }
         }
         Some(Kind::LogTypeFilter(filter)) => kinds(&path.name("log_type_filter"), filter, out),

@@ -3,7 +3,8 @@
 use super::read::{Context, Object, brief};
 use super::route::{self, Routers};
 use crate::model::{
-    AccessLogs, Criteria, NetworkFilter, Protocol, RouteConfig, RouteSource, RpcProxy, TcpProxy, WeightedCluster,
+    AccessLogs, Criteria, NetworkFilter, Protocol, RouteConfig, RouteSource, RpcProxy, TcpProxy,
+    WeightedCluster,
 };
 use std::sync::Arc;
 use std::time::Duration;

@@ -80,7 +80,7 @@ fn a_connection_is_counted_by_whom_it_is_served() {
         let config = HttpManager { stat_prefix: "other".into(), ..http_manager() };
         let chain =
             ChainSpec { model: old.model.clone(), filter: http(config), leftover: Default::default() };
-        handle.rebind(Bound { chain: Arc::new(chain), pinned: None });
+        handle.rebind(Bound::new(Arc::new(chain), None));
         assert_eq!(client.get("/").await.status, 200);
         let (one, two) = (proxy.local.http_stats("in"), proxy.local.http_stats("other"));
         let counts = |stats: &crate::telemetry::HttpStats| {
