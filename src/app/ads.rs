@@ -11,6 +11,7 @@ use crate::xds::driver::Driver;
 use crate::xds::dump::TypeDump;
 use crate::xds::message::{RawResource, Rejection, Update};
 use crate::xds::types::ResourceType;
+use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ const FIRST_ANSWER: Duration = Duration::from_secs(1);
 pub struct Ads {
     driver: Driver,
     interest: Option<u64>,
+    /// What route tables in use were made of.
+    tables: HashMap<Arc<str>, envoy::Known>,
     disk: Option<Disk>,
     server: Arc<Registration<ServerStats>>,
 }
@@ -41,7 +44,7 @@ struct Disk {
 impl Ads {
     /// No stream yet.
     pub fn new(driver: Driver, server: Arc<Registration<ServerStats>>) -> Self {
-        Ads { driver, interest: None, disk: None, server }
+        Ads { driver, interest: None, tables: HashMap::new(), disk: None, server }
     }
 
     /// Keeps the last good snapshot in `dir`. Writes run on threads of their own and report to `inputs`.
@@ -117,7 +120,7 @@ impl Ads {
     }
 
     fn changes(
-        &self,
+        &mut self,
         kind: ResourceType,
         raws: &[RawResource],
         rejections: &mut Vec<Rejection>,
@@ -135,7 +138,12 @@ impl Ads {
                 ResourceType::Listener => {
                     envoy::listener(bytes).map(|t| Change::Listener(Arc::new(self.noted(t))))
                 }
-                ResourceType::Route => envoy::route(bytes).map(|t| Change::Routes(Arc::new(self.noted(t)))),
+                ResourceType::Route => {
+                    envoy::route_after(bytes, self.tables.get(&raw.name)).map(|(table, known)| {
+                        self.tables.insert(raw.name.clone(), known);
+                        Change::Routes(self.noted(table))
+                    })
+                }
             };
             match change {
                 Ok(change) => changes.push(change),
@@ -243,6 +251,7 @@ impl Ads {
         let interest = builder.interest();
         let now = crate::xds::driver::now();
         self.driver.state.set_interest(now, ResourceType::Endpoint, interest.endpoints);
+        self.tables.retain(|name, _| interest.routes.binary_search(name).is_ok());
         self.driver.state.set_interest(now, ResourceType::Route, interest.routes);
         self.driver.flush();
     }

@@ -215,6 +215,11 @@ impl<'a> Reader<'a> {
         Reader { rest: bytes }
     }
 
+    /// What was not read yet.
+    pub const fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
     /// The next field: its number and content.
     pub fn field(&mut self) -> Option<(u32, Value<'a>)> {
         let tag = self.varint()?;

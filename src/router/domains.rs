@@ -39,6 +39,11 @@ impl Domains {
         index
     }
 
+    /// Whether hosts are compared without their port.
+    pub(super) fn ignores_port(&self) -> bool {
+        self.ignore_port
+    }
+
     /// The host index for `authority`. A request without one belongs to `*`.
     pub(super) fn find(&self, authority: Option<&[u8]>) -> Option<u32> {
         let Some(authority) = authority else { return self.any };

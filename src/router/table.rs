@@ -11,7 +11,8 @@ use std::sync::Arc;
 #[derive(Default)]
 pub struct RouteTable {
     hosts: Vec<Arc<CompiledHost>>,
-    domains: Domains,
+    /// Shared with the version before when every host has the domains of the one that was in its place.
+    domains: Arc<Domains>,
     ignore_parameters: bool,
     internal_only_headers: Box<[String]>,
 }
@@ -20,15 +21,23 @@ impl RouteTable {
     /// Indexes `hosts`, the compiled virtual hosts of `config` in its order (or stand-ins for them: only
     /// their own domains count).
     pub fn compile(config: &RouteConfig, hosts: Vec<Arc<CompiledHost>>) -> RouteTable {
-        let owned: Vec<_> = (0u32..)
-            .zip(&hosts)
-            .flat_map(|(at, host)| host.model.domains.iter().map(move |domain| (normal(domain), at)))
-            .collect();
-        let domains =
-            Domains::new(owned.iter().map(|(domain, at)| (domain.as_ref(), *at)), config.ignore_port);
+        Self::compile_after(config, hosts, None)
+    }
+
+    /// As [`RouteTable::compile`], with the index of `last` if that is the same.
+    pub fn compile_after(
+        config: &RouteConfig,
+        hosts: Vec<Arc<CompiledHost>>,
+        last: Option<&RouteTable>,
+    ) -> RouteTable {
+        let same = last.filter(|last| last.domains.ignores_port() == config.ignore_port);
+        let same = same.filter(|last| same_domains(&last.hosts, &hosts));
         RouteTable {
+            domains: match same {
+                Some(last) => last.domains.clone(),
+                None => Arc::new(index(&hosts, config.ignore_port)),
+            },
             hosts,
-            domains,
             ignore_parameters: config.ignore_path_parameters,
             internal_only_headers: config.internal_only_headers.clone().into(),
         }
@@ -55,4 +64,17 @@ impl RouteTable {
         let host = self.host(head.authority())?;
         host.find(head, &Target::new(head, random, self.ignore_parameters))
     }
+}
+
+fn same_domains(a: &[Arc<CompiledHost>], b: &[Arc<CompiledHost>]) -> bool {
+    a.len() == b.len()
+        && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b) || a.model.domains == b.model.domains)
+}
+
+fn index(hosts: &[Arc<CompiledHost>], ignore_port: bool) -> Domains {
+    let owned: Vec<_> = (0u32..)
+        .zip(hosts)
+        .flat_map(|(at, host)| host.model.domains.iter().map(move |domain| (normal(domain), at)))
+        .collect();
+    Domains::new(owned.iter().map(|(domain, at)| (domain.as_ref(), *at)), ignore_port)
 }

@@ -121,13 +121,44 @@ pub struct Findings {
     found: Vec<Finding>,
     more: usize,
     notes: Vec<Note>,
+    outside: bool,
 }
 
 impl Findings {
+    /// Whether a further note would be kept.
+    pub fn has_room_for_notes(&self) -> bool {
+        self.notes.len() < MAX_FINDINGS
+    }
+
+    /// Records that something outside the resource (a file, the environment) had a part in the result: the
+    /// same bytes may mean something else the next time.
+    pub fn looked_outside(&mut self) {
+        self.outside = true;
+    }
+
+    /// Takes in what was found in a part of the resource. Gives the notes about it, and whether the part
+    /// [looked outside](Self::looked_outside).
+    pub fn absorb(&mut self, part: Findings) -> (Vec<Note>, bool) {
+        for finding in part.found {
+            self.push(finding);
+        }
+        self.more += part.more;
+        self.outside |= part.outside;
+        (part.notes, part.outside)
+    }
+
+    fn push(&mut self, finding: Finding) {
+        if self.found.len() < MAX_FINDINGS {
+            self.found.push(finding);
+        } else {
+            self.more += 1;
+        }
+    }
+
     /// Records a fault.
     pub fn bad(&mut self, path: &Path<'_>, value: impl Display, why: impl Display) {
         if self.found.len() < MAX_FINDINGS {
-            self.found.push(Finding::error(path.to_string(), value, why.to_string()));
+            self.push(Finding::error(path.to_string(), value, why.to_string()));
         } else {
             self.more += 1;
         }

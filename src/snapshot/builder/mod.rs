@@ -14,6 +14,7 @@ mod addresses;
 mod chains;
 mod change;
 mod clusters;
+mod holds;
 mod ids;
 mod listeners;
 mod next;

@@ -3,26 +3,36 @@
 use super::Options;
 use super::clusters::{Clusters, Readiness};
 use super::tables::{Applied, Body, Hold, HostKey};
-use crate::model::{ClusterId, RouteConfig, VirtualHost};
+use crate::model::{Action, ClusterChoice, ClusterId, Route, RouteConfig, VirtualHost, WeightedCluster};
 use crate::router::CompiledHost;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// One table's change in the making.
+type Index<'a, V> = HashMap<&'a str, V, foldhash::fast::RandomState>;
+
+/// One table's change in the making, or that of one of its virtual hosts.
 pub(super) struct Plan<'a> {
     clusters: &'a mut Clusters,
     options: &'a Options,
     wanted: &'a Arc<RouteConfig>,
     old: Option<&'a Applied>,
+    /// The old bodies that are looked at.
+    window: Range<usize>,
     old_holds: BTreeMap<HostKey, Hold>,
     now: Instant,
     since: Instant,
-    /// Old bodies by name. Their compiled form holds the table's header edits.
-    by_name: HashMap<&'a str, Vec<usize>, foldhash::fast::RandomState>,
     same_edits: bool,
+    /// The old body behind the one found last: the next one wanted, unless hosts came, went or moved.
+    next: usize,
+    /// Old bodies by name, made when the order does not find one. Their compiled form holds the table's edits.
+    by_name: Option<Index<'a, Vec<usize>>>,
     /// Old bodies by domain, made when the first virtual host may have to be held.
-    by_domain: Option<HashMap<&'a str, usize, foldhash::fast::RandomState>>,
+    by_domain: Option<Index<'a, usize>>,
+    /// How many virtual hosts before each have its name, made when the first may have to be held.
+    earlier: Option<Vec<usize>>,
+    /// What becomes of the window.
     bodies: Vec<Arc<Body>>,
     holds: BTreeMap<HostKey, Hold>,
     expired: Vec<(String, Vec<Arc<str>>)>,
@@ -30,9 +40,15 @@ pub(super) struct Plan<'a> {
     shared: Vec<Arc<VirtualHost>>,
 }
 
-/// Bodies, holds, what was applied although it should have waited, and the configuration with shared parts.
-pub(super) type Planned =
-    (Vec<Arc<Body>>, BTreeMap<HostKey, Hold>, Vec<(String, Vec<Arc<str>>)>, Arc<RouteConfig>);
+/// What a plan comes to.
+pub(super) struct Planned {
+    pub(super) bodies: Vec<Arc<Body>>,
+    pub(super) holds: BTreeMap<HostKey, Hold>,
+    /// What was applied although it should have waited.
+    pub(super) expired: Vec<(String, Vec<Arc<str>>)>,
+    /// Virtual hosts that were decided about.
+    pub(super) hosts: Vec<Arc<VirtualHost>>,
+}
 
 impl<'a> Plan<'a> {
     pub(super) fn new(
@@ -44,21 +60,20 @@ impl<'a> Plan<'a> {
         now: Instant,
         since: Instant,
     ) -> Self {
-        let mut by_name: HashMap<&str, Vec<usize>, _> = HashMap::default();
-        for (at, body) in old.iter().flat_map(|old| &old.bodies).enumerate() {
-            by_name.entry(&body.0.model.name).or_default().push(at);
-        }
         Plan {
             clusters,
             options,
             wanted,
             old,
+            window: 0..old.map_or(0, |old| old.bodies.len()),
             old_holds,
             now,
             since,
-            by_name,
             same_edits: old.is_some_and(|old| same_edits(&old.config, wanted)),
+            next: 0,
+            by_name: None,
             by_domain: None,
+            earlier: None,
             bodies: Vec::with_capacity(wanted.virtual_hosts.len()),
             holds: BTreeMap::new(),
             expired: Vec::new(),
@@ -66,33 +81,48 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// For the hold of one virtual host of `applied` alone, whose configuration goes on.
+    pub(super) fn of_hold(
+        clusters: &'a mut Clusters,
+        options: &'a Options,
+        applied: &'a Applied,
+        key: HostKey,
+        hold: Hold,
+        now: Instant,
+    ) -> Self {
+        let (window, since) = (hold.bodies.clone(), hold.since);
+        let holds = BTreeMap::from([(key, hold)]);
+        let plan = Plan::new(clusters, options, &applied.config, Some(applied), holds, now, since);
+        Plan { next: window.start, window, bodies: Vec::new(), shared: Vec::new(), ..plan }
+    }
+
     /// Decides about every virtual host.
-    pub(super) fn run(&mut self) {
-        let mut seen: HashMap<&str, usize, foldhash::fast::RandomState> = HashMap::default();
-        for host in &self.wanted.virtual_hosts {
-            let nth = seen.entry(&host.name).or_default();
-            let key = (host.name.clone(), *nth);
-            *nth += 1;
-            self.one(key, host);
+    pub(super) fn run(mut self) -> Planned {
+        let wanted = self.wanted;
+        for (at, host) in wanted.virtual_hosts.iter().enumerate() {
+            self.one(at, host);
         }
+        self.finish()
+    }
+
+    /// Decides about one virtual host.
+    pub(super) fn run_one(mut self, at: usize) -> Planned {
+        let wanted = self.wanted;
+        if let Some(host) = wanted.virtual_hosts.get(at) {
+            self.one(at, host);
+        }
+        self.finish()
+    }
+
+    fn finish(self) -> Planned {
         // Only now may ids that nothing waits for go: a hold that went on has pinned its own again.
         for cluster in self.old_holds.values().flat_map(|hold| hold.waits.keys()) {
             self.clusters.unpin(*cluster);
         }
+        Planned { bodies: self.bodies, holds: self.holds, expired: self.expired, hosts: self.shared }
     }
 
-    /// The result. [`Plan::run`] comes first.
-    pub(super) fn finish(self) -> Planned {
-        let same = self.shared.iter().zip(&self.wanted.virtual_hosts).all(|(a, b)| Arc::ptr_eq(a, b));
-        let wanted = if same {
-            self.wanted.clone()
-        } else {
-            Arc::new(RouteConfig { virtual_hosts: self.shared, ..RouteConfig::clone(self.wanted) })
-        };
-        (self.bodies, self.holds, self.expired, wanted)
-    }
-
-    fn one(&mut self, key: HostKey, host: &Arc<VirtualHost>) {
+    fn one(&mut self, at: usize, host: &'a Arc<VirtualHost>) {
         if let Some(body) = self.unchanged(host) {
             self.shared.push(body.0.model.clone());
             self.bodies.push(body);
@@ -104,6 +134,8 @@ impl<'a> Plan<'a> {
             self.compile(host);
             return;
         }
+        let key = (host.name.clone(), self.earlier(at));
+        let first = self.bodies.len();
         let (kept, fresh) = self.by_old_body(host);
         let waits = self.waits(&key, &unready);
         let since = self.old_holds.get(&key).map_or(self.since, |hold| hold.since);
@@ -111,9 +143,9 @@ impl<'a> Plan<'a> {
         let mut domains = fresh;
         for (at, part) in kept {
             let Some(body) = self.old.and_then(|old| old.bodies.get(at)).cloned() else { continue };
-            // What the old body names already is no reason to keep it.
-            let named: BTreeSet<ClusterId> = body.0.clusters().collect();
-            let blockers = waits.iter().filter(|(cluster, _)| !named.contains(cluster));
+            let gains = gains(&body.0.model, host);
+            let gains: BTreeSet<_> = gains.into_iter().filter_map(|name| self.clusters.find(name)).collect();
+            let blockers = waits.iter().filter(|(cluster, _)| gains.contains(cluster));
             if self.blocked(blockers.clone(), since) {
                 blocking.extend(blockers.map(|(cluster, at)| (*cluster, *at)));
                 self.keep(&body, part);
@@ -131,16 +163,60 @@ impl<'a> Plan<'a> {
             for cluster in blocking.keys() {
                 self.clusters.pin(*cluster);
             }
-            self.holds.insert(key, Hold { since, waits: blocking, model: host.clone() });
+            let bodies = self.window.start + first..self.window.start + self.bodies.len();
+            self.holds.insert(key, Hold { since, waits: blocking, model: host.clone(), at, bodies });
         }
     }
 
+    /// How many virtual hosts before number `at` have its name.
+    fn earlier(&mut self, at: usize) -> usize {
+        let wanted = self.wanted;
+        let earlier = self.earlier.get_or_insert_with(|| {
+            let mut seen: Index<'_, usize> = HashMap::default();
+            let count = |host: &'a Arc<VirtualHost>| {
+                let entry = seen.entry(host.name.as_str()).or_default();
+                *entry += 1;
+                *entry - 1
+            };
+            wanted.virtual_hosts.iter().map(count).collect()
+        });
+        earlier.get(at).copied().unwrap_or_default()
+    }
+
+    /// The old bodies that are looked at, by place.
+    fn old_bodies(&self) -> impl Iterator<Item = (usize, &'a Arc<Body>)> + use<'a> {
+        let bodies = self.old.map_or(&[][..], |old| &old.bodies);
+        bodies.iter().enumerate().take(self.window.end).skip(self.window.start)
+    }
+
     /// The body made of an equal virtual host, if the old table has it.
-    fn unchanged(&self, host: &Arc<VirtualHost>) -> Option<Arc<Body>> {
+    fn unchanged(&mut self, host: &Arc<VirtualHost>) -> Option<Arc<Body>> {
         let old = self.old.filter(|_| self.same_edits)?;
-        let candidates = self.by_name.get(host.name.as_str())?;
-        let mut bodies = candidates.iter().filter_map(|at| old.bodies.get(*at));
-        bodies.find(|body| Arc::ptr_eq(&body.0.model, host) || body.0.model == *host).cloned()
+        let equal = |body: &Body| Arc::ptr_eq(&body.0.model, host) || body.0.model == *host;
+        if let Some(body) = old.bodies.get(self.next)
+            && body.0.model.name == host.name
+        {
+            self.next += 1;
+            if equal(body) {
+                return Some(body.clone());
+            }
+            // Bodies of one name are several where some were held.
+            if self.old_holds.is_empty() {
+                return None;
+            }
+        }
+        if self.by_name.is_none() {
+            let mut by_name: Index<'a, Vec<usize>> = HashMap::default();
+            for (at, body) in self.old_bodies() {
+                by_name.entry(&body.0.model.name).or_default().push(at);
+            }
+            self.by_name = Some(by_name);
+        }
+        let candidates = self.by_name.as_ref()?.get(host.name.as_str())?;
+        let mut bodies = candidates.iter().filter_map(|at| Some((*at, old.bodies.get(*at)?)));
+        let (at, body) = bodies.find(|(_, body)| equal(body))?;
+        self.next = at + 1;
+        Some(body.clone())
     }
 
     /// Clusters of `host` that no version of serves.
@@ -179,10 +255,10 @@ impl<'a> Plan<'a> {
 
     /// The domains of `host` by the old body that listed them, and those that no old body did.
     fn by_old_body(&mut self, host: &VirtualHost) -> (BTreeMap<usize, Vec<String>>, Vec<String>) {
-        let old = self.old;
+        let old = self.old_bodies();
         let by_domain = self.by_domain.get_or_insert_with(|| {
             let mut map = HashMap::default();
-            for (at, body) in old.iter().flat_map(|old| &old.bodies).enumerate() {
+            for (at, body) in old {
                 for domain in &body.0.model.domains {
                     map.entry(domain.as_str()).or_insert(at);
                 }
@@ -229,6 +305,49 @@ impl<'a> Plan<'a> {
             clusters.add_ref(cluster);
         }
         self.bodies.push(Arc::new(Body(compiled)));
+    }
+}
+
+/// Clusters that requests may meet by `new` and would not, or more seldom, have met by `old`. What goes where it
+/// went is no reason to keep an old body. Routes are taken for the same ones while they come in the same order.
+fn gains<'h>(old: &VirtualHost, new: &'h VirtualHost) -> BTreeSet<&'h str> {
+    let mut olds = old.routes.iter().peekable();
+    let mut gains = BTreeSet::new();
+    for route in &new.routes {
+        let before = olds.next_if(|before| before.matcher == route.matcher);
+        for name in clusters_of(route) {
+            let (before, after) = (before.map_or((0, 1), |before| share(before, name)), share(route, name));
+            if before.0 * after.1 < after.0 * before.1 {
+                gains.insert(name);
+            }
+        }
+    }
+    gains
+}
+
+fn clusters_of(route: &Route) -> Vec<&str> {
+    match &route.action {
+        Action::Route(action) => action.cluster.names(),
+        _ => Vec::new(),
+    }
+}
+
+/// The part of a route's requests that goes to `cluster`, and the whole, which is not 0.
+fn share(route: &Route, cluster: &str) -> (u128, u128) {
+    let Action::Route(action) = &route.action else { return (0, 1) };
+    match &action.cluster {
+        ClusterChoice::Single(name) => (u128::from(name == cluster), 1),
+        ClusterChoice::Weighted(list) => {
+            let sum = |of: &dyn Fn(&&WeightedCluster) -> bool| {
+                list.iter().filter(of).map(|share| u128::from(share.weight)).sum::<u128>()
+            };
+            match sum(&|_| true) {
+                // Without any weight the first has everything.
+                0 => (u128::from(list.first().is_some_and(|first| first.name == cluster)), 1),
+                whole => (sum(&|share| share.header.is_none() && share.name == cluster), whole),
+            }
+        }
+        ClusterChoice::Header(_) => (0, 1),
     }
 }
 

@@ -5,15 +5,15 @@
 //! body ([`Hold`]). Bodies belong to domains: a domain that no old virtual host listed takes its new body at
 //! once, because it has nothing to keep and neither a neighbour nor `*` should answer for it meanwhile.
 
-use super::change::{Event, Origin, Owned, Why};
-use super::clusters::{Readiness, Waiter};
+use super::change::{Origin, Owned, Why};
 use super::ids::Ids;
-use super::plan::Plan;
+use super::plan::{Plan, Planned};
 use super::timers::Key;
 use super::{Builder, FastMap};
 use crate::model::{ClusterId, RouteConfig, RouteId, VirtualHost};
-use crate::router::{CompiledHost, RouteTable};
+use crate::router::CompiledHost;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -56,6 +56,9 @@ pub(super) struct Hold {
     pub(super) waits: BTreeMap<ClusterId, Instant>,
     /// What it will become.
     pub(super) model: Arc<VirtualHost>,
+    /// Its place among the virtual hosts, and those of the bodies that stand for it.
+    pub(super) at: usize,
+    pub(super) bodies: Range<usize>,
 }
 
 /// One table in use.
@@ -242,7 +245,8 @@ impl Builder {
             self.drop_table(id);
             return;
         }
-        if !full && !table.holds.is_empty() && !self.any_hold_over(id, now) {
+        if !full && table.applied.is_some() {
+            self.end_holds(id, now);
             self.watch_holds(id, now);
             return;
         }
@@ -265,14 +269,10 @@ impl Builder {
         let old = table.applied.take();
         let old_holds = std::mem::take(&mut table.holds);
         let key = table.key.clone();
-        let mut plan =
-            Plan::new(&mut self.clusters, &self.options, &wanted, old.as_ref(), old_holds, now, since);
-        plan.run();
-        let (bodies, holds, expired, wanted) = plan.finish();
-        for (virtual_host, clusters) in expired {
-            self.counts.hold_expired += 1;
-            self.event(Event::HoldExpired { table: key.to_string(), virtual_host, clusters });
-        }
+        let plan = Plan::new(&mut self.clusters, &self.options, &wanted, old.as_ref(), old_holds, now, since);
+        let Planned { bodies, holds, expired, hosts } = plan.run();
+        self.note_expired(&key, expired);
+        let wanted = with_hosts(wanted, hosts);
         let unchanged = old.as_ref().is_some_and(|old| {
             old.config.ignore_port == wanted.ignore_port
                 && old.config.ignore_path_parameters == wanted.ignore_path_parameters
@@ -281,8 +281,7 @@ impl Builder {
                 && old.bodies.iter().zip(&bodies).all(|(a, b)| Arc::ptr_eq(a, b))
         });
         if !unchanged {
-            let hosts = bodies.iter().map(|body| body.0.clone()).collect();
-            self.next.set_table(id, Some(Arc::new(RouteTable::compile(&wanted, hosts))));
+            self.set_bodies(id, &wanted, &bodies);
         }
         if let TableKey::Rds(name) = &key
             && let Some(rds) = self.tables.rds.get_mut(name)
@@ -296,18 +295,7 @@ impl Builder {
             table.applied = Some(Applied { config: wanted, bodies });
             table.holds = holds;
         }
-        self.release_bodies(old);
-    }
-
-    /// Lets go of the clusters of bodies that no table holds any more.
-    fn release_bodies(&mut self, old: Option<Applied>) {
-        for body in old.into_iter().flat_map(|applied| applied.bodies) {
-            if let Some(Body(host)) = Arc::into_inner(body) {
-                for cluster in host.clusters() {
-                    self.clusters.drop_ref(cluster);
-                }
-            }
-        }
+        self.release_bodies(old.into_iter().flat_map(|old| old.bodies));
     }
 
     fn drop_table(&mut self, id: RouteId) {
@@ -317,62 +305,17 @@ impl Builder {
         for cluster in holds.values().flat_map(|hold| hold.waits.keys()) {
             self.clusters.unpin(*cluster);
         }
-        self.release_bodies(applied);
+        self.release_bodies(applied.into_iter().flat_map(|applied| applied.bodies));
         self.timers.set(Key::Table(id), None);
         self.next.set_table(id, None);
         self.tables.forget(id);
     }
-
-    fn any_hold_over(&self, id: RouteId, now: Instant) -> bool {
-        let Some(table) = self.tables.get(id) else { return false };
-        table.holds.values().any(|hold| self.hold_blocker(hold, now).is_none())
-    }
-
-    /// The first cluster that keeps `hold` up, and until when at most.
-    fn hold_blocker(&self, hold: &Hold, now: Instant) -> Option<(ClusterId, Option<Instant>)> {
-        hold.waits.iter().find_map(|(cluster, since)| {
-            let readiness = self.clusters.readiness(*cluster);
-            let until = self.options.held_until(readiness, *since, hold.since)?;
-            until.is_none_or(|until| now < until).then_some((*cluster, until))
-        })
-    }
-
-    /// Arranges to look again when what blocks each hold changes, or has lasted long enough.
-    fn watch_holds(&mut self, id: RouteId, now: Instant) {
-        let Some(table) = self.tables.get(id) else { return };
-        let blockers: Vec<_> = table.holds.values().filter_map(|hold| self.hold_blocker(hold, now)).collect();
-        self.timers.set(Key::Table(id), blockers.iter().filter_map(|(_, until)| *until).min());
-        for (cluster, _) in &blockers {
-            self.clusters.watch(*cluster, Waiter::Table(id));
-        }
-        if let Some(table) = self.tables.get_mut(id) {
-            table.watching = blockers.into_iter().map(|(cluster, _)| cluster).collect();
-        }
-    }
-
-    fn unwatch_table(&mut self, id: RouteId) {
-        let Some(table) = self.tables.get_mut(id) else { return };
-        for cluster in std::mem::take(&mut table.watching) {
-            self.clusters.unwatch(cluster, &Waiter::Table(id));
-        }
-    }
 }
 
-impl super::Options {
-    /// Until when a virtual host may be held for a cluster; `None` when it need not be. The inner `None` is a
-    /// time too far to express.
-    pub(super) fn held_until(
-        &self,
-        readiness: Readiness,
-        since: Instant,
-        hold_since: Instant,
-    ) -> Option<Option<Instant>> {
-        let bound = match readiness {
-            Readiness::Ready => return None,
-            Readiness::Missing => self.missing_cluster_hold,
-            Readiness::Warming => self.route_hold,
-        };
-        let whole = hold_since.checked_add(self.route_hold);
-        Some([since.checked_add(bound), whole].into_iter().flatten().min())
+/// `config` with those `Arc`s for its virtual hosts.
+fn with_hosts(config: Arc<RouteConfig>, hosts: Vec<Arc<VirtualHost>>) -> Arc<RouteConfig> {
+    if hosts.iter().zip(&config.virtual_hosts).all(|(a, b)| Arc::ptr_eq(a, b)) {
+        return config;
     }
+    Arc::new(RouteConfig { virtual_hosts: hosts, ..RouteConfig::clone(&config) })
 }

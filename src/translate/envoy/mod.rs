@@ -32,7 +32,10 @@ mod route;
 mod route_action;
 mod route_options;
 mod route_rewrite;
+mod tables;
 mod values;
+
+pub use tables::{Known, route, route_after};
 
 /// Largest resource, in bytes.
 pub const MAX_RESOURCE: usize = 64 << 20;
@@ -55,19 +58,6 @@ pub fn listener(bytes: &[u8]) -> Result<Translated<model::Listener>, Rejection> 
 /// Everything that is wrong with it.
 pub fn cluster(bytes: &[u8]) -> Result<Translated<model::Cluster>, Rejection> {
     translate::<config::cluster::v3::Cluster, _>("Cluster", bytes, cluster::cluster)
-}
-
-/// Translates an `envoy.config.route.v3.RouteConfiguration`.
-///
-/// # Errors
-/// Everything that is wrong with it.
-pub fn route(bytes: &[u8]) -> Result<Translated<model::RouteConfig>, Rejection> {
-    translate::<config::route::v3::RouteConfiguration, _>("RouteConfiguration", bytes, |table, out| {
-        if table.name.is_empty() {
-            out.bad(&Path::ROOT.name("name"), "", "must not be empty");
-        }
-        route::table(&Path::ROOT, table, out)
-    })
 }
 
 /// Translates an `envoy.config.endpoint.v3.ClusterLoadAssignment`.
@@ -95,30 +85,42 @@ fn translate<M: Message + Name + Default, T>(
 ) -> Result<Translated<T>, Rejection> {
     let mut out = Findings::default();
     let name = resource_name(bytes).unwrap_or_default();
+    let model = if fits(bytes, &mut out) {
+        open(&Path::ROOT, bytes, &mut out).and_then(|message| read(&message, &mut out))
+    } else {
+        None
+    };
+    out.verdict(resource_type, name, model)
+}
+
+/// Whether a resource is within the size limit.
+fn fits(bytes: &[u8], out: &mut Findings) -> bool {
     if bytes.len() > MAX_RESOURCE {
         let why = format!("larger than {MAX_RESOURCE} bytes (the limit for one resource)");
         out.bad(&Path::ROOT, format_args!("{} bytes", bytes.len()), why);
-        return out.verdict(resource_type, name, None);
     }
+    bytes.len() <= MAX_RESOURCE
+}
+
+/// Decodes the message at `path`, and remarks what the protos do not know of it or nobody acts upon.
+fn open<M: Message + Name + Default>(path: &Path<'_>, bytes: &[u8], out: &mut Findings) -> Option<M> {
     let message = match M::decode(bytes) {
         Ok(message) => message,
         Err(error) => {
-            out.bad(&Path::ROOT, "", error);
-            return out.verdict(resource_type, name, None);
+            out.bad(path, "", error);
+            return None;
         }
     };
     for remark in unknown::scan(&M::full_name(), bytes) {
-        let path = Path::ROOT;
+        let at = path.name(&remark.path);
+        let note = |kind| Note { path: at.to_string(), kind };
         match remark.kind {
-            RemarkKind::Strict => {
-                out.bad(&path.name(&remark.path), "", "unknown field, which cannot be ignored here");
-            }
-            RemarkKind::Unknown => out.add_note(Note { path: remark.path, kind: NoteKind::UnknownField }),
-            RemarkKind::NoEffect => out.add_note(Note { path: remark.path, kind: NoteKind::NoEffect }),
+            RemarkKind::Strict => out.bad(&at, "", "unknown field, which cannot be ignored here"),
+            RemarkKind::Unknown => out.add_note(note(NoteKind::UnknownField)),
+            RemarkKind::NoEffect => out.add_note(note(NoteKind::NoEffect)),
         }
     }
-    let model = read(&message, &mut out);
-    out.verdict(resource_type, name, model)
+    Some(message)
 }
 
 #[cfg(test)]

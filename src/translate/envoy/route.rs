@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use prost_types::Any;
 
 use super::MAX_ROUTES;
@@ -26,33 +27,53 @@ use crate::translate::finding::{Findings, Path};
 /// `max_direct_response_body_size_bytes` if absent.
 const MAX_DIRECT_BODY: u32 = 4096;
 
-/// A table, of RDS or inline.
+/// A table written in a filter. Those of RDS are `tables::route_after`'s.
 pub(super) fn table(
     path: &Path<'_>,
     table: &pb::RouteConfiguration,
     out: &mut Findings,
 ) -> Option<RouteConfig> {
-    refuse_unbuilt_table(path, table, out);
+    let at = path.name("virtual_hosts");
     let count: usize = table.virtual_hosts.iter().map(|v| v.routes.len()).sum();
-    if count > MAX_ROUTES {
-        let at = path.name("virtual_hosts");
-        out.bad(&at, format_args!("{count} routes"), format_args!("a table holds {MAX_ROUTES} at most"));
+    if !few_enough(&at, count, out) {
         return None;
     }
-    let max_body = table.max_direct_response_body_size_bytes.unwrap_or(MAX_DIRECT_BODY);
-    let max_body = usize::try_from(max_body).unwrap_or(usize::MAX);
-    let mut shared = Shared { max_body, policies: Policies::default() };
-    let at = path.name("virtual_hosts");
+    let mut shared = shared(table);
     let mut hosts = Vec::with_capacity(table.virtual_hosts.len());
     for (i, host) in table.virtual_hosts.iter().enumerate() {
         hosts.push(Arc::new(virtual_host(&at.index(i), host, &mut shared, out)));
     }
     check_unique(&at, &hosts, out);
+    Some(frame(path, table, hosts, out))
+}
+
+/// Whether a table may have so many routes.
+pub(super) fn few_enough(path: &Path<'_>, routes: usize, out: &mut Findings) -> bool {
+    if routes > MAX_ROUTES {
+        out.bad(path, format_args!("{routes} routes"), format_args!("a table holds {MAX_ROUTES} at most"));
+    }
+    routes <= MAX_ROUTES
+}
+
+/// What the virtual hosts of a table take in from it.
+pub(super) fn shared(table: &pb::RouteConfiguration) -> Shared {
+    let max_body = table.max_direct_response_body_size_bytes.unwrap_or(MAX_DIRECT_BODY);
+    Shared { max_body: usize::try_from(max_body).unwrap_or(usize::MAX), policies: Policies::default() }
+}
+
+/// Everything of `table` but its virtual hosts, which are `virtual_hosts`.
+pub(super) fn frame(
+    path: &Path<'_>,
+    table: &pb::RouteConfiguration,
+    virtual_hosts: Vec<Arc<VirtualHost>>,
+    out: &mut Findings,
+) -> RouteConfig {
+    refuse_unbuilt_table(path, table, out);
     let request = (&table.request_headers_to_add, &table.request_headers_to_remove);
     let response = (&table.response_headers_to_add, &table.response_headers_to_remove);
-    Some(RouteConfig {
+    RouteConfig {
         name: table.name.clone(),
-        virtual_hosts: hosts,
+        virtual_hosts,
         request_headers: edits(path, "request", request.0, request.1, out),
         response_headers: edits(path, "response", response.0, response.1, out),
         ignore_port: table.ignore_port_in_host_matching,
@@ -61,7 +82,7 @@ pub(super) fn table(
         internal_only_headers: table.internal_only_headers.iter().map(|h| h.to_ascii_lowercase()).collect(),
         mirrors: mirrors(path, &table.request_mirror_policies, out),
         filters: filter_configs(path, &table.typed_per_filter_config, out),
-    })
+    }
 }
 
 fn refuse_unbuilt_table(path: &Path<'_>, table: &pb::RouteConfiguration, out: &mut Findings) {
@@ -104,9 +125,10 @@ pub(super) fn filter_configs(
     filters
 }
 
-fn check_unique(path: &Path<'_>, hosts: &[Arc<VirtualHost>], out: &mut Findings) {
-    let mut names = HashMap::new();
-    let mut domains = HashMap::new();
+/// No name and no domain may be there twice.
+pub(super) fn check_unique(path: &Path<'_>, hosts: &[Arc<VirtualHost>], out: &mut Findings) {
+    let mut names: HashMap<&str, usize, RandomState> = HashMap::default();
+    let mut domains: HashMap<&str, usize, RandomState> = HashMap::default();
     for (i, host) in hosts.iter().enumerate() {
         if let Some(first) = names.insert(host.name.as_str(), i) {
             let why = format!("virtual_hosts[{first}] has this name too");
@@ -123,7 +145,8 @@ fn check_unique(path: &Path<'_>, hosts: &[Arc<VirtualHost>], out: &mut Findings)
     }
 }
 
-fn virtual_host(
+/// One virtual host.
+pub(super) fn virtual_host(
     path: &Path<'_>,
     host: &pb::VirtualHost,
     shared: &mut Shared,

@@ -190,7 +190,10 @@ fn direct_response(
         None => Vec::new(),
         Some(Some(Specifier::InlineString(text))) => text.clone().into_bytes(),
         Some(Some(Specifier::InlineBytes(bytes))) => bytes.clone(),
-        Some(Some(Specifier::Filename(name))) => file(&at.name("filename"), name, out)?,
+        Some(Some(Specifier::Filename(name))) => {
+            out.looked_outside();
+            file(&at.name("filename"), name, out)?
+        }
         Some(Some(Specifier::EnvironmentVariable(name))) => match std::env::var(name) {
             Ok(text) => text.into_bytes(),
             Err(_) => {

@@ -7,6 +7,7 @@ use crate::proto::json::decode_json;
 mod clusters;
 mod listeners;
 mod routes;
+mod tables;
 
 /// Wire bytes of a resource written as JSON.
 fn bytes(package: &str, message: &str, json: &Json) -> Vec<u8> {

@@ -133,6 +133,17 @@ fn bodies(snapshot: &Snapshot, id: RouteId) -> BTreeMap<String, (BTreeSet<String
         .collect()
 }
 
+/// Per domain the cluster that requests go to: all routes here match everything, so the first one's.
+fn first_targets(snapshot: &Snapshot, id: RouteId) -> BTreeMap<String, String> {
+    let hosts = snapshot.route_table(id).into_iter().flat_map(|table| table.hosts());
+    hosts
+        .flat_map(|host| {
+            let first = host.model.clusters().next().unwrap_or_default().to_owned();
+            host.model.domains.iter().map(move |domain| (domain.clone(), first.clone()))
+        })
+        .collect()
+}
+
 fn is_ready(snapshot: &Snapshot, name: &str) -> bool {
     let id = snapshot.names.get(name);
     id.is_some_and(|id| matches!(snapshot.cluster(*id), ClusterSlot::Ready(_)))
@@ -253,6 +264,17 @@ fn check_holds(builder: &Builder, events: &[Event], old: &Snapshot, new: &Snapsh
         }
     };
     for (id, table) in builder.tables.iter() {
+        let (first_before, first_after) = (first_targets(old, id), first_targets(new, id));
+        for (domain, after) in &first_after {
+            if let Some(before) = first_before.get(domain).filter(|before| *before != after) {
+                // Other routes of the old body may have named it: those that are met did not.
+                broken(
+                    &[before.clone()].into(),
+                    &[after.clone()].into(),
+                    &format!("{domain} of {}", table.key),
+                );
+            }
+        }
         let before = bodies(old, id);
         for (domain, (names, _)) in bodies(new, id) {
             if let Some((old_names, _)) = before.get(&domain) {
@@ -352,6 +374,14 @@ fn check_gauges(builder: &Builder) {
     let applied = tables.iter().filter(|table| table.applied.is_some()).count() as u64;
     let held = tables.iter().map(|table| table.holds.len() as u64).sum::<u64>();
     assert_eq!((counts.total_routes, counts.held_virtual_hosts), (applied, held));
+    for table in tables.iter().filter(|table| !table.holds.is_empty()) {
+        let (applied, wanted) = (table.applied.as_ref().unwrap(), table.wanted.as_ref().unwrap());
+        for hold in table.holds.values() {
+            assert_eq!(wanted.virtual_hosts[hold.at], hold.model);
+            let domains = applied.bodies[hold.bodies.clone()].iter().flat_map(|body| &body.0.model.domains);
+            assert_eq!(domains.collect::<BTreeSet<_>>(), hold.model.domains.iter().collect());
+        }
+    }
     let waiting = builder.listeners.states.values().filter(|state| state.pending.is_some());
     assert_eq!(counts.total_listeners_warming, waiting.count() as u64);
 }

@@ -162,3 +162,105 @@ fn inline_tables_hold_like_rds() {
     w.wait(Duration::from_millis(1));
     assert_eq!(w.targets("l", "x"), ["nobody"]);
 }
+
+#[test]
+fn a_route_that_moves_onto_a_cluster_its_neighbour_waits_for_is_held() {
+    let mut w = World::new();
+    let hosts = |first: &str, second: &str| {
+        let path = |path: &str, cluster: &str| {
+            let path = PathMatch::Prefix { value: path.into(), ignore_case: false };
+            let action = Action::Route(RouteAction {
+                cluster: ClusterChoice::Single(cluster.into()),
+                ..RouteAction::default()
+            });
+            Arc::new(Route::new("", RouteMatch { path, ..RouteMatch::default() }, action))
+        };
+        let host = VirtualHost {
+            name: "v".into(),
+            domains: vec!["*".into()],
+            routes: vec![path("/a", first), path("/b", second)],
+            ..VirtualHost::default()
+        };
+        let virtual_hosts = vec![Arc::new(host)];
+        Change::Routes(Arc::new(RouteConfig { name: "r".into(), virtual_hosts, ..RouteConfig::default() }))
+    };
+    w.push(vec![fixed("a", 1), fixed("b", 2), eds("c"), hosts("a", "c"), listener("l", 80, rds("r"))]);
+    w.wait(secs(5));
+    assert_eq!(w.targets("l", "x"), ["a", "c"]);
+    // What went to c goes on to do so; /a would be new to it.
+    w.push(vec![hosts("b", "c")]);
+    assert_eq!(w.targets("l", "x"), ["b", "c"]);
+    w.push(vec![hosts("c", "c")]);
+    assert_eq!(w.targets("l", "x"), ["b", "c"]);
+    w.push(vec![endpoints("c", 3)]);
+    assert_eq!(w.targets("l", "x"), ["c"]);
+}
+
+#[test]
+fn more_weight_on_a_cluster_that_does_not_serve_waits_and_less_does_not() {
+    let mut w = World::new();
+    let hosts = |a: u32, c: u32| {
+        let share =
+            |name: &str, weight| WeightedCluster { name: name.into(), weight, ..WeightedCluster::default() };
+        let host = VirtualHost {
+            name: "v".into(),
+            domains: vec!["*".into()],
+            routes: vec![route(ClusterChoice::Weighted(vec![share("a", a), share("c", c)]))],
+            ..VirtualHost::default()
+        };
+        let virtual_hosts = vec![Arc::new(host)];
+        Change::Routes(Arc::new(RouteConfig { name: "r".into(), virtual_hosts, ..RouteConfig::default() }))
+    };
+    w.push(vec![fixed("a", 1), eds("c"), hosts(9, 1), listener("l", 80, rds("r"))]);
+    w.wait(secs(5));
+    let held = |w: &World| w.builder.counts().held_virtual_hosts;
+    w.push(vec![hosts(19, 1)]);
+    assert_eq!(held(&w), 0);
+    w.push(vec![hosts(9, 1)]);
+    assert_eq!(held(&w), 1);
+    w.push(vec![hosts(190, 10)]);
+    assert_eq!(held(&w), 0);
+}
+
+#[test]
+fn the_end_of_a_hold_leaves_the_other_virtual_hosts_as_they_are() {
+    let mut w = World::new();
+    let names: Vec<_> = (0..50).map(|n| (format!("v{n}"), format!("d{n}.com"))).collect();
+    let table = |moved: &dyn Fn(usize) -> &'static str| {
+        let rows: Vec<Vh<'_>> = names
+            .iter()
+            .enumerate()
+            .map(|(n, (name, domain))| (name.as_str(), domain.as_str(), moved(n)))
+            .collect();
+        routes("r", &rows)
+    };
+    w.push(vec![fixed("a", 1), table(&|_| "a"), listener("l", 80, rds("r"))]);
+    // Three are held, for two clusters.
+    w.push(vec![
+        eds("c"),
+        eds("e"),
+        table(&|n| {
+            if n == 7 || n == 30 {
+                "c"
+            } else if n == 20 {
+                "e"
+            } else {
+                "a"
+            }
+        }),
+    ]);
+    let compiled = |w: &World, n: usize| {
+        let FilterSpec::Rpc { routes, .. } = &w.listener("l").unwrap().chains[0].filter else { panic!() };
+        let table = w.snapshot.route_table(*routes).unwrap();
+        table.host(Some(names[n].1.as_bytes())).unwrap().clone()
+    };
+    let before: Vec<_> = (0..50).map(|n| compiled(&w, n)).collect();
+    w.push(vec![endpoints("c", 3)]);
+    for (n, host) in before.iter().enumerate() {
+        assert_eq!(Arc::ptr_eq(host, &compiled(&w, n)), n != 7 && n != 30, "{n}");
+    }
+    assert_eq!((w.targets("l", "d7.com"), w.targets("l", "d20.com")), (vec!["c".into()], vec!["a".into()]));
+    w.push(vec![endpoints("e", 4)]);
+    assert_eq!(w.targets("l", "d20.com"), ["e"]);
+    assert_eq!(w.builder.counts().held_virtual_hosts, 0);
+}
