@@ -185,10 +185,10 @@ impl Store {
             return;
         }
         if body.len() > self.limits.resource_bytes {
+            let limit = self.limits.resource_bytes;
             let why = format!(
-                "{} bytes: larger than the limit of {} bytes",
-                body.len(),
-                self.limits.resource_bytes
+                "resources[{index}]: {} bytes: larger than a resource may be (nearest valid {limit} bytes)",
+                body.len()
             );
             let name: Arc<str> = Arc::from(name);
             let refused = RawResource::new(name.clone(), Bytes::new(), version);
@@ -241,7 +241,11 @@ impl Store {
             }
             pass.present.insert(raw.name.clone(), at);
             if room == 0 {
-                let why = format!("more than {} resources of this type", self.limits.resources);
+                let (field, limit) = (self.kind.name_field(), self.limits.resources);
+                let why = format!(
+                    "{field}: {}: more than {limit} resources of this type (nearest valid {limit})",
+                    raw.name
+                );
                 return self.refuse(pass, raw, &why);
             }
             return pass.out.changed.push(raw);

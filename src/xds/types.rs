@@ -48,6 +48,15 @@ impl ResourceType {
         }
     }
 
+    /// The field with a resource's own name: number 1 in each of these messages.
+    #[must_use]
+    pub const fn name_field(self) -> &'static str {
+        match self {
+            Self::Endpoint => "cluster_name",
+            Self::Cluster | Self::Listener | Self::Route => "name",
+        }
+    }
+
     /// The short name in counters and metrics: `cds`, `eds`, `lds`, `rds`.
     #[must_use]
     pub const fn label(self) -> &'static str {

@@ -152,11 +152,11 @@ impl Builder {
     fn propose(&mut self, origin: Origin, name: &Arc<str>, model: &Arc<Listener>) -> Result<bool, Why> {
         let (found, limit) = (model.filter_chains.len(), self.options.max_chains);
         if found > limit {
-            return Err(Why::TooLarge { parts: "filter_chains", found, limit });
+            return Err(Why::TooLarge { field: "filter_chains", parts: "chains", found, limit });
         }
         let limit = self.options.max_resources;
         if !self.listeners.states.contains_key(name) && self.listeners.states.len() >= limit {
-            return Err(Why::TooMany { limit });
+            return Err(Why::TooMany { field: "name", name: name.to_string(), limit });
         }
         let state = self.listeners.states.entry(name.clone()).or_default();
         if origin == Origin::Ads && state.model.current().is_some() && state.model.origin() == Origin::Static

@@ -116,12 +116,12 @@ pub enum Why {
     /// The machine refused the address.
     #[error("{}: {address} cannot be bound: {reason}", place(*at, address))]
     Bind { at: usize, address: Address, reason: String },
-    /// One resource too many of its type.
-    #[error("more than {limit} resources of this type")]
-    TooMany { limit: usize },
-    /// Too large by its number of parts.
-    #[error("{parts}: {found}: more than {limit} (nearest valid {limit})")]
-    TooLarge { parts: &'static str, found: usize, limit: usize },
+    /// One resource too many of its type. `field` holds its `name`.
+    #[error("{field}: {name}: more than {limit} resources of this type (nearest valid {limit})")]
+    TooMany { field: &'static str, name: String, limit: usize },
+    /// Too many `parts` in `field`.
+    #[error("{field}: {found} {parts}: more than {limit} (nearest valid {limit})")]
+    TooLarge { field: &'static str, parts: &'static str, found: usize, limit: usize },
 }
 
 /// The field of a listener's address number `at` that decides about its socket, and its value.

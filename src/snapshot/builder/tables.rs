@@ -203,7 +203,8 @@ impl Builder {
         let found = model.virtual_hosts.iter().map(|host| host.routes.len()).sum();
         if found > self.options.max_routes {
             return Err(Why::TooLarge {
-                parts: "virtual_hosts.routes",
+                field: "virtual_hosts",
+                parts: "routes",
                 found,
                 limit: self.options.max_routes,
             });
@@ -211,7 +212,7 @@ impl Builder {
         let limit = self.options.max_resources;
         let name = model.name.as_str();
         if !self.tables.rds.contains_key(name) && self.tables.rds.len() >= limit.saturating_mul(2) {
-            return Err(Why::TooMany { limit });
+            return Err(Why::TooMany { field: "name", name: name.to_owned(), limit });
         }
         let entry = self.tables.rds.entry(name.into()).or_default();
         entry.withdrawn = false;

@@ -42,7 +42,7 @@ impl Builder {
         }
         let before = state.model.current().cloned();
         if before.is_none() && model.is_some() && configured >= limit {
-            return Err(Why::TooMany { limit });
+            return Err(Why::TooMany { field: "name", name: name.to_owned(), limit });
         }
         let arrived = model.is_some();
         *state.model.slot(origin) = model;
@@ -71,7 +71,9 @@ impl Builder {
         let clusters = &mut self.clusters;
         let entry = match clusters.assignments.get_mut(model.name.as_str()) {
             Some(entry) => entry,
-            None if held >= limit.saturating_mul(2) => return Err(Why::TooMany { limit }),
+            None if held >= limit.saturating_mul(2) => {
+                return Err(Why::TooMany { field: "cluster_name", name: model.name.clone(), limit });
+            }
             None => clusters.assignments.entry(model.name.as_str().into()).or_default(),
         };
         entry.withdrawn = false;

@@ -50,7 +50,8 @@ pub(super) fn table(
 /// Whether a table may have so many routes.
 pub(super) fn few_enough(path: &Path<'_>, routes: usize, out: &mut Findings) -> bool {
     if routes > MAX_ROUTES {
-        out.bad(path, format_args!("{routes} routes"), format_args!("a table holds {MAX_ROUTES} at most"));
+        let why = format!("a table holds {MAX_ROUTES} at most (nearest valid {MAX_ROUTES})");
+        out.bad(path, format_args!("{routes} routes"), why);
     }
     routes <= MAX_ROUTES
 }

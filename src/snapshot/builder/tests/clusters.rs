@@ -189,7 +189,10 @@ fn more_resources_than_the_limit_are_refused_by_name() {
     let mut w = World::with(Options { max_resources: 2, ..Options::default() });
     let refused = w.push(vec![fixed("a", 1), fixed("b", 1), fixed("c", 1)]);
     assert_eq!(refused.len(), 1);
-    assert_eq!(refused[0].to_string(), "cluster c: more than 2 resources of this type");
+    assert_eq!(
+        refused[0].to_string(),
+        "cluster c: name: c: more than 2 resources of this type (nearest valid 2)"
+    );
     assert!(w.push(vec![fixed("a", 2)]).is_empty());
     assert!(w.push(vec![Change::ClusterRemoved("a".into()), fixed("c", 1)]).is_empty());
 }

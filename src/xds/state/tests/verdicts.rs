@@ -179,7 +179,10 @@ fn resources_past_the_count_limit_are_rejected_one_by_one() {
         rig.connect();
         rig.accept(Cluster, "1", &[("a", "1"), ("b", "1"), ("c", "1"), ("d", "1")], &[]);
         let nack = rig.take().remove(0);
-        assert_eq!(nack.error.as_deref(), Some("Cluster d: more than 3 resources of this type"));
+        assert_eq!(
+            nack.error.as_deref(),
+            Some("Cluster d: name: d: more than 3 resources of this type (nearest valid 3)")
+        );
         assert_eq!(rig.held_names(Cluster), ["a", "b", "c"]);
         let again = rig.judge(Cluster, "2", &[("a", "2"), ("b", "2"), ("c", "2")]).unwrap();
         assert!(again.error.is_none(), "held names may change");
@@ -195,7 +198,10 @@ fn resource_past_the_size_limit_is_rejected_and_its_bytes_are_not_kept() {
     rig.accept(Cluster, "1", &[("a", "1")], &[]);
     rig.take();
     let nack = rig.judge(Cluster, "2", &[("a", "a payload that is too long"), ("b", "1")]).unwrap();
-    assert_eq!(nack.error.as_deref(), Some("Cluster a: 31 bytes: larger than the limit of 20 bytes"));
+    assert_eq!(
+        nack.error.as_deref(),
+        Some("Cluster a: resources[0]: 31 bytes: larger than a resource may be (nearest valid 20 bytes)")
+    );
     assert_eq!(rig.held_names(Cluster), ["a", "b"]);
     assert!(rig.state.dump(Cluster).rejected[0].bytes.is_empty());
 }
