@@ -249,7 +249,10 @@ fn a_table_holds_100_000_routes() {
         ..Default::default()
     };
     let text = route(&table.encode_to_vec()).unwrap_err().to_string();
-    assert_eq!(text, "RouteConfiguration r: virtual_hosts: 100001 routes: a table holds 100000 at most");
+    assert_eq!(
+        text,
+        "RouteConfiguration r: virtual_hosts: 100001 routes: a table holds 100000 at most (nearest valid 100000)"
+    );
 }
 
 #[test]
