@@ -102,15 +102,23 @@ fn fits(bytes: &[u8], out: &mut Findings) -> bool {
     bytes.len() <= MAX_RESOURCE
 }
 
-/// Decodes the message at `path`, and remarks what the protos do not know of it or nobody acts upon.
+/// Decodes the message at `path`, and remarks on it.
 fn open<M: Message + Name + Default>(path: &Path<'_>, bytes: &[u8], out: &mut Findings) -> Option<M> {
-    let message = match M::decode(bytes) {
-        Ok(message) => message,
-        Err(error) => {
-            out.bad(path, "", error);
-            return None;
-        }
-    };
+    let message = decode(path, bytes, out)?;
+    remark::<M>(path, bytes, out);
+    Some(message)
+}
+
+fn decode<M: Message + Default>(path: &Path<'_>, bytes: &[u8], out: &mut Findings) -> Option<M> {
+    let message = M::decode(bytes);
+    if let Err(error) = &message {
+        out.bad(path, "", error);
+    }
+    message.ok()
+}
+
+/// What the protos do not know of the message at `path`, or know and nobody acts upon.
+fn remark<M: Name>(path: &Path<'_>, bytes: &[u8], out: &mut Findings) {
     for remark in unknown::scan(&M::full_name(), bytes) {
         let at = path.name(&remark.path);
         let note = |kind| Note { path: at.to_string(), kind };
@@ -120,7 +128,6 @@ fn open<M: Message + Name + Default>(path: &Path<'_>, bytes: &[u8], out: &mut Fi
             RemarkKind::NoEffect => out.add_note(note(NoteKind::NoEffect)),
         }
     }
-    Some(message)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use prost::Message as _;
 
 use super::route::{check_unique, few_enough, frame, shared, virtual_host};
 use super::route_action::Shared;
-use super::{fits, open, resource_name};
+use super::{decode, fits, open, remark, resource_name};
 use crate::model::{RouteConfig, VirtualHost};
 use crate::proto::described::{Reader, Value};
 use crate::proto::envoy::config::route::v3 as pb;
@@ -83,7 +83,7 @@ fn read(bytes: &Bytes, last: Option<&Known>, out: &mut Findings) -> Option<Read>
         }
         return None;
     };
-    let table: pb::RouteConfiguration = open(&Path::ROOT, &cut.frame, out)?;
+    let table: pb::RouteConfiguration = decode(&Path::ROOT, &cut.frame, out)?;
     if table.name.is_empty() {
         out.bad(&Path::ROOT.name("name"), "", "must not be empty");
     }
@@ -95,6 +95,7 @@ fn read(bytes: &Bytes, last: Option<&Known>, out: &mut Findings) -> Option<Read>
     for (i, host) in cut.hosts.iter().enumerate() {
         hosts.read(i, host, out);
     }
+    remark::<pb::RouteConfiguration>(&Path::ROOT, &cut.frame, out);
     if !hosts.same_names && hosts.models.len() == cut.hosts.len() {
         check_unique(&at, &hosts.models, out);
     }
