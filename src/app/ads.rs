@@ -4,7 +4,7 @@ use super::build::Input;
 use super::sockets::Sockets;
 use crate::snapshot::builder::{Builder, Change, Kind, Origin};
 use crate::telemetry::{Registration, ServerStats};
-use crate::translate::{NoteKind, Translated, envoy};
+use crate::translate::{self, Finding, NoteKind, Translated, envoy};
 use crate::xds::client::ClientEvent;
 use crate::xds::disk::{self, Entry, Header, Saved, Writer};
 use crate::xds::driver::Driver;
@@ -29,6 +29,8 @@ pub struct Ads {
     tables: HashMap<Arc<str>, envoy::Known>,
     disk: Option<Disk>,
     server: Arc<Registration<ServerStats>>,
+    /// The cluster of the streams per type, and whether they are delta; `None`: everything comes by ADS.
+    pub own_streams: Option<(String, bool)>,
 }
 
 /// The last good snapshot.
@@ -44,7 +46,7 @@ struct Disk {
 impl Ads {
     /// No stream yet.
     pub fn new(driver: Driver, server: Arc<Registration<ServerStats>>) -> Self {
-        Ads { driver, interest: None, tables: HashMap::new(), disk: None, server }
+        Ads { driver, interest: None, tables: HashMap::new(), disk: None, server, own_streams: None }
     }
 
     /// Keeps the last good snapshot in `dir`. Writes run on threads of their own and report to `inputs`.
@@ -129,15 +131,15 @@ impl Ads {
         for raw in raws {
             let bytes = &raw.bytes;
             let change = match kind {
-                ResourceType::Cluster => {
-                    envoy::cluster(bytes).map(|t| Change::Cluster(Arc::new(self.noted(t))))
-                }
+                ResourceType::Cluster => envoy::cluster(bytes)
+                    .and_then(|t| self.placed("Cluster", raw, t))
+                    .map(|t| Change::Cluster(Arc::new(self.noted(t)))),
                 ResourceType::Endpoint => {
                     envoy::endpoints(bytes).map(|t| Change::Endpoints(Arc::new(self.noted(t))))
                 }
-                ResourceType::Listener => {
-                    envoy::listener(bytes).map(|t| Change::Listener(Arc::new(self.noted(t))))
-                }
+                ResourceType::Listener => envoy::listener(bytes)
+                    .and_then(|t| self.placed("Listener", raw, t))
+                    .map(|t| Change::Listener(Arc::new(self.noted(t)))),
                 ResourceType::Route => {
                     envoy::route_after(bytes, self.tables.get(&raw.name)).map(|(table, known)| {
                         self.tables.insert(raw.name.clone(), known);
@@ -153,6 +155,36 @@ impl Ads {
             }
         }
         changes
+    }
+
+    /// Refuses a resource that asks for other streams than there are.
+    fn placed<T>(
+        &self,
+        resource_type: &'static str,
+        raw: &RawResource,
+        translated: Translated<T>,
+    ) -> Result<Translated<T>, translate::Rejection> {
+        let expected = || match &self.own_streams {
+            Some((cluster, delta)) => {
+                let kind = if *delta { "DELTA_GRPC" } else { "GRPC" };
+                format!(
+                    "resources come by {kind} from cluster {cluster:?} here (nearest valid: that, or ads)"
+                )
+            }
+            None => "resources come by ADS here (nearest valid: ads)".to_owned(),
+        };
+        let mut findings = Vec::new();
+        for note in &translated.notes {
+            if let NoteKind::OwnStream { cluster, delta } = &note.kind
+                && self.own_streams.as_ref() != Some(&(cluster.clone(), *delta))
+            {
+                findings.push(Finding::error(note.path.as_str(), cluster, expected()));
+            }
+        }
+        if findings.is_empty() {
+            return Ok(translated);
+        }
+        Err(translate::Rejection { resource_type, name: Some(raw.name.to_string()), findings })
     }
 
     /// Counts what an accepted resource says that does nothing.

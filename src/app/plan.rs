@@ -39,10 +39,12 @@ pub fn plan(bootstrap: &mut Bootstrap, args: &RunArgs) -> Plan {
         let limit = |fetch: Option<Fetch>| fetch.map_or(Some(Duration::ZERO), |fetch| fetch.initial_timeout);
         let fetch = FetchLimits { clusters: limit(ads.clusters), listeners: limit(ads.listeners) };
         let mut config = AdsConfig::new(addresses, variant);
+        config.split = ads.split;
+        let own_streams = ads.split.then(|| (ads.cluster.name.clone(), ads.delta));
         config.authority = ads.authority.unwrap_or_else(|| ads.cluster.name.clone());
         config.metadata = ads.metadata;
         config.connect_timeout = ads.cluster.connect_timeout;
-        AdsPlan { config, node: bootstrap.node.clone(), state_dir, fetch }
+        AdsPlan { config, node: bootstrap.node.clone(), state_dir, fetch, own_streams }
     });
     Plan {
         workers: args.concurrency.or(bootstrap.workers).unwrap_or_else(default_workers),

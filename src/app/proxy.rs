@@ -64,6 +64,8 @@ pub struct AdsPlan {
     pub state_dir: Option<(PathBuf, Header)>,
     /// How long `/ready` waits for clusters and listeners.
     pub fetch: FetchLimits,
+    /// The cluster of the streams per type, and whether they are delta; `None`: everything comes by ADS.
+    pub own_streams: Option<(String, bool)>,
 }
 
 /// A running proxy. Dropping it ends everything at once.
@@ -108,8 +110,10 @@ impl Proxy {
             let (to_client, from_build) = request_channel();
             let mut state = StateConfig::new(ads.config.variant);
             state.seed = crate::util::random::Random::default().next();
+            state.split = ads.config.split;
             let driver = Driver::new(state, ads.node, xds.clone(), to_client);
             let mut half = Ads::new(driver, server.clone());
+            half.own_streams = ads.own_streams;
             if let Some((dir, header)) = ads.state_dir {
                 half.keep_in(dir, header, to_build.clone());
             }

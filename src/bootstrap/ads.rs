@@ -14,6 +14,8 @@ use std::time::Duration;
 pub struct Ads {
     /// Delta instead of state of the world.
     pub delta: bool,
+    /// A stream per type instead of ADS.
+    pub split: bool,
     /// A static cluster: STATIC (IP or Unix socket), STRICT_DNS or LOGICAL_DNS.
     pub cluster: Cluster,
     /// `:authority` of the stream; `None`: the cluster's name.
@@ -57,40 +59,70 @@ pub(super) fn read(
     }
     let cds = fetch(dynamic.cds_config.as_ref(), "cds_config", findings);
     let lds = fetch(dynamic.lds_config.as_ref(), "lds_config", findings);
-    let Some(source) = &dynamic.ads_config else {
-        if cds.is_some() || lds.is_some() {
-            findings.push(Finding::error(
-                format!("{AT}.ads_config"),
-                "",
-                "missing, but cds_config or lds_config asks for ads",
-            ));
+    let (mut cds, mut lds) = (cds?, lds?);
+    let asked = cds.iter().chain(&lds).count();
+    let asked_own = cds.iter_mut().chain(&mut lds).filter_map(|asked| asked.own.take());
+    let own: Vec<_> = asked_own.collect();
+    let (at, source) = match (own.first(), dynamic.ads_config.as_ref()) {
+        (None, Some(source)) => (format!("{AT}.ads_config"), source.clone()),
+        (None, None) => {
+            if cds.is_some() || lds.is_some() {
+                let why = "missing, but cds_config or lds_config asks for ads";
+                findings.push(Finding::error(format!("{AT}.ads_config"), "", why));
+            }
+            return None;
         }
-        return None;
+        (Some((at, source)), _) if own.len() == asked => (at.clone(), source.clone()),
+        (Some((at, _)), _) => {
+            let why = "expected one kind of source for both, ads or api_config_source";
+            findings.push(Finding::error(at, "", why));
+            return None;
+        }
     };
-    let delta = variant(source, findings)?;
-    let (name, authority, metadata) = target(source, findings)?;
-    let cluster = find_cluster(&name, clusters, findings)?;
+    let delta = variant(&at, &source, findings)?;
+    let (name, authority, metadata) = target(&at, &source, findings)?;
+    for (other_at, other) in own.iter().skip(1) {
+        let (same, other) = (variant(other_at, other, findings)?, target(other_at, other, findings)?.0);
+        if (same, &other) != (delta, &name) {
+            let why = format!("expected the same cluster and api_type as {at}");
+            findings.push(Finding::error(other_at, other, why));
+            return None;
+        }
+    }
+    let cluster = find_cluster(&at, &name, clusters, findings)?;
     Some(Ads {
         delta,
+        split: !own.is_empty(),
         cluster,
         authority,
         metadata,
         node_on_first_only: source.set_node_on_first_message_only,
-        clusters: cds,
-        listeners: lds,
+        clusters: cds.map(|asked| asked.fetch),
+        listeners: lds.map(|asked| asked.fetch),
     })
 }
 
-fn fetch(source: Option<&ConfigSource>, key: &str, findings: &mut Vec<Finding>) -> Option<Fetch> {
-    let source = source?;
-    if !matches!(source.config_source_specifier, Some(ConfigSourceSpecifier::Ads(_))) {
-        findings.push(Finding::error(
-            format!("{AT}.{key}"),
-            "",
-            "expected \"ads\": {}: other sources are not supported",
-        ));
-        return None;
-    }
+/// One of the two subscriptions of a bootstrap.
+struct Asked {
+    fetch: Fetch,
+    /// The source it names, and where, if that is not ADS.
+    own: Option<(String, ApiConfigSource)>,
+}
+
+/// `None`: what is there is faulty. `Some(None)`: there is none.
+fn fetch(source: Option<&ConfigSource>, key: &str, findings: &mut Vec<Finding>) -> Option<Option<Asked>> {
+    let Some(source) = source else { return Some(None) };
+    let own = match &source.config_source_specifier {
+        Some(ConfigSourceSpecifier::Ads(_)) => None,
+        Some(ConfigSourceSpecifier::ApiConfigSource(api)) => {
+            Some((format!("{AT}.{key}.api_config_source"), api.clone()))
+        }
+        _ => {
+            let why = "expected \"ads\": {} or \"api_config_source\": other sources are not supported";
+            findings.push(Finding::error(format!("{AT}.{key}"), "", why));
+            return None;
+        }
+    };
     let initial_timeout = match &source.initial_fetch_timeout {
         None => Some(Duration::from_secs(15)),
         Some(given) => match Duration::try_from(*given) {
@@ -102,15 +134,15 @@ fn fetch(source: Option<&ConfigSource>, key: &str, findings: &mut Vec<Finding>) 
             }
         },
     };
-    Some(Fetch { initial_timeout })
+    Some(Some(Asked { fetch: Fetch { initial_timeout }, own }))
 }
 
-fn variant(source: &ApiConfigSource, findings: &mut Vec<Finding>) -> Option<bool> {
+fn variant(at: &str, source: &ApiConfigSource, findings: &mut Vec<Finding>) -> Option<bool> {
     match source.api_type() {
         ApiType::Grpc | ApiType::AggregatedGrpc => Some(false),
         ApiType::DeltaGrpc | ApiType::AggregatedDeltaGrpc => Some(true),
         other => {
-            let path = format!("{AT}.ads_config.api_type");
+            let path = format!("{at}.api_type");
             findings.push(Finding::error(path, other.as_str_name(), "expected GRPC or DELTA_GRPC"));
             None
         }
@@ -119,8 +151,8 @@ fn variant(source: &ApiConfigSource, findings: &mut Vec<Finding>) -> Option<bool
 
 type Target = (String, Option<String>, Vec<(String, String)>);
 
-fn target(source: &ApiConfigSource, findings: &mut Vec<Finding>) -> Option<Target> {
-    let path = format!("{AT}.ads_config.grpc_services");
+fn target(at: &str, source: &ApiConfigSource, findings: &mut Vec<Finding>) -> Option<Target> {
+    let path = format!("{at}.grpc_services");
     let Some(service) = source.grpc_services.first() else {
         findings.push(Finding::error(path, "", "missing; expected one envoy_grpc with a cluster_name"));
         return None;
@@ -145,8 +177,8 @@ fn target(source: &ApiConfigSource, findings: &mut Vec<Finding>) -> Option<Targe
     Some((grpc.cluster_name.clone(), authority, metadata))
 }
 
-fn find_cluster(name: &str, clusters: &[Cluster], findings: &mut Vec<Finding>) -> Option<Cluster> {
-    let path = format!("{AT}.ads_config.grpc_services[0].envoy_grpc.cluster_name");
+fn find_cluster(at: &str, name: &str, clusters: &[Cluster], findings: &mut Vec<Finding>) -> Option<Cluster> {
+    let path = format!("{at}.grpc_services[0].envoy_grpc.cluster_name");
     let Some(cluster) = clusters.iter().find(|cluster| cluster.name == name) else {
         findings.push(Finding::error(path, format!("{name:?}"), "no static cluster has this name"));
         return None;

@@ -15,6 +15,7 @@ use prost::Message as _;
 use serde_json::{Map, Value, json};
 use std::net::{IpAddr, SocketAddr};
 
+const OTHER_STREAM: &str = "no such stream: expected the cluster and api_type of cds_config and lds_config";
 const BOOTSTRAP: &str = "type.googleapis.com/envoy.config.bootstrap.v3.Bootstrap";
 const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
@@ -27,6 +28,8 @@ pub(super) struct Made {
     pub ads: Option<Ads>,
     pub state_dir: Option<String>,
     pub runtime: Runtime,
+    /// Streams per type that static resources ask for, each with what to say if there is none.
+    own_streams: Vec<(Finding, String, bool)>,
     pub listeners: Vec<Listener>,
     pub clusters: Vec<Cluster>,
     pub unknown_fields: usize,
@@ -62,6 +65,12 @@ pub(super) fn read<'a>(
     }
     if let Some(dynamic) = &message.dynamic_resources {
         made.ads = ads::read(dynamic, &made.clusters, findings);
+    }
+    for (finding, cluster, delta) in std::mem::take(&mut made.own_streams) {
+        let fits = |ads: &Ads| ads.split && ads.cluster.name == cluster && ads.delta == delta;
+        if !made.ads.as_ref().is_some_and(fits) {
+            findings.push(finding);
+        }
     }
     made
 }
@@ -201,6 +210,11 @@ fn resource<T>(
                 let why = match note.kind {
                     NoteKind::UnknownField => "unknown field, ignored",
                     NoteKind::NoEffect => "accepted, has no effect",
+                    NoteKind::OwnStream { cluster, delta } => {
+                        let at = Finding::error(note.path, &cluster, OTHER_STREAM).within(path);
+                        made.own_streams.push((at, cluster, delta));
+                        continue;
+                    }
                 };
                 findings.push(Finding::warning(note.path, "", why).within(path));
             }

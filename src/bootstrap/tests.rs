@@ -343,3 +343,42 @@ fn a_static_listener_may_ask_for_compression_and_not_for_other_filters() {
         errors(read("rbac.v3.RBAC"))[0].contains("static_resources.listeners[0].filter_chains[0].filters[0]")
     );
 }
+
+#[test]
+fn streams_per_type_are_one_control_planes() {
+    let source = |cluster: &str, kind: &str| {
+        format!(
+            r#"{{"resource_api_version": "V3", "api_config_source": {{"api_type": "{kind}",
+                "transport_api_version": "V3", "grpc_services": [{{"envoy_grpc": {{"cluster_name": "{cluster}"}}}}]}}}}"#
+        )
+    };
+    let ads = r#"{"ads": {}}"#.to_owned();
+    let load = |cds: String, lds: String, rds: String| {
+        let text = format!(
+            r#"{{"node": {{"id": "n"}},
+            "dynamic_resources": {{"cds_config": {cds}, "lds_config": {lds}}},
+            "static_resources": {{"clusters": [{{"name": "control", "type": "STATIC", "load_assignment": {{
+                "cluster_name": "control", "endpoints": [{{"lb_endpoints": [{{"endpoint": {{"address": {{
+                "socket_address": {{"address": "127.0.0.1", "port_value": 1}}}}}}}}]}}]}}}}],
+              "listeners": [{{"name": "l", "address": {{"socket_address": {{"address": "127.0.0.1", "port_value": 2}}}},
+                "filter_chains": [{{"filters": [{{"name": "h", "typed_config": {{
+                "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+                "stat_prefix": "s", "rds": {{"route_config_name": "r", "config_source": {rds}}},
+                "http_filters": [{{"name": "r", "typed_config": {{
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}}}]}}}}]}}]}}]}}}}"#
+        );
+        load_text(&text).map_err(|findings| one_line(&findings))
+    };
+    let delta = || source("control", "DELTA_GRPC");
+    let read = load(delta(), delta(), delta()).unwrap().ads.unwrap();
+    assert_eq!((read.split, read.delta, read.cluster.name.as_str()), (true, true, "control"));
+    for (lds, rds, expected) in [
+        (ads, delta(), "expected one kind of source for both"),
+        (source("control", "GRPC"), delta(), "expected the same cluster and api_type"),
+        (delta(), source("other", "DELTA_GRPC"), "no such stream"),
+        (delta(), source("control", "REST"), "api_type"),
+    ] {
+        let why = load(delta(), lds, rds).unwrap_err();
+        assert!(why.contains(expected), "{why}");
+    }
+}

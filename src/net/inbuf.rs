@@ -180,3 +180,6 @@ impl Drop for ReadBuffer {
         self.release();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -88,22 +88,25 @@ impl Display for Rejection {
     }
 }
 
-/// Something in an accepted resource that does nothing.
+/// Something in an accepted resource that does nothing, or that only its reader can judge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
     /// Field path; an unknown field ends in its number, `<17>`.
     pub path: String,
-    /// Why it does nothing.
+    /// What it is.
     pub kind: NoteKind,
 }
 
-/// Why a part of a resource does nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why a part of a resource is noted.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoteKind {
     /// Not in `proto/`: newer than Mizzen, or left out. Counted as `dynamic_unknown_fields`.
     UnknownField,
     /// Known, harmless to leave out, not acted upon.
     NoEffect,
+    /// What it names comes by a stream of its type's own, from this cluster, instead of ADS. Whether there is such
+    /// a stream is for the caller to judge.
+    OwnStream { cluster: String, delta: bool },
 }
 
 /// An accepted resource.

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 use super::grpc::GrpcConnector;
 pub use super::grpc::{Address, AdsConfig};
+use super::types::ResourceType;
 use super::wire::Message;
 use crate::util::backoff::FullJitter;
 
@@ -55,6 +56,8 @@ pub enum ClientRequest {
     Send {
         /// The stream it is meant for.
         stream: u64,
+        /// What it is about.
+        kind: ResourceType,
         /// The encoded message.
         bytes: Bytes,
     },
@@ -69,11 +72,11 @@ pub enum ClientRequest {
 
 /// A bidirectional stream of messages: gRPC in the process, a script in tests.
 pub trait AdsStream {
-    /// Queues a request.
+    /// Queues a request about `kind`.
     ///
     /// # Errors
     /// The stream is dead, or the server has left too many requests unread.
-    fn send(&mut self, request: Bytes) -> Result<(), String>;
+    fn send(&mut self, kind: ResourceType, request: Bytes) -> Result<(), String>;
 
     /// The next response; `None` when the server ended the stream in good order.
     ///
@@ -211,8 +214,8 @@ impl<E: From<ClientEvent>> Link<E> {
                 turn = self.turn() => match turn {
                     Turn::Delivered => {}
                     Turn::Over => return None,
-                    Turn::Request(ClientRequest::Send { stream: of, bytes }) if of == number => {
-                        if let Err(why) = stream.send(bytes) {
+                    Turn::Request(ClientRequest::Send { stream: of, kind, bytes }) if of == number => {
+                        if let Err(why) = stream.send(kind, bytes) {
                             return Some(why);
                         }
                     }

@@ -123,8 +123,9 @@ impl Driver {
     pub fn flush(&mut self) {
         let (stream, requests) = self.state.take_requests();
         for request in requests {
+            let kind = request.kind;
             let bytes = Bytes::from(convert::encode(request, &self.node));
-            self.unsent.push_back(ClientRequest::Send { stream, bytes });
+            self.unsent.push_back(ClientRequest::Send { stream, kind, bytes });
         }
         while let Ok(permit) = self.to_client.try_reserve() {
             let Some(request) = self.unsent.pop_front() else { break };

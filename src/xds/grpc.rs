@@ -2,17 +2,17 @@
 //!
 //! Connects to the first address that answers (names are resolved anew for every attempt), speaks HTTP/2
 //! through tonic's channel, and cuts the body into messages itself: tonic's decoder would keep a buffer of
-//! the largest message for as long as the stream lives. A channel carries exactly one stream and is dropped
-//! with it, so nothing reconnects behind our back.
+//! the largest message for as long as the stream lives. A channel carries one aggregated stream, or one per type,
+//! and is dropped with it: when one of them ends all do, so nothing reconnects behind our back.
 
 use std::error::Error as StdError;
 use std::fmt::Write as _;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,6 +32,7 @@ use tower_service::Service;
 
 use super::client::{AdsConnect, AdsStream};
 use super::state::Variant;
+use super::types::ResourceType;
 use super::wire::{Framer, Message, frame};
 
 /// Requests a server may leave unread before the stream counts as stuck.
@@ -63,6 +64,8 @@ pub struct AdsConfig {
     pub addresses: Vec<Address>,
     /// Which of the two streams to open.
     pub variant: Variant,
+    /// A stream per type, of the types' own services, instead of one aggregated stream.
+    pub split: bool,
     /// `:authority` of the requests.
     pub authority: String,
     /// Further headers (`initial_metadata`).
@@ -89,6 +92,7 @@ impl AdsConfig {
         Self {
             addresses,
             variant,
+            split: false,
             authority: "xds".to_owned(),
             metadata: Vec::new(),
             connect_timeout: Duration::from_secs(5),
@@ -100,14 +104,16 @@ impl AdsConfig {
         }
     }
 
-    const fn path(&self) -> &'static str {
+    /// The method of the stream that requests about `kind` go to.
+    const fn path(&self, kind: ResourceType) -> &'static str {
+        const AGGREGATED: (&str, &str) = (
+            "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources",
+            "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources",
+        );
+        let methods = if self.split { kind.methods() } else { AGGREGATED };
         match self.variant {
-            Variant::Sotw => {
-                "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
-            }
-            Variant::Delta => {
-                "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
-            }
+            Variant::Sotw => methods.0,
+            Variant::Delta => methods.1,
         }
     }
 
@@ -124,8 +130,8 @@ impl AdsConfig {
             .keep_alive_while_idle(true))
     }
 
-    fn request(&self, body: Body) -> Result<Request<Body>, String> {
-        let mut request = Request::post(format!("http://{}{}", self.authority, self.path()))
+    fn request(&self, path: &str, body: Body) -> Result<Request<Body>, String> {
+        let mut request = Request::post(format!("http://{}{path}", self.authority))
             .header("content-type", "application/grpc")
             .header("te", "trailers");
         for (name, value) in &self.metadata {
@@ -172,14 +178,8 @@ impl AdsConnect for GrpcConnector {
     type Stream = GrpcStream;
 
     async fn connect(&mut self) -> Result<GrpcStream, String> {
-        let mut channel = self.channel().await?;
-        let (requests, queue) = mpsc::channel(UNSENT_REQUESTS);
-        let frames = ReceiverStream::new(queue).map(|bytes: Bytes| Ok::<_, Status>(Frame::data(bytes)));
-        let request = self.config.request(Body::new(StreamBody::new(frames)))?;
-        poll_fn(|cx| channel.poll_ready(cx)).await.map_err(|error| chain(&error))?;
-        let opening = Box::pin(channel.call(request));
-        let framer = Framer::new(self.config.max_message);
-        Ok(GrpcStream { requests, state: State::Opening(opening), framer, _channel: channel })
+        let channel = self.channel().await?;
+        Ok(GrpcStream { config: self.config.clone(), channel, calls: Vec::new(), turn: 0, waiting: None })
     }
 }
 
@@ -248,24 +248,80 @@ impl<T: Send + 'static> Service<Uri> for Once<T> {
 
 type Opening = Pin<Box<dyn Future<Output = Result<Response<Body>, tonic::transport::Error>> + Send>>;
 
-/// One open stream.
+/// What one connection carries: the aggregated stream, or one for each type that was asked for.
 pub struct GrpcStream {
+    config: AdsConfig,
+    channel: Channel,
+    /// Open streams, in the order in which they were first needed.
+    calls: Vec<Call>,
+    /// Which of them is looked at first.
+    turn: usize,
+    /// Whoever polls before there is a stream.
+    waiting: Option<Waker>,
+}
+
+/// One stream.
+struct Call {
+    path: &'static str,
     requests: mpsc::Sender<Bytes>,
     state: State,
     framer: Framer,
-    /// Keeps the connection while the stream lives.
-    _channel: Channel,
 }
 
 enum State {
+    /// Not sent yet: the connection has to be ready first.
+    New(Channel, Request<Body>),
     /// No response headers yet: many servers send them with the first message only.
     Opening(Opening),
     Open(Body),
+    Failed,
 }
 
 impl AdsStream for GrpcStream {
-    fn send(&mut self, request: Bytes) -> Result<(), String> {
-        self.requests.try_send(frame(&request)).map_err(|error| match error {
+    fn send(&mut self, kind: ResourceType, request: Bytes) -> Result<(), String> {
+        let path = self.config.path(kind);
+        let at = self.calls.iter().position(|call| call.path == path);
+        if at.is_none() {
+            self.calls.push(Call::new(&self.config, path, self.channel.clone())?);
+            if let Some(waiting) = self.waiting.take() {
+                waiting.wake();
+            }
+        }
+        let call = match at {
+            Some(at) => self.calls.get(at),
+            None => self.calls.last(),
+        };
+        call.map_or(Ok(()), |call| call.send(&request))
+    }
+
+    fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Message>, String>> {
+        if self.calls.is_empty() {
+            self.waiting = Some(cx.waker().clone());
+        }
+        let count = self.calls.len();
+        for at in (0..count).map(|i| (i + self.turn) % count) {
+            let Some(call) = self.calls.get_mut(at) else { continue };
+            if let Poll::Ready(response) = call.poll_response(cx) {
+                // The others are looked at before this one again.
+                self.turn = at + 1;
+                return Poll::Ready(response);
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Call {
+    fn new(config: &AdsConfig, path: &'static str, channel: Channel) -> Result<Self, String> {
+        let (requests, queue) = mpsc::channel(UNSENT_REQUESTS);
+        let frames = ReceiverStream::new(queue).map(|bytes: Bytes| Ok::<_, Status>(Frame::data(bytes)));
+        let request = config.request(path, Body::new(StreamBody::new(frames)))?;
+        let framer = Framer::new(config.max_message);
+        Ok(Call { path, requests, state: State::New(channel, request), framer })
+    }
+
+    fn send(&self, request: &Bytes) -> Result<(), String> {
+        self.requests.try_send(frame(request)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => {
                 format!("the control plane left {UNSENT_REQUESTS} requests unread")
             }
@@ -276,6 +332,14 @@ impl AdsStream for GrpcStream {
     fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Message>, String>> {
         loop {
             match &mut self.state {
+                State::New(channel, _) => {
+                    ready!(channel.poll_ready(cx)).map_err(|error| chain(&error))?;
+                    if let State::New(mut channel, request) =
+                        std::mem::replace(&mut self.state, State::Failed)
+                    {
+                        self.state = State::Opening(Box::pin(channel.call(request)));
+                    }
+                }
                 State::Opening(opening) => {
                     let response = ready!(opening.as_mut().poll(cx)).map_err(|error| chain(&error))?;
                     check_head(&response)?;
@@ -294,6 +358,7 @@ impl AdsStream for GrpcStream {
                         },
                     }
                 }
+                State::Failed => return Poll::Ready(Err("the stream is over".to_owned())),
             }
         }
     }

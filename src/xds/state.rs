@@ -46,13 +46,22 @@ pub struct StateConfig {
     pub lds_wait: Duration,
     /// Seed of the jitter.
     pub seed: u64,
+    /// Each type has a stream of its own: the first request of each introduces the node.
+    pub split: bool,
 }
 
 impl StateConfig {
     /// The defaults for `variant`: limits of [`Limits`], 2 s for LDS.
     #[must_use]
     pub fn new(variant: Variant) -> Self {
-        Self { variant, node_bytes: 0, limits: Limits::default(), lds_wait: Duration::from_secs(2), seed: 1 }
+        Self {
+            variant,
+            node_bytes: 0,
+            limits: Limits::default(),
+            lds_wait: Duration::from_secs(2),
+            seed: 1,
+            split: false,
+        }
     }
 }
 
@@ -64,6 +73,8 @@ pub(super) struct TypeState {
     interest: BTreeSet<Arc<str>>,
     /// A first request was sent on this stream.
     subscribed: bool,
+    /// The node went with it, where the type has a stream of its own.
+    introduced: bool,
     /// The last nonce received on this stream.
     nonce: Arc<str>,
     /// State of the world: the last version accepted as a whole.
@@ -88,6 +99,7 @@ impl TypeState {
             store: Store::new(kind, limits, names),
             interest: BTreeSet::new(),
             subscribed: false,
+            introduced: false,
             nonce: Arc::from(""),
             accepted: Arc::from(""),
             sent: Arc::from([]),
@@ -203,7 +215,7 @@ impl AdsState {
         self.out.clear();
         for kind in ResourceType::ALL {
             let state = self.types.get_mut(kind);
-            (state.subscribed, state.dirty, state.pending) = (false, false, 0);
+            (state.subscribed, state.introduced, state.dirty, state.pending) = (false, false, false, 0);
             (state.nonce, state.delayed) = (Arc::from(""), None);
         }
     }
@@ -272,7 +284,11 @@ impl AdsState {
         if let Some((_, delayed)) = self.types.get_mut(request.kind).delayed.take() {
             self.out.push_back(delayed);
         }
-        request.with_node = !std::mem::replace(&mut self.node_sent, true);
+        let sent = match self.config.split {
+            true => &mut self.types.get_mut(request.kind).introduced,
+            false => &mut self.node_sent,
+        };
+        request.with_node = !std::mem::replace(sent, true);
         self.out.push_back(request);
     }
 

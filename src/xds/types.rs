@@ -68,6 +68,29 @@ impl ResourceType {
         }
     }
 
+    /// The gRPC methods of a stream of this type alone: state of the world, and delta.
+    #[must_use]
+    pub const fn methods(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Cluster => (
+                "/envoy.service.cluster.v3.ClusterDiscoveryService/StreamClusters",
+                "/envoy.service.cluster.v3.ClusterDiscoveryService/DeltaClusters",
+            ),
+            Self::Endpoint => (
+                "/envoy.service.endpoint.v3.EndpointDiscoveryService/StreamEndpoints",
+                "/envoy.service.endpoint.v3.EndpointDiscoveryService/DeltaEndpoints",
+            ),
+            Self::Listener => (
+                "/envoy.service.listener.v3.ListenerDiscoveryService/StreamListeners",
+                "/envoy.service.listener.v3.ListenerDiscoveryService/DeltaListeners",
+            ),
+            Self::Route => (
+                "/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes",
+                "/envoy.service.route.v3.RouteDiscoveryService/DeltaRoutes",
+            ),
+        }
+    }
+
     /// Whether the type is subscribed as a whole. Only then does absence from a state-of-the-world answer,
     /// or a removal, take the resource away; for the others the last good one stays, marked withdrawn.
     #[must_use]

@@ -51,7 +51,7 @@ impl Setup {
         Proxy::start(Plan {
             workers: self.workers,
             fixed: Vec::new(),
-            ads: Some(AdsPlan { config, node, state_dir, fetch: FetchLimits::default() }),
+            ads: Some(AdsPlan { own_streams: None, config, node, state_dir, fetch: FetchLimits::default() }),
             options: self.options,
             static_unknown_fields: 0,
             drain_spread: self.drain_spread,

@@ -118,7 +118,9 @@ pub fn admit(head: &mut request::Parts, max_headers: usize) -> Result<Admitted, 
         let authority = Authority::try_from(host.as_bytes()).map_err(|_| refused())?;
         head.uri = with_authority(&head.uri, authority).ok_or_else(refused)?;
     }
-    if head.uri.authority().is_none() {
+    // A user, or two hosts in one: another reader may take either for the host.
+    let plain = |authority: &Authority| !authority.as_str().bytes().any(|byte| matches!(byte, b'@' | b','));
+    if !head.uri.authority().is_some_and(plain) {
         return Err(refused());
     }
     if head.headers.values().any(is_padded) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::model::{Address, Cidr};
 use crate::proto::envoy::config::core::v3 as core;
 use crate::proto::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
-use crate::translate::finding::{Findings, Path};
+use crate::translate::finding::{Findings, Note, NoteKind, Path};
 
 /// What "never" becomes where a number is needed, and the cap of every duration: timers must not overflow.
 pub(super) const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -239,12 +239,37 @@ pub(super) fn ads_source(
         Some(Kind::Ads(_) | Kind::Self_(_)) => None,
         Some(Kind::Path(_)) => Some("path"),
         Some(Kind::PathConfigSource(_)) => Some("path_config_source"),
-        Some(Kind::ApiConfigSource(_)) => Some("api_config_source"),
+        Some(Kind::ApiConfigSource(api)) => {
+            own_stream(&path.name("api_config_source"), api, out);
+            None
+        }
         None => Some("config_source_specifier"),
     };
     if let Some(field) = other {
-        out.bad(&path.name(field), "", "only the ADS stream is supported as a source (nearest valid: ads)");
+        out.bad(&path.name(field), "", "only streams are supported as a source (nearest valid: ads)");
     }
     let default = Some(Duration::from_secs(15));
     timeout(&path.name("initial_fetch_timeout"), source.initial_fetch_timeout.as_ref(), default, out)
+}
+
+/// A stream for one type, beside or instead of ADS.
+fn own_stream(path: &Path<'_>, source: &core::ApiConfigSource, out: &mut Findings) {
+    use core::api_config_source::ApiType;
+    use core::grpc_service::TargetSpecifier;
+    let delta = match source.api_type() {
+        ApiType::Grpc => false,
+        ApiType::DeltaGrpc => true,
+        other => {
+            out.bad(&path.name("api_type"), other.as_str_name(), "nearest valid: GRPC, DELTA_GRPC");
+            return;
+        }
+    };
+    let service = source.grpc_services.first().and_then(|service| service.target_specifier.as_ref());
+    match service {
+        Some(TargetSpecifier::EnvoyGrpc(grpc)) => {
+            let kind = NoteKind::OwnStream { cluster: grpc.cluster_name.clone(), delta };
+            out.add_note(Note { path: path.to_string(), kind });
+        }
+        _ => out.bad(&path.name("grpc_services"), "", "one envoy_grpc with a cluster_name is needed"),
+    }
 }

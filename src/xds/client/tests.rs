@@ -46,7 +46,7 @@ impl AdsConnect for Fake {
 }
 
 impl AdsStream for Fake {
-    fn send(&mut self, request: Bytes) -> Result<(), String> {
+    fn send(&mut self, _: ResourceType, request: Bytes) -> Result<(), String> {
         let mut script = self.0.borrow_mut();
         if script.refuse_sending {
             return Err("stuck".to_owned());
@@ -94,7 +94,7 @@ fn runtime(test: impl Future<Output = ()>) {
 }
 
 fn send(stream: u64, text: &'static str) -> ClientRequest {
-    ClientRequest::Send { stream, bytes: Bytes::from_static(text.as_bytes()) }
+    ClientRequest::Send { stream, kind: ResourceType::Cluster, bytes: Bytes::from_static(text.as_bytes()) }
 }
 
 #[test]

@@ -17,6 +17,27 @@ fn first_message_alone_carries_the_node() {
 }
 
 #[test]
+fn with_a_stream_per_type_each_introduces_the_node() {
+    for variant in [Sotw, Delta] {
+        let mut rig = Rig::new(variant);
+        rig.state.config.split = true;
+        for _ in 0..2 {
+            let mut seen = rig.reconnect();
+            rig.accept(Cluster, "1", &[("a", "1")], &[]);
+            rig.interest(Endpoint, &["a"]);
+            rig.accept(Listener, "1", &[("l", "1")], &[]);
+            rig.interest(Endpoint, &["a", "b"]);
+            seen.extend(rig.take());
+            for kind in [Cluster, Listener] {
+                let mut of = seen.iter().filter(|request| request.kind == kind);
+                assert!(of.next().is_none_or(|first| first.with_node), "{kind:?}");
+                assert!(of.all(|request| !request.with_node), "{kind:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn order_at_start_is_cds_eds_lds_rds() {
     for variant in [Sotw, Delta] {
         let mut rig = Rig::connected(variant);
