@@ -246,7 +246,11 @@ pub(super) fn ads_source(
         None => Some("config_source_specifier"),
     };
     if let Some(field) = other {
-        out.bad(&path.name(field), "", "only streams are supported as a source (nearest valid: ads)");
+        out.bad(
+            &path.name(field),
+            "",
+            "only the ADS stream and streams per type are supported as a source (nearest valid: ads)",
+        );
     }
     let default = Some(Duration::from_secs(15));
     timeout(&path.name("initial_fetch_timeout"), source.initial_fetch_timeout.as_ref(), default, out)
