@@ -220,7 +220,7 @@ impl<'a> Hosts<'a> {
             self.noted = self.noted.min(i);
             return;
         }
-        out.add_note(Note { path: format!("virtual_hosts[{i}].{}", note.path), kind: note.kind });
+        out.add_note(Note { path: format!("virtual_hosts[{i}].{}", note.path), kind: note.kind.clone() });
         self.notes.push((i, note));
     }
 }
