@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Modules lower in this table never use higher ones; `tests/structure.rs` holds the code to it:
-//! `util model message telemetry` < `protocol router net` < `cluster` < `snapshot` < `stream` <
+//! `util model message telemetry` < `protocol router net` < `filter cluster` < `snapshot` < `stream` <
 //! `listener` < `worker` < `app`; beside them `bootstrap xds → translate → model`, and `admin control`,
 //! which read snapshots and metrics.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
@@ -24,6 +24,7 @@ pub mod cli;
 pub mod cluster;
 pub mod control;
 pub mod demo;
+pub mod filter;
 pub mod listener;
 pub mod message;
 pub mod model;

@@ -157,5 +157,6 @@ impl admin::Lifecycle for Lifecycle {
 
     fn set_failed(&self, failed: bool) {
         self.failed.store(failed, Relaxed);
+        crate::telemetry::fail_checks(failed);
     }
 }

@@ -2,15 +2,17 @@
 
 use super::chain::{self, Inputs};
 use super::drain::Spread;
+use crate::filter::{self, Peer};
 use crate::message::Flags;
 use crate::model::{Address, Direction, LogKind};
 use crate::net::{Conn, PeerAddress};
-use crate::snapshot::{FilterSpec, ListenerSpec, View};
+use crate::snapshot::{ChainSpec, FilterSpec, ListenerSpec, View};
 use crate::stream::{self, Bound, Drain, Handle, Local, Record, Served};
 use crate::telemetry::{ListenerStats, Registration};
 use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -205,6 +207,9 @@ impl Active {
             }
             return;
         };
+        if !self.admits(&chain, source, local_address) {
+            return;
+        }
         let logs = (!spec.model.access_log.is_empty()).then(|| Rc::new(spec.model.access_log.clone()));
         let handle = Handle::new(spec.model.name.as_str().into(), chain.clone(), peer, local_address);
         if let Some(last) = &*self.last_view.borrow() {
@@ -236,6 +241,23 @@ impl Active {
             record.log_to(logs);
             record.finish(&self.local, Some(&served), (None, None));
         }
+    }
+
+    /// Whether the chain's guards let a connection in: decided before a byte of either side is passed on.
+    fn admits(&self, chain: &ChainSpec, direct: Option<SocketAddr>, local: Option<SocketAddr>) -> bool {
+        chain.model.guards.iter().all(|guard| {
+            let remote = direct.map(|peer| peer.ip().to_canonical());
+            let peer = Peer { direct, remote, local, ..Peer::default() };
+            let (admitted, shadow) = filter::admits(guard, &peer);
+            let stats = self.local.guard_stats(guard);
+            if guard.rbac.rules.is_some() {
+                stats.inc(usize::from(!admitted));
+            }
+            if let Some(admitted) = shadow {
+                stats.inc(2 + usize::from(!admitted));
+            }
+            admitted
+        })
     }
 
     /// What the admin shows.

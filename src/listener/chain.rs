@@ -113,10 +113,16 @@ mod tests {
             hash_source_ip: false,
             criteria: Default::default(),
         };
-        let model = FilterChain { name: name.into(), matcher, filter: NetworkFilter::Tcp(tcp.clone()) };
+        let model = FilterChain {
+            name: name.into(),
+            matcher,
+            guards: Vec::new(),
+            filter: NetworkFilter::Tcp(tcp.clone()),
+        };
         Arc::new(ChainSpec {
             model,
             filter: FilterSpec::Tcp { config: tcp, clusters: WeightedPick::default() },
+            filters: None,
             leftover: Default::default(),
         })
     }

@@ -99,6 +99,12 @@ reasons! {
     HeaderOverflow = ("header_overflow", 431, 9, "DPE", "request_headers_too_large");
     /// The client went away.
     DownstreamReset = ("downstream_reset", 499, 3, "DC", "downstream_remote_disconnect");
+    /// A filter was told to fail it.
+    Fault = ("fault_injected", 503, 3, "FI", "fault_filter_abort");
+    /// Too many requests for a local limit.
+    RateLimited = ("rate_limited", 429, 4, "RL", "local_rate_limited");
+    /// A policy does not admit it.
+    Denied = ("access_denied", 403, 2, "-", "rbac_access_denied_matched_policy[none]");
     /// A filter or policy of ours ended it.
     LocalReset = ("local_reset", 500, 3, "LR", "local_reset");
 }

@@ -7,8 +7,12 @@ mod facts;
 pub mod failure;
 mod flags;
 mod head;
+mod headers;
+mod metadata;
 
 pub use facts::{Fact, Facts, Moment, Point};
 pub use failure::{Failure, Reason};
 pub use flags::Flags;
 pub use head::Head;
+pub use headers::{Headers, Request};
+pub use metadata::{Datum, Metadata};

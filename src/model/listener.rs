@@ -61,6 +61,8 @@ pub struct FilterChain {
     pub name: String,
     /// What connections it takes.
     pub matcher: ChainMatch,
+    /// Who may connect; all have to agree.
+    pub guards: Vec<super::NetworkRbac>,
     /// Its terminal filter.
     pub filter: NetworkFilter,
 }
@@ -154,6 +156,8 @@ pub struct HttpManager {
     pub server_name: String,
     /// One line per stream.
     pub access_log: Arc<AccessLogs>,
+    /// HTTP filters before the router, in the order requests pass them.
+    pub filters: Vec<super::HttpFilter>,
 }
 
 /// What HCM speaks to clients.
@@ -183,6 +187,8 @@ pub struct RpcProxy {
     pub max_frame: usize,
     /// One line per call.
     pub access_log: Arc<AccessLogs>,
+    /// Stream filters, in the order requests pass them.
+    pub filters: Vec<super::HttpFilter>,
 }
 
 impl RpcProxy {

@@ -9,6 +9,7 @@ mod access_log;
 mod address;
 mod cluster;
 mod endpoint;
+mod filter;
 mod format;
 mod headers;
 mod http;
@@ -31,6 +32,14 @@ pub use cluster::{
     SlowStart, SocketOption, SocketState, StatusRange, Subsets, TcpKeepalive, Thresholds, UpstreamProtocol,
 };
 pub use endpoint::{Endpoint, Endpoints, Health, Locality};
+pub use filter::{
+    AbortWith, Algorithm, BucketConfig, Compiled, Compression, Compressor, Cors, Decompressor, Descriptor,
+    Fault, FaultAbort, FaultDelay, FaultRate, FilterConfig, FilterRule, GrpcStats, HeaderMutation,
+    HeaderRule, HeaderToMetadata, HealthCheckFilter, HttpFilter, IpAccess, LocalRateLimit, MetadataEntry,
+    MetadataMatch, MetadataValue, Mutation, NetworkRbac, ParameterMutation, Permission, Policies, Policy,
+    Principal, RateLimit, RateLimitAction, Rbac, RbacAction, RbacSet, RouteFilter, RouteFilters, RuleSource,
+    SetMetadata, ValueMatch, VirtualHostLimits,
+};
 pub(crate) use format::query_parameter;
 pub use format::{Block, Format, FormatError, TimeFormat};
 pub use headers::{EditValue, HeaderEdit, HeaderEdits, HeaderMatch, HeaderMatchKind};
@@ -45,8 +54,8 @@ pub use listener::{
 };
 pub use route::{
     Action, ClusterChoice, DirectResponse, Fraction, HostRewrite, Mirror, PathMatch, PathRewrite, QueryMatch,
-    Redirect, RequireTls, Route, RouteAction, RouteConfig, RouteFilter, RouteFilters, RouteMatch,
-    TemplatePart, VirtualHost, WeightedCluster,
+    Redirect, RequireTls, Route, RouteAction, RouteConfig, RouteMatch, TemplatePart, VirtualHost,
+    WeightedCluster,
 };
 pub use route_options::{
     Criteria, DrawBy, HashPolicy, HashSource, MaxStream, Priority, RateLimitedBackOff, ResetFormat, RetryOn,

@@ -1,10 +1,10 @@
 //! Route tables.
 
 use super::{
-    Criteria, Format, HeaderEdits, HeaderMatch, Regex, RetryPolicy, RouteOptions, StringMatch, UriTemplate,
+    Criteria, Format, HeaderEdits, HeaderMatch, RateLimit, Regex, RetryPolicy, RouteFilters, RouteOptions,
+    StringMatch, UriTemplate,
 };
 use serde::Serialize;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,6 +87,8 @@ pub struct VirtualHost {
     /// For routes that have none.
     pub mirrors: Vec<Mirror>,
     pub filters: RouteFilters,
+    /// What local rate limits sort its requests by.
+    pub rate_limits: Arc<[RateLimit]>,
 }
 
 impl VirtualHost {
@@ -109,16 +111,6 @@ pub enum RequireTls {
     All,
 }
 
-/// Configuration of HTTP filters by the filter's name, at one level of a table.
-pub type RouteFilters = BTreeMap<String, RouteFilter>;
-
-/// What one level says about one filter.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub enum RouteFilter {
-    /// The filter is passed over.
-    Disabled,
-}
-
 /// Match and action.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Route {
@@ -130,6 +122,8 @@ pub struct Route {
     /// As [`VirtualHost::buffer_limit`].
     pub buffer_limit: Option<u64>,
     pub filters: RouteFilters,
+    /// What local rate limits sort its requests by.
+    pub rate_limits: Arc<[RateLimit]>,
 }
 
 impl Route {
@@ -143,6 +137,7 @@ impl Route {
             response_headers: HeaderEdits::default(),
             buffer_limit: None,
             filters: RouteFilters::new(),
+            rate_limits: Arc::default(),
         }
     }
 }

@@ -19,6 +19,7 @@ impl CompiledHost {
         intern: &mut dyn FnMut(&str) -> ClusterId,
     ) -> Arc<CompiledHost> {
         let mut clusters = Vec::new();
+        let filters = (!table.filters.is_empty()).then(|| Arc::new(table.filters.clone()));
         let routes = host
             .routes
             .iter()
@@ -28,7 +29,7 @@ impl CompiledHost {
                     clusters.push(id);
                     id
                 };
-                Arc::new(compile_route(&Levels { route, host, table }, &mut note))
+                Arc::new(compile_route(&Levels { route, host, table, filters: filters.as_ref() }, &mut note))
             })
             .collect();
         clusters.sort_unstable();
@@ -55,7 +56,7 @@ fn to_tls(host: &Arc<VirtualHost>, table: &RouteConfig) -> RouteSpec {
         ..VirtualHost::clone(host)
     });
     let table = RouteConfig { name: table.name.clone(), ..RouteConfig::default() };
-    compile_route(&Levels { route: &route, host: &bare, table: &table }, &mut |_| ClusterId(0))
+    compile_route(&Levels { route: &route, host: &bare, table: &table, filters: None }, &mut |_| ClusterId(0))
 }
 
 /// A route and the two levels above it.
@@ -63,6 +64,7 @@ struct Levels<'a> {
     route: &'a Arc<Route>,
     host: &'a Arc<VirtualHost>,
     table: &'a RouteConfig,
+    filters: Option<&'a Arc<RouteFilters>>,
 }
 
 impl Levels<'_> {
@@ -87,15 +89,6 @@ impl Levels<'_> {
         self.join(share, of)
     }
 
-    fn filters(&self) -> Option<Box<RouteFilters>> {
-        let levels = [&self.table.filters, &self.host.filters, &self.route.filters];
-        if levels.iter().all(|level| level.is_empty()) {
-            return None;
-        }
-        let all = levels.iter().flat_map(|level| level.iter());
-        Some(Box::new(all.map(|(name, filter)| (name.clone(), filter.clone())).collect()))
-    }
-
     fn mirrors<'s>(&'s self, action: &'s RouteAction) -> &'s [Mirror] {
         let own = action.options.as_ref().map(|options| options.mirrors.as_slice());
         match own {
@@ -118,7 +111,7 @@ fn compile_route(levels: &Levels<'_>, intern: &mut dyn FnMut(&str) -> ClusterId)
         },
         request_edits: levels.request(&none),
         response_edits: levels.response(&none),
-        filters: levels.filters(),
+        table_filters: levels.filters.cloned(),
     }
 }
 

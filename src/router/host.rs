@@ -5,8 +5,8 @@ use super::routes::Routes;
 use super::{Choice, EditPlan, HostCriteria, WeightedPick};
 use crate::message::Head;
 use crate::model::{
-    Action, ClusterId, DirectResponse, Fraction, Mirror, Priority, Redirect, RequireTls, RetryPolicy, Route,
-    RouteFilter, RouteFilters, RouteMatch, RouteOptions, VirtualHost,
+    Action, ClusterId, DirectResponse, FilterRule, Fraction, Mirror, Priority, Redirect, RequireTls,
+    RetryPolicy, Route, RouteFilter, RouteFilters, RouteMatch, RouteOptions, VirtualHost,
 };
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -60,8 +60,8 @@ pub struct RouteSpec {
     pub request_edits: EditPlan,
     /// Response header edits, likewise.
     pub response_edits: EditPlan,
-    /// Filter configuration of route, virtual host and table in one; `None` where nobody has any.
-    pub(super) filters: Option<Box<RouteFilters>>,
+    /// Filter configuration of the table, if it has any.
+    pub(super) table_filters: Option<Arc<RouteFilters>>,
 }
 
 /// What a matched request meets.
@@ -193,8 +193,30 @@ impl RouteSpec {
     /// The most specific configuration of the filter `name`: the drawn share's, the route's, the virtual
     /// host's or the table's.
     pub fn filter<'s>(&'s self, name: &str, share: Option<&'s Choice>) -> Option<&'s RouteFilter> {
-        let own = share.and_then(|share| share.filters.as_ref()?.get(name));
-        own.or_else(|| self.filters.as_ref()?.get(name))
+        self.filter_levels(share).find_map(|level| level.get(name))
+    }
+
+    /// The rules for the filter `name` at all levels, most specific first.
+    pub fn filter_rules<'s>(
+        &'s self,
+        name: &'s str,
+        share: Option<&'s Choice>,
+    ) -> impl Iterator<Item = &'s FilterRule> {
+        self.filter_levels(share).filter_map(move |level| match level.get(name) {
+            Some(RouteFilter::Rule(rule)) => Some(&**rule),
+            _ => None,
+        })
+    }
+
+    /// Filter configuration at all levels that have any, most specific first.
+    fn filter_levels<'s>(&'s self, share: Option<&'s Choice>) -> impl Iterator<Item = &'s RouteFilters> {
+        let levels = [
+            share.and_then(|share| share.filters.as_deref()),
+            Some(&self.model.filters),
+            Some(&self.host.filters),
+            self.table_filters.as_deref(),
+        ];
+        levels.into_iter().flatten().filter(|level| !level.is_empty())
     }
 
     /// Draws the cluster of one request with `random` (uniform over `u64`). Where the route says so, the

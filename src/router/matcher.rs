@@ -69,6 +69,22 @@ fn path_matches<H: Head + ?Sized>(matcher: &PathMatch, target: &Target<'_>, head
     }
 }
 
+/// Whether `head` satisfies one header condition, by the rules of routes.
+pub fn header_holds(matcher: &HeaderMatch, head: &dyn Head) -> bool {
+    header_matches(matcher, head)
+}
+
+/// Whether `head` satisfies one condition on its query.
+pub fn query_holds(matcher: &QueryMatch, head: &dyn Head) -> bool {
+    let (_, query) = split_path(head.path_and_query().unwrap_or_default());
+    query_matches(matcher, query)
+}
+
+/// The path of `head` without query and fragment; `None` where the protocol has no paths.
+pub fn path_of(head: &dyn Head) -> Option<&[u8]> {
+    head.path_and_query().map(|target| split_path(target).0)
+}
+
 pub(super) fn header_matches<H: Head + ?Sized>(matcher: &HeaderMatch, head: &H) -> bool {
     let (mut present, mut hit) = (false, false);
     head.each_value(&matcher.name, &mut |value| {

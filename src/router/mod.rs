@@ -24,6 +24,7 @@ pub use edits::{Edit, EditPlan};
 pub use hash::{Hash, NewCookie};
 pub use host::{ActionSpec, ClusterPick, CompiledHost, Draw, Drawn, ForwardSpec, MirrorSpec, RouteSpec};
 pub use limits::Limits;
+pub use matcher::{header_holds, path_of, query_holds};
 pub use table::RouteTable;
 pub use weighted::{Choice, HostCriteria, WeightedPick};
 

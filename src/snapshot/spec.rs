@@ -1,5 +1,6 @@
 //! Compiled listeners.
 
+use crate::filter;
 use crate::model::{FilterChain, HttpManager, Listener, Protocol, RouteId, RpcProxy, TcpProxy};
 use crate::router::WeightedPick;
 use std::sync::Arc;
@@ -25,6 +26,8 @@ pub struct ChainSpec {
     pub model: FilterChain,
     /// What serves the connection.
     pub filter: FilterSpec,
+    /// What its requests meet before the router; `None`: nothing.
+    pub filters: Option<Arc<filter::Chain>>,
     /// Connections on it since it was replaced by one that cannot serve them.
     pub leftover: Leftover,
 }

@@ -206,6 +206,7 @@ fn facts<'a>(frame: &'a Frame, begin: Instant, forward: &Forward<'a>) -> StreamF
         route: Some(forward.route),
         attempt: None,
         response: None,
+        metadata: None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Handle;
 use super::exchange::Attempt;
-use crate::message::{Fact, Facts, Head, Moment};
+use crate::message::{Fact, Facts, Head, Metadata, Moment};
 use crate::net::PeerAddress;
 use crate::router::RouteSpec;
 use http::HeaderMap;
@@ -29,6 +29,8 @@ pub struct StreamFacts<'a> {
     pub attempt: Option<&'a Attempt>,
     /// The response's status and headers.
     pub response: Option<(u16, &'a HeaderMap)>,
+    /// What filters left.
+    pub metadata: Option<&'a Metadata>,
 }
 
 impl StreamFacts<'_> {
@@ -92,6 +94,10 @@ impl Facts for StreamFacts<'_> {
             Fact::VirtualHostName => put(self.route.map(|route| &route.host().name as _)),
             _ => false,
         }
+    }
+
+    fn dynamic_metadata(&self, namespace: &str, path: &[Box<str>], out: &mut Vec<u8>) -> bool {
+        self.metadata.is_some_and(|metadata| metadata.write(namespace, path, out))
     }
 
     fn time(&self, moment: Moment) -> Option<SystemTime> {

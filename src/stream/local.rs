@@ -2,8 +2,9 @@
 
 use super::record::Record;
 use crate::cluster::{Cluster, Env, Table};
+use crate::filter::{self, Counters};
 use crate::message::Reason;
-use crate::model::{ClusterId, Listener};
+use crate::model::{ClusterId, Listener, NetworkRbac};
 use crate::snapshot::View;
 use crate::telemetry::failure_log::FailureLog;
 use crate::telemetry::files::Outlet;
@@ -28,10 +29,13 @@ pub struct Local {
     pub outlet: Outlet,
     /// Records of streams that are over, for later ones.
     pub(super) records: RefCell<Vec<Box<Record>>>,
+    /// What filters count.
+    pub filters: filter::Workers,
     view: RefCell<View>,
     rpc: Groups<RpcStats>,
     http: Groups<HttpStats>,
     tcp: Groups<TcpStats>,
+    guards: Groups<Counters>,
 }
 
 /// Metric groups of one kind by stat prefix.
@@ -43,6 +47,7 @@ impl Local {
         Rc::new(Local {
             clusters: Table::new(env.clone()),
             drains: env.registry.register(Scope::listener_manager(), DrainStats::default()),
+            filters: filter::Workers::new(env.registry.clone()),
             env,
             failures: FailureLog::default(),
             outlet: Outlet::default(),
@@ -51,6 +56,7 @@ impl Local {
             rpc: RefCell::default(),
             http: RefCell::default(),
             tcp: RefCell::default(),
+            guards: RefCell::default(),
         })
     }
 
@@ -72,6 +78,19 @@ impl Local {
     /// Metrics of one listener on this worker.
     pub fn listener_stats(&self, model: &Listener) -> Registration<ListenerStats> {
         self.env.registry.register(Scope::listener(&model.stat_name()), ListenerStats::default())
+    }
+
+    /// Metrics of connections that `guard` judges.
+    pub fn guard_stats(&self, guard: &NetworkRbac) -> Rc<Registration<Counters>> {
+        const NAMES: &[&str] = &["allowed", "denied", "shadow_allowed", "shadow_denied"];
+        let key = format!("{}\0{}", guard.stat_prefix, guard.rbac.shadow_stat_prefix);
+        if let Some(group) = self.guards.borrow().get(&key) {
+            return group.clone();
+        }
+        let scope = Scope::network_rbac(&guard.stat_prefix);
+        let group = Rc::new(self.env.registry.register(scope, Counters::new("", NAMES)));
+        self.guards.borrow_mut().insert(key, group.clone());
+        group
     }
 
     fn group<T: StatGroup + Default + 'static>(

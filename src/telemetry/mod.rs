@@ -22,6 +22,21 @@ mod registry;
 mod scope;
 pub mod text;
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+/// Whether this process was told to fail its health checks.
+static FAILING_CHECKS: AtomicBool = AtomicBool::new(false);
+
+/// Makes this process fail its health checks, or pass them again.
+pub fn fail_checks(failing: bool) {
+    FAILING_CHECKS.store(failing, Relaxed);
+}
+
+/// Whether it fails them.
+pub fn is_failing_checks() -> bool {
+    FAILING_CHECKS.load(Relaxed)
+}
+
 pub use failure_log::{FailureLine, FailureLog};
 pub use groups::{
     ByReason, ClusterStats, Computed, DrainStats, HostStats, HttpStats, ListenerStats, RpcStats, ServerStats,

@@ -62,6 +62,28 @@ impl Scope {
         Self::plain("envoy_filesystem", "filesystem.")
     }
 
+    /// `<stat_prefix>.http_local_rate_limit.`
+    pub fn local_rate_limit(stat_prefix: &str) -> Self {
+        let name = clean(stat_prefix);
+        Scope {
+            prefix: format!("{name}.http_local_rate_limit."),
+            family: "envoy_http_local_rate_limit",
+            labels: vec![("envoy_local_http_ratelimit_prefix", name.into_owned())],
+            hidden: false,
+        }
+    }
+
+    /// `<prefix>rbac.`, of network filters; `prefix` is used as it is.
+    pub fn network_rbac(prefix: &str) -> Self {
+        let name = clean(prefix);
+        Scope {
+            prefix: format!("{name}rbac."),
+            family: "envoy_rbac",
+            labels: vec![("envoy_rbac_prefix", name.trim_end_matches('.').to_owned())],
+            hidden: false,
+        }
+    }
+
     /// `cluster_manager.`
     pub fn cluster_manager() -> Self {
         Self::plain("envoy_cluster_manager", "cluster_manager.")

@@ -1,6 +1,7 @@
-//! Leaf helpers: random numbers, durations, back-off, hashing. Use nothing else of this crate.
+//! Leaf helpers: random numbers, durations, back-off, hashing, base64. Use nothing else of this crate.
 
 pub mod backoff;
+pub mod base64;
 pub mod duration;
 pub mod hash;
 pub mod random;

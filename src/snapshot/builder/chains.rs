@@ -3,9 +3,11 @@
 use super::Builder;
 use super::listeners::{Active, Pending, all_chains, route_source};
 use super::tables::TableKey;
+use crate::filter;
 use crate::model::{ClusterId, FilterChain, NetworkFilter, Protocol, RouteId, RouteSource};
 use crate::router::WeightedPick;
 use crate::snapshot::{ChainSpec, FilterSpec, Leftover, ListenerSpec};
+use crate::telemetry::Scope;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
@@ -63,7 +65,10 @@ impl Builder {
             let equal = before.get(&slot).filter(|old| old.spec.model == *chain);
             chains.push(match equal {
                 Some(old) => old.clone(),
-                None => self.compile_chain(name, slot, chain, pending.since),
+                None => {
+                    let old = before.get(&slot).and_then(|old| old.spec.filters.as_deref());
+                    self.compile_chain(name, slot, chain, pending.since, old)
+                }
             });
         }
         drop(before);
@@ -93,6 +98,7 @@ impl Builder {
         slot: Arc<str>,
         model: &FilterChain,
         since: Instant,
+        old: Option<&filter::Chain>,
     ) -> Arc<Chain> {
         let mut chain_rds = None;
         let mut tcp = Vec::new();
@@ -133,7 +139,17 @@ impl Builder {
             self.clusters.add_ref(*id);
             self.clusters.pin(*id);
         }
-        let spec = Arc::new(ChainSpec { model: model.clone(), filter, leftover: Leftover::default() });
+        let filters = match &model.filter {
+            NetworkFilter::Tcp(_) => None,
+            NetworkFilter::Http(config) => {
+                filter::Chain::compile(Scope::http(&config.stat_prefix), &config.filters, old)
+            }
+            NetworkFilter::Rpc(config) => {
+                filter::Chain::compile(Scope::rpc(&config.stat_prefix), &config.filters, old)
+            }
+        };
+        let leftover = Leftover::default();
+        let spec = Arc::new(ChainSpec { model: model.clone(), filter, filters, leftover });
         Arc::new(Chain { spec, slot, table, rds: chain_rds, tcp })
     }
 

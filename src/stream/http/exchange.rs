@@ -6,6 +6,7 @@
 use super::client::{Client, Follows};
 use super::clock::Clock;
 use super::edge::{self, Arrival};
+use super::flow::Flow;
 use super::head::{Change, RequestHead, edit, facts, protocol, set_path};
 use super::relay::{End, Relay, send_whole};
 use super::reply::Style;
@@ -17,7 +18,7 @@ use crate::protocol::http1::NameCase;
 use crate::router::{EditPlan, RouteSpec};
 use crate::snapshot::View;
 use crate::stream::Record;
-use crate::stream::exchange::{Caller, Plan, Trail, plan};
+use crate::stream::exchange::{Caller, Plan, Trail, Unplanned, plan};
 use crate::stream::facts::StreamFacts;
 use bytes::Bytes;
 use http::header::LOCATION;
@@ -72,6 +73,11 @@ impl Answer {
     /// An answer whose body `relay` brings.
     pub(super) fn relayed(response: Response<()>, relay: Relay) -> Self {
         Answer { response, whole: Bytes::new(), relay: Some(relay) }
+    }
+
+    /// The body of an answer that is not our own.
+    pub(super) fn relayed_body(&mut self) -> Option<&mut Flow> {
+        self.relay.as_mut().map(|relay| &mut relay.down)
     }
 
     /// An answer in one piece.
@@ -134,7 +140,7 @@ impl Exchange {
     async fn opened(&mut self, mut head: request::Parts, body: Source, begin: Instant) -> Option<Answer> {
         let bound = self.down.handle.bound();
         let view = bound.pinned.clone().unwrap_or_else(|| self.down.local.view());
-        let settings = Settings::of(&bound.chain.filter)?;
+        let settings = Settings::of(&bound.chain)?;
         let style = Style::of(&head, settings.rpc);
         self.limit(&settings, begin);
         self.record.follow(&bound);
@@ -175,12 +181,28 @@ impl Exchange {
         view: &View,
         settings: &Settings<'_>,
         style: Style,
+        head: request::Parts,
+        body: Source,
+        begin: Instant,
+    ) -> Result<Answer, Failure> {
+        let planned = plan(&self.down.local, view, settings.routes, &RequestHead(&head), self.caller);
+        match settings.chain {
+            None => self.go(planned, settings, style, head, body, begin).await,
+            // Boxed, so that a stream without filters has no room for what they need.
+            Some(chain) => Box::pin(self.filtered(chain, planned, view, settings, head, body, begin)).await,
+        }
+    }
+
+    /// Where its plan leads.
+    pub(super) async fn go(
+        &mut self,
+        planned: Result<Plan<'_>, Unplanned<'_>>,
+        settings: &Settings<'_>,
+        style: Style,
         mut head: request::Parts,
         body: Source,
         begin: Instant,
     ) -> Result<Answer, Failure> {
-        let local = self.down.local.clone();
-        let planned = plan(&local, view, settings.routes, &RequestHead(&head), self.caller);
         let planned = match planned {
             Ok(planned) => planned,
             Err(unplanned) => {
@@ -265,6 +287,7 @@ impl Exchange {
         let plan = edits.resolved(
             Block::Response,
             &StreamFacts {
+                metadata: Some(&self.record.metadata),
                 // Nobody has answered.
                 response: Some((0, response.headers())),
                 ..facts(&seen, &self.down.handle, begin, route)

@@ -4,8 +4,11 @@
 //! While the sink takes nothing, small frames are gathered into one buffer: a frame kept in h2 costs more than
 //! ten times the bytes of a small message.
 
+use super::bodies::{Filtered, Held};
 use super::sink::{Gone, Sink};
 use super::source::{Fault, Source};
+use crate::filter::Pipeline;
+use crate::net::Wheel;
 use crate::net::h2::STREAM_WINDOW;
 use crate::protocol::http1::NameCase;
 use bytes::{Bytes, BytesMut};
@@ -165,7 +168,11 @@ impl Flow {
     pub fn case(&self) -> Option<Rc<NameCase>> {
         match &self.from {
             Source::Http1Request(body) => body.case(),
-            Source::Http1Response(_) | Source::Http2(_) => None,
+            Source::Filtered(body) => match body.inner() {
+                Source::Http1Request(body) => body.case(),
+                _ => None,
+            },
+            Source::Http1Response(_) | Source::Http2(_) | Source::Held(_) => None,
         }
     }
 
@@ -176,6 +183,12 @@ impl Flow {
         }
         self.ended = self.from.is_end_stream();
         (self.given, self.done) = (false, false);
+    }
+
+    /// From here on the source goes through `pipeline`. Nothing was taken from it yet.
+    pub fn filter(&mut self, pipeline: Pipeline, wheel: &Rc<Wheel>) {
+        let inner = std::mem::replace(&mut self.from, Source::Held(Held::default()));
+        self.from = Source::Filtered(Box::new(Filtered::new(inner, pipeline, wheel)));
     }
 
     /// The receiving side.

@@ -33,7 +33,7 @@ impl Exchange {
         begin: Instant,
     ) -> Result<Answer, Failure> {
         self.allow_change(&to, settings, &head)?;
-        rewrite(&mut head, &to, &self.down.handle, begin)?;
+        rewrite(&mut head, &to, &self.down.handle, begin, &self.record.metadata)?;
         self.record.request(&RequestHead(&head));
         let mut tries = to.tries(&RequestHead(&head), self.internal);
         self.trail.enter(&to.cluster);
@@ -96,6 +96,7 @@ impl Exchange {
             let plan = to.response_edits.resolved(
                 Block::Response,
                 &StreamFacts {
+                    metadata: Some(&self.record.metadata),
                     attempt: Some(&attempt),
                     response: Some((parts.status.as_u16(), &parts.headers)),
                     ..facts(&seen, &self.down.handle, begin, to.route)

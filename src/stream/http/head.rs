@@ -1,6 +1,6 @@
 //! Heads: what routers see of a request, and the changes made on its way.
 
-use crate::message::{Failure, Head, Reason};
+use crate::message::{Failure, Head, Metadata, Reason};
 use crate::model::{Block, HeaderEdit};
 use crate::net::h2::MAX_HEADERS;
 use crate::router::{Edit, EditPlan, RouteSpec};
@@ -177,16 +177,20 @@ pub fn rewrite(
     to: &Forward<'_>,
     handle: &Handle,
     begin: Instant,
+    metadata: &Metadata,
 ) -> Result<(), Failure> {
     let invalid = || Failure::before(Reason::LocalReset);
     if let Some(host) = to.share.and_then(|share| share.host_rewrite.as_deref()) {
         let authority = Authority::try_from(host).map_err(|_| invalid())?;
         head.uri = with_authority(&head.uri, authority).ok_or_else(invalid)?;
     }
-    let plan = to.request_edits.resolved(Block::Request, &facts(&RequestHead(head), handle, begin, to.route));
+    let plan = to.request_edits.resolved(
+        Block::Request,
+        &StreamFacts { metadata: Some(metadata), ..facts(&RequestHead(head), handle, begin, to.route) },
+    );
     edit(&mut head.headers, &plan);
     let seen = RequestHead(head);
-    let facts = facts(&seen, handle, begin, to.route);
+    let facts = StreamFacts { metadata: Some(metadata), ..facts(&seen, handle, begin, to.route) };
     let host = to.route.rewrite_host(&seen, &facts);
     let path = seen.path_and_query().and_then(|path| to.route.rewrite_path(path, &facts));
     if let Some(host) = &host
@@ -250,6 +254,7 @@ pub fn facts<'a>(
         route: Some(route),
         attempt: None,
         response: None,
+        metadata: None,
     }
 }
 

@@ -5,11 +5,14 @@
 //! differs between the protocols is inside the enums [`Source`], [`Sink`], [`Client`] and in `upstream`.
 
 mod admission;
+mod bodies;
 mod client;
 mod clock;
 mod convert;
 mod edge;
 pub mod exchange;
+mod fields;
+mod filtered;
 mod flow;
 mod forward;
 mod head;
@@ -30,13 +33,15 @@ pub use source::{Fault, Incomplete, Source, collect};
 pub use stats::{Stats, Version};
 
 use super::{Bound, Handle, Local};
+use crate::filter::Chain;
 use crate::model::{Edge, Protocol, RouteId};
 use crate::net::h2::MAX_HEADERS;
-use crate::snapshot::FilterSpec;
+use crate::snapshot::{ChainSpec, FilterSpec};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Response, StatusCode};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Default of `stream_idle_timeout`, also for a client that takes nothing.
@@ -98,11 +103,14 @@ struct Settings<'a> {
     /// Largest bolt frame in bytes.
     max_frame: usize,
     server_name: &'a str,
+    /// The filters before the router, if there are any.
+    chain: Option<&'a Arc<Chain>>,
 }
 
 impl<'a> Settings<'a> {
-    fn of(filter: &'a FilterSpec) -> Option<Self> {
-        match filter {
+    fn of(spec: &'a ChainSpec) -> Option<Self> {
+        let chain = spec.filters.as_ref();
+        match &spec.filter {
             FilterSpec::Http { config, routes } => Some(Settings {
                 routes: *routes,
                 upstream: None,
@@ -114,6 +122,7 @@ impl<'a> Settings<'a> {
                 edge: Some(&config.edge),
                 max_frame: 0,
                 server_name: &config.server_name,
+                chain,
             }),
             FilterSpec::Rpc { config, routes } => Some(Settings {
                 routes: *routes,
@@ -126,6 +135,7 @@ impl<'a> Settings<'a> {
                 edge: None,
                 max_frame: config.max_frame,
                 server_name: "",
+                chain,
             }),
             FilterSpec::Tcp { .. } => None,
         }

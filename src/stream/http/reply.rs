@@ -57,6 +57,15 @@ impl Style {
         }
     }
 
+    /// A fixed answer with a gRPC status of its own, if there is one.
+    pub fn with_code(self, status: u16, code: Option<u32>, body: &[u8]) -> (Response<()>, Bytes) {
+        let (mut response, whole) = self.fixed(status, body);
+        if let (Style::Grpc, Some(code)) = (self, code) {
+            response.headers_mut().insert("grpc-status", HeaderValue::from(code));
+        }
+        (response, whole)
+    }
+
     /// A fixed answer with an HTTP status and a body.
     pub fn fixed(self, status: u16, body: &[u8]) -> (Response<()>, Bytes) {
         let code = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

@@ -1,5 +1,6 @@
 //! Where a body comes from.
 
+use super::bodies::{Filtered, Held};
 use crate::cluster::pool::http1::Receiver;
 use crate::cluster::pool::http2::failure_of;
 use crate::message::{Failure, Reason};
@@ -20,6 +21,10 @@ pub enum Source {
     Http1Request(Rc<Incoming>),
     /// Of an HTTP/1 server's response.
     Http1Response(Receiver),
+    /// Any of them, through filters.
+    Filtered(Box<Filtered>),
+    /// What was held until it was whole.
+    Held(Held),
 }
 
 /// How a peer broke a message off.
@@ -68,6 +73,8 @@ impl Source {
             Source::Http2(body) => body.is_end_stream(),
             Source::Http1Request(body) => body.is_ended(),
             Source::Http1Response(body) => body.is_end_stream(),
+            Source::Filtered(body) => body.is_end_stream(),
+            Source::Held(body) => body.is_end_stream(),
         }
     }
 
@@ -77,6 +84,8 @@ impl Source {
             Source::Http2(body) => body.poll_data(cx).map(|part| Some(part?.map_err(Fault::Http2))),
             Source::Http1Request(body) => body.poll_data(cx).map(|part| Some(part?.map_err(Fault::Http1))),
             Source::Http1Response(body) => body.poll_data(cx).map(|part| Some(part?.map_err(Fault::Http1))),
+            Source::Filtered(body) => body.poll_data(cx),
+            Source::Held(body) => Poll::Ready(body.take_data().map(Ok)),
         }
     }
 
@@ -86,6 +95,8 @@ impl Source {
             Source::Http2(body) => body.poll_trailers(cx).map_err(Fault::Http2),
             Source::Http1Request(body) => Poll::Ready(Ok(body.take_trailers())),
             Source::Http1Response(body) => Poll::Ready(Ok(body.take_trailers())),
+            Source::Filtered(body) => body.poll_trailers(),
+            Source::Held(body) => Poll::Ready(Ok(body.take_trailers())),
         }
     }
 
@@ -94,7 +105,7 @@ impl Source {
         match self {
             // Fails only when the stream is gone, which the next poll tells.
             Source::Http2(body) => drop(body.flow_control().release_capacity(bytes)),
-            Source::Http1Request(_) | Source::Http1Response(_) => {}
+            Source::Http1Request(_) | Source::Http1Response(_) | Source::Filtered(_) | Source::Held(_) => {}
         }
     }
 

@@ -9,12 +9,13 @@ mod streams;
 
 use super::*;
 use crate::cluster::{BreakerState, ClusterEntry, ClusterSlot, ClusterSpec, Env};
+use crate::filter::Chain;
 use crate::model::*;
 use crate::net::{PeerAddress, ReadPool, Wheel};
 use crate::router::{CompiledHost, RouteTable};
 use crate::snapshot::{ChainSpec, Snapshot, View};
 use crate::stream::serve_sniffed;
-use crate::telemetry::Registry;
+use crate::telemetry::{Registry, Scope};
 use crate::util::random::Random;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::server::SendResponse;
@@ -73,6 +74,7 @@ pub(in crate::stream) fn http_manager() -> HttpManager {
         edge: Edge::default(),
         server_name: "envoy".into(),
         access_log: Default::default(),
+        filters: Vec::new(),
     }
 }
 
@@ -86,6 +88,7 @@ pub(in crate::stream) fn rpc_proxy(downstream: Protocol, upstream: Protocol) -> 
         drain_goaway: false,
         max_frame: 16 << 20,
         access_log: Default::default(),
+        filters: Vec::new(),
     };
     FilterSpec::Rpc { config, routes: RouteId(0) }
 }
@@ -137,9 +140,19 @@ impl Proxy {
         let model = FilterChain {
             name: "c".into(),
             matcher: ChainMatch::default(),
+            guards: Vec::new(),
             filter: NetworkFilter::Http(http_manager()),
         };
-        let chain = Arc::new(ChainSpec { model, filter, leftover: Default::default() });
+        let filters = match &filter {
+            FilterSpec::Http { config, .. } => {
+                Chain::compile(Scope::http(&config.stat_prefix), &config.filters, None)
+            }
+            FilterSpec::Rpc { config, .. } => {
+                Chain::compile(Scope::rpc(&config.stat_prefix), &config.filters, None)
+            }
+            FilterSpec::Tcp { .. } => None,
+        };
+        let chain = Arc::new(ChainSpec { model, filter, filters, leftover: Default::default() });
         let proxy = Proxy { address, local: local.clone(), handles: handles.clone() };
         spawn_local(async move {
             loop {

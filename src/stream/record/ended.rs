@@ -204,13 +204,17 @@ impl Facts for Ended<'_> {
         self.record.value(Block::Trailer, name).map(Cow::Borrowed)
     }
 
+    fn dynamic_metadata(&self, namespace: &str, path: &[Box<str>], out: &mut Vec<u8>) -> bool {
+        self.record.metadata.write(namespace, path, out)
+    }
+
     fn fact(&self, fact: Fact, out: &mut Vec<u8>) -> bool {
         let record = self.record;
         let (request, response, trailers) = (record.request_head, record.response_head, record.trailers);
         match fact {
             Fact::Protocol => record.protocol.put(out),
             Fact::ResponseCode => u64::from(record.status).put(out),
-            Fact::ResponseCodeDetails => record.details.put(out),
+            Fact::ResponseCodeDetails => record.named_details.as_deref().unwrap_or(record.details).put(out),
             Fact::ResponseFlags => self.flags(false, out),
             Fact::ResponseFlagsLong => self.flags(true, out),
             Fact::BytesReceived => record.received.put(out),

@@ -9,7 +9,7 @@ mod judge;
 
 use super::{Bound, Handle, Local};
 use crate::cluster::{Cluster, Host};
-use crate::message::{Fact, Flags, Head, Reason};
+use crate::message::{Fact, Flags, Head, Metadata, Reason};
 use crate::model::{AccessLogs, Block, LogFormat, LogKind};
 use crate::router::RouteSpec;
 use crate::telemetry::files;
@@ -78,6 +78,10 @@ pub struct Record {
     pub send_begin: Option<Instant>,
     /// A filter answered it as a health check.
     pub health_check: bool,
+    /// `details` where they name something configured.
+    pub named_details: Option<Box<str>>,
+    /// What filters left.
+    pub metadata: Metadata,
 }
 
 impl Default for Record {
@@ -109,6 +113,8 @@ impl Default for Record {
             response_begin: None,
             send_begin: None,
             health_check: false,
+            named_details: None,
+            metadata: Metadata::default(),
         }
     }
 }

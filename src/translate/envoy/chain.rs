@@ -22,7 +22,8 @@ pub(super) fn filter_chain(
         None => Some(ChainMatch::default()),
     };
     let filter = filters::terminal(&path.name("filters"), &chain.filters, out);
-    Some(FilterChain { name: chain.name.clone(), matcher: matcher?, filter: filter? })
+    let (guards, filter) = filter?;
+    Some(FilterChain { name: chain.name.clone(), matcher: matcher?, guards, filter })
 }
 
 fn chain_match(path: &Path<'_>, matcher: &pb::FilterChainMatch, out: &mut Findings) -> Option<ChainMatch> {

@@ -6,13 +6,15 @@ use std::time::Duration;
 use super::access_log;
 use super::endpoints::lb_metadata;
 use super::extension::Extension;
+use super::http_filters::network_rbac;
 use super::http_manager;
 use super::route;
 use super::route_action::check_sum;
 use super::values::{ads_source, not_empty, positive, timeout, within};
-use crate::model::{NetworkFilter, Protocol, RouteSource, RpcProxy, TcpProxy, WeightedCluster};
+use crate::model::{NetworkFilter, NetworkRbac, Protocol, RouteSource, RpcProxy, TcpProxy, WeightedCluster};
 use crate::proto::envoy::config::listener::v3 as pb;
 use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+use crate::proto::envoy::extensions::filters::network::rbac::v3 as rbac;
 use crate::proto::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 use crate::proto::mizzen::v1 as own;
 use crate::translate::finding::{Findings, Path};
@@ -20,8 +22,13 @@ use crate::translate::finding::{Findings, Path};
 /// Idle timeouts if absent.
 pub(super) const IDLE: Duration = Duration::from_secs(3600);
 
-/// The one filter that ends a chain; every other is a finding.
-pub(super) fn terminal(path: &Path<'_>, filters: &[pb::Filter], out: &mut Findings) -> Option<NetworkFilter> {
+/// The one filter that ends a chain, and the guards before it; every other is a finding.
+pub(super) fn terminal(
+    path: &Path<'_>,
+    filters: &[pb::Filter],
+    out: &mut Findings,
+) -> Option<(Vec<NetworkRbac>, NetworkFilter)> {
+    let mut guards = Vec::new();
     let Some((last, before)) = filters.split_last() else {
         out.bad(path, "", "no filters (nearest valid: tcp_proxy, http_connection_manager or RpcProxy)");
         return None;
@@ -29,15 +36,21 @@ pub(super) fn terminal(path: &Path<'_>, filters: &[pb::Filter], out: &mut Findin
     for (i, filter) in before.iter().enumerate() {
         let at = path.index(i);
         if let Some((at_config, extension)) = open(&at, filter, out) {
+            let at_config = at.name(at_config);
+            if extension.is::<rbac::Rbac>() {
+                let config = extension.decode(&at_config, out);
+                guards.extend(config.and_then(|config| network_rbac(&at_config, &config, out)));
+                continue;
+            }
             let terminal = is_terminal(&extension);
             let why = if terminal { "must be the last filter" } else { "this filter is not supported" };
-            out.bad(&at.name(at_config), &extension.type_url, why);
+            out.bad(&at_config, &extension.type_url, why);
         }
     }
     let at = path.index(before.len());
     let (field, extension) = open(&at, last, out)?;
     let at = at.name(field);
-    if extension.is::<tcp::TcpProxy>() {
+    let filter = if extension.is::<tcp::TcpProxy>() {
         tcp_proxy(&at, &extension.decode(&at, out)?, out).map(NetworkFilter::Tcp)
     } else if extension.is::<hcm::HttpConnectionManager>() {
         http_manager::manager(&at, &extension.decode(&at, out)?, out).map(NetworkFilter::Http)
@@ -47,7 +60,8 @@ pub(super) fn terminal(path: &Path<'_>, filters: &[pb::Filter], out: &mut Findin
         let why = "this filter is not supported (nearest valid: TcpProxy, HttpConnectionManager, RpcProxy)";
         out.bad(&at, &extension.type_url, why);
         None
-    }
+    };
+    Some((guards, filter?))
 }
 
 fn is_terminal(extension: &Extension<'_>) -> bool {
@@ -177,6 +191,7 @@ fn rpc_proxy(path: &Path<'_>, proxy: &own::RpcProxy, out: &mut Findings) -> Opti
         drain_goaway: proxy.drain_goaway,
         max_frame,
         access_log: access_log::logs(&path.name("access_log"), &proxy.access_log, out),
+        filters: Vec::new(),
     })
 }
 

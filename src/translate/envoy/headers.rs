@@ -28,7 +28,8 @@ pub(super) fn edits(
     HeaderEdits { remove: remove.to_vec(), edits: added }
 }
 
-fn edit(path: &Path<'_>, option: &HeaderValueOption, out: &mut Findings) -> Option<HeaderEdit> {
+/// One header to write.
+pub(super) fn edit(path: &Path<'_>, option: &HeaderValueOption, out: &mut Findings) -> Option<HeaderEdit> {
     let at = path.name("header");
     let Some(header) = &option.header else {
         out.bad(&at, "", "no header");

@@ -4,17 +4,13 @@ use std::time::Duration;
 
 use super::access_log;
 use super::cluster_http::http2;
-use super::extension::Extension;
 use super::filters::{IDLE, inline_routes, rds};
-use super::http_edge;
 use super::values::{enumeration, not_empty, timeout};
+use super::{http_edge, http_filters};
 use crate::model::{Codec, Http2Options, HttpManager, RouteSource};
-use crate::proto;
 use crate::proto::envoy::config::core::v3 as core;
-use crate::proto::envoy::extensions::filters::http::router::v3::Router;
 use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use crate::translate::finding::{Findings, Path};
-use crate::translate::unknown;
 
 /// `stream_idle_timeout` if absent.
 const STREAM_IDLE: Duration = Duration::from_secs(300);
@@ -27,7 +23,7 @@ pub(super) fn manager(
     out: &mut Findings,
 ) -> Option<HttpManager> {
     refuse_unbuilt(path, manager, out);
-    http_filters(&path.name("http_filters"), &manager.http_filters, out);
+    let filters = http_filters::chain(&path.name("http_filters"), &manager.http_filters, out);
     let codec = codec(&path.name("codec_type"), manager.codec_type, out);
     let routes = routes(path, manager, out);
     let default = core::HttpProtocolOptions::default();
@@ -57,6 +53,7 @@ pub(super) fn manager(
         edge: http_edge::edge(path, manager, common, out)?,
         server_name: server_name(&manager.server_name),
         access_log: access_log::logs(&path.name("access_log"), &manager.access_log, out),
+        filters,
         codec: codec?,
         routes: routes?,
     })
@@ -107,65 +104,5 @@ fn routes(path: &Path<'_>, manager: &pb::HttpConnectionManager, out: &mut Findin
             out.bad(path, "", "no routes (one of rds, route_config)");
             None
         }
-    }
-}
-
-/// The router, last; others of unknown type only if they are optional.
-fn http_filters(path: &Path<'_>, filters: &[pb::HttpFilter], out: &mut Findings) {
-    use pb::http_filter::ConfigType;
-    let mut router_at = None;
-    for (i, filter) in filters.iter().enumerate() {
-        let at = path.index(i);
-        let any = match &filter.config_type {
-            Some(ConfigType::TypedConfig(any)) => any,
-            _ if filter.is_optional => {
-                out.note(&at);
-                continue;
-            }
-            Some(ConfigType::ConfigDiscovery(_)) => {
-                out.bad(&at.name("config_discovery"), &filter.name, "not supported (use typed_config)");
-                continue;
-            }
-            None => {
-                let why = "filters are known by type, but there is none";
-                out.bad(&at.name("typed_config"), &filter.name, why);
-                continue;
-            }
-        };
-        let at_config = at.name("typed_config");
-        let Some(extension) = Extension::open(&at_config, any, out) else { continue };
-        if extension.is::<Router>() {
-            if let Some(router) = extension.decode::<Router>(&at_config, out) {
-                check_router(&at_config, &router, out);
-            }
-            if filter.disabled {
-                out.bad(&at.name("disabled"), true, "the router cannot be disabled");
-            }
-            router_at.get_or_insert(i);
-        } else if filter.is_optional && is_unknown(&extension) {
-            out.note(&at);
-        } else {
-            let why = "this HTTP filter is not supported (nearest valid: Router, or is_optional)";
-            out.bad(&at_config, &extension.type_url, why);
-        }
-    }
-    match router_at {
-        None => out.bad(path, "", "the last filter must be the router"),
-        Some(i) if i + 1 != filters.len() => {
-            out.bad(&path.index(i), "", "the router must be the last filter, and the only one of its kind");
-        }
-        Some(_) => {}
-    }
-}
-
-/// A type that Mizzen has never heard of: not one that it knows to restrict.
-fn is_unknown(extension: &Extension<'_>) -> bool {
-    !unknown::is_known(proto::message_name(&extension.type_url)) && !extension.restricts()
-}
-
-fn check_router(path: &Path<'_>, router: &Router, out: &mut Findings) {
-    let at = path.name("upstream_http_filters");
-    for (i, filter) in router.upstream_http_filters.iter().enumerate() {
-        out.bad(&at.index(i), &filter.name, "upstream HTTP filters are not supported");
     }
 }

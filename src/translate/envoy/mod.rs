@@ -24,6 +24,7 @@ mod extension;
 mod filters;
 mod headers;
 mod http_edge;
+mod http_filters;
 mod http_manager;
 mod listener;
 mod matchers;

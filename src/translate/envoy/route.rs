@@ -1,22 +1,21 @@
 //! RouteConfiguration: tables, virtual hosts, routes and what they match.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use prost_types::Any;
 
 use super::MAX_ROUTES;
 use super::extension::Extension;
 use super::headers::edits;
+use super::http_filters::{per_filter, rate_limits};
 use super::matchers::{headers, query, regex};
 use super::retry::Policies;
 use super::route_action::{Shared, action};
 use super::route_options::mirrors;
 use super::values::{enumeration, not_empty};
 use crate::model::{
-    Fraction, PathMatch, RequireTls, Route, RouteConfig, RouteFilter, RouteFilters, RouteMatch, UriTemplate,
-    VirtualHost,
+    Fraction, PathMatch, RequireTls, Route, RouteConfig, RouteMatch, UriTemplate, VirtualHost,
 };
 use crate::proto::envoy::config::core::v3::{RuntimeFractionalPercent, TypedExtensionConfig};
 use crate::proto::envoy::config::route::v3 as pb;
@@ -82,7 +81,7 @@ pub(super) fn frame(
         ignore_path_parameters: table.ignore_path_parameters_in_path_matching,
         internal_only_headers: table.internal_only_headers.iter().map(|h| h.to_ascii_lowercase()).collect(),
         mirrors: mirrors(path, &table.request_mirror_policies, out),
-        filters: filter_configs(path, &table.typed_per_filter_config, out),
+        filters: per_filter(path, &table.typed_per_filter_config, out),
     }
 }
 
@@ -92,38 +91,6 @@ fn refuse_unbuilt_table(path: &Path<'_>, table: &pb::RouteConfiguration, out: &m
             out.bad(&path.name(field), "", "not supported (leave it out)");
         }
     }
-}
-
-/// Configuration of filters at one level: none of these filters is built. An optional one is skipped, a
-/// disabled one kept as such.
-pub(super) fn filter_configs(
-    path: &Path<'_>,
-    configs: &BTreeMap<String, Any>,
-    out: &mut Findings,
-) -> RouteFilters {
-    let at = path.name("typed_per_filter_config");
-    let mut filters = RouteFilters::new();
-    for (name, any) in configs {
-        let at = at.key(name);
-        let Some(extension) = Extension::open(&at, any, out) else { continue };
-        if !extension.is::<pb::FilterConfig>() {
-            out.bad(&at, &extension.type_url, "this filter is not supported");
-            continue;
-        }
-        let Some(config) = extension.decode::<pb::FilterConfig>(&at, out) else { continue };
-        if config.disabled {
-            filters.insert(name.clone(), RouteFilter::Disabled);
-            continue;
-        }
-        let inner = config.config.unwrap_or_default();
-        let Some(inner) = Extension::open(&at.name("config"), &inner, out) else { continue };
-        if config.is_optional && !inner.restricts() {
-            out.note(&at);
-        } else {
-            out.bad(&at.name("config"), &inner.type_url, "this filter is not supported");
-        }
-    }
-    filters
 }
 
 /// No name and no domain may be there twice.
@@ -177,7 +144,8 @@ pub(super) fn virtual_host(
         attempt_count_in_response: host.include_attempt_count_in_response,
         buffer_limit: host.request_body_buffer_limit,
         mirrors: mirrors(path, &host.request_mirror_policies, out),
-        filters: filter_configs(path, &host.typed_per_filter_config, out),
+        filters: per_filter(path, &host.typed_per_filter_config, out),
+        rate_limits: rate_limits(path, &host.rate_limits, out),
     }
 }
 
@@ -194,7 +162,6 @@ fn refuse_unbuilt_host(path: &Path<'_>, host: &pb::VirtualHost, out: &mut Findin
     for (field, set) in [
         ("matcher", host.matcher.is_some()),
         ("cors", host.cors.is_some()),
-        ("rate_limits", !host.rate_limits.is_empty()),
         ("retry_policy_typed_config", host.retry_policy_typed_config.is_some()),
     ] {
         if set {
@@ -204,7 +171,11 @@ fn refuse_unbuilt_host(path: &Path<'_>, host: &pb::VirtualHost, out: &mut Findin
 }
 
 fn route(path: &Path<'_>, route: &pb::Route, shared: &mut Shared, out: &mut Findings) -> Option<Route> {
-    let filters = filter_configs(path, &route.typed_per_filter_config, out);
+    let filters = per_filter(path, &route.typed_per_filter_config, out);
+    let rate_limits = match &route.action {
+        Some(pb::route::Action::Route(action)) => rate_limits(&path.name("route"), &action.rate_limits, out),
+        _ => Arc::default(),
+    };
     let at = path.name("match");
     let matcher = match &route.r#match {
         Some(matcher) => route_match(&at, matcher, out),
@@ -227,6 +198,7 @@ fn route(path: &Path<'_>, route: &pb::Route, shared: &mut Shared, out: &mut Find
         response_headers,
         buffer_limit: route.request_body_buffer_limit,
         filters,
+        rate_limits,
     })
 }
 
@@ -303,7 +275,11 @@ fn path_match(path: &Path<'_>, matcher: &pb::RouteMatch, out: &mut Findings) -> 
     }
 }
 
-fn template(path: &Path<'_>, policy: &TypedExtensionConfig, out: &mut Findings) -> Option<UriTemplate> {
+pub(super) fn template(
+    path: &Path<'_>,
+    policy: &TypedExtensionConfig,
+    out: &mut Findings,
+) -> Option<UriTemplate> {
     let at = path.name("typed_config");
     let any = policy.typed_config.clone().unwrap_or_default();
     let extension = Extension::open(&at, &any, out)?;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::endpoints::lb_metadata;
 use super::headers::edits;
+use super::http_filters::per_filter;
 use super::retry::Policies;
-use super::route::filter_configs;
 use super::route_options::options;
 use super::route_rewrite::{clean, host_rewrite, path_rewrite, substitution};
 use super::values::{FOREVER, duration, enumeration, not_empty, port, timeout, within};
@@ -90,7 +90,6 @@ fn refuse_unbuilt(path: &Path<'_>, route: &pb::RouteAction, out: &mut Findings) 
     for (field, set) in [
         ("cors", route.cors.is_some()),
         ("internal_redirect_policy", route.internal_redirect_policy.is_some()),
-        ("rate_limits", !route.rate_limits.is_empty()),
         ("retry_policy_typed_config", route.retry_policy_typed_config.is_some()),
     ] {
         if set {
@@ -157,7 +156,7 @@ fn weighted(path: &Path<'_>, list: &pb::WeightedCluster, out: &mut Findings) -> 
             header,
             host_rewrite,
             criteria: item.metadata_match.as_ref().map(lb_metadata).unwrap_or_default(),
-            filters: filter_configs(&at, &item.typed_per_filter_config, out),
+            filters: per_filter(&at, &item.typed_per_filter_config, out),
             request_headers: edits(&at, "request", add.0, add.1, out),
             response_headers: edits(&at, "response", response.0, response.1, out),
         });

@@ -79,6 +79,7 @@ pub(super) fn proxy(
         drain_goaway: bolt.goaway,
         max_frame: bolt.max_frame.unwrap_or(RpcProxy::MAX_FRAME),
         access_log: info.logs.clone(),
+        filters: Vec::new(),
     }))
 }
 

@@ -115,7 +115,12 @@ fn one(
     let info = ChainInfo { listener: &name, idle_timeout: (!idle.is_zero()).then_some(idle), logs };
     let filter = terminal(ctx, &listener.at("filter_chains[0].filters"), filters, &info, routers);
     listener.finish(ctx);
-    let chain = FilterChain { name: String::new(), matcher: ChainMatch::default(), filter: filter? };
+    let chain = FilterChain {
+        name: String::new(),
+        matcher: ChainMatch::default(),
+        guards: Vec::new(),
+        filter: filter?,
+    };
     Some(Listener {
         name,
         addresses: vec![address?],

@@ -7,16 +7,20 @@
 /// Name prefixes of messages in which an unknown field is a rejection.
 pub(super) const STRICT: &[&str] = &[
     "envoy.config.cluster.v3.Filter",
+    "envoy.config.common.mutation_rules.v3.",
     "envoy.config.core.v3.ConfigSource",
     "envoy.config.core.v3.DataSource",
     "envoy.config.core.v3.SocketAddress",
     "envoy.config.core.v3.TransportSocket",
     "envoy.config.listener.v3.Filter",
     "envoy.config.listener.v3.ListenerFilter",
+    "envoy.config.rbac.v3.",
     "envoy.config.route.v3.FilterConfig",
     "envoy.config.route.v3.HeaderMatcher",
     "envoy.config.route.v3.QueryParameterMatcher",
+    "envoy.config.route.v3.RateLimit",
     "envoy.config.route.v3.RouteMatch",
+    "envoy.extensions.common.ratelimit.v3.",
     "envoy.extensions.filters.",
     "envoy.extensions.transport_sockets.",
     "envoy.type.matcher.v3.",
@@ -33,7 +37,6 @@ pub(super) const SHELLS: &[&str] = &[
     "envoy.config.listener.v3.UdpListenerConfig",
     "envoy.config.overload.v3.OverloadManager",
     "envoy.config.route.v3.CorsPolicy",
-    "envoy.config.route.v3.RateLimit",
     "envoy.extensions.filters.network.http_connection_manager.v3.LocalReplyConfig",
     "envoy.extensions.filters.network.http_connection_manager.v3.ScopedRoutes",
     "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.OutlierDetection",
@@ -99,6 +102,44 @@ pub(super) const NO_EFFECT: &[(&str, &[&str])] = &[
     ),
     // Properties are always sorted; what a log line is sent as matters to nobody.
     ("envoy.config.core.v3.JsonFormatOptions", &["sort_properties"]),
+    (
+        "envoy.extensions.filters.http.fault.v3.HTTPFault",
+        &[
+            "abort_grpc_status_runtime",
+            "abort_http_status_runtime",
+            "abort_percent_runtime",
+            "delay_duration_runtime",
+            "delay_percent_runtime",
+            "disable_downstream_cluster_stats",
+            "max_active_faults_runtime",
+            "response_rate_limit_percent_runtime",
+        ],
+    ),
+    (
+        "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
+        &["emit_filter_state", "enable_upstream_stats"],
+    ),
+    ("envoy.extensions.filters.http.header_to_metadata.v3.Config", &["stat_prefix"]),
+    (
+        "envoy.extensions.filters.http.compressor.v3.Compressor.ResponseDirectionConfig",
+        &["status_header_enabled"],
+    ),
+    (
+        "envoy.extensions.compression.gzip.compressor.v3.Gzip",
+        &["chunk_size", "compression_strategy", "memory_level", "window_bits"],
+    ),
+    (
+        "envoy.extensions.compression.brotli.compressor.v3.Brotli",
+        &["chunk_size", "disable_literal_context_modeling", "encoder_mode", "input_block_bits"],
+    ),
+    ("envoy.extensions.compression.zstd.compressor.v3.Zstd", &["chunk_size", "strategy"]),
+    ("envoy.extensions.compression.gzip.decompressor.v3.Gzip", &["chunk_size", "window_bits"]),
+    (
+        "envoy.extensions.compression.brotli.decompressor.v3.Brotli",
+        &["chunk_size", "disable_ring_buffer_reallocation"],
+    ),
+    ("envoy.extensions.compression.zstd.decompressor.v3.Zstd", &["chunk_size"]),
+    ("envoy.config.route.v3.RateLimit", &["disable_key"]),
     (
         "envoy.config.core.v3.Http2ProtocolOptions",
         &[

@@ -176,6 +176,7 @@ pub(super) fn rpc(source: RouteSource) -> NetworkFilter {
         drain_goaway: false,
         max_frame: 1 << 24,
         access_log: Default::default(),
+        filters: Vec::new(),
     })
 }
 
@@ -210,7 +211,12 @@ pub(super) fn listener_model(name: &str, port: u16, filters: Vec<NetworkFilter>)
         stat_prefix: String::new(),
         filter_chains: filters
             .into_iter()
-            .map(|filter| FilterChain { name: String::new(), matcher: ChainMatch::default(), filter })
+            .map(|filter| FilterChain {
+                name: String::new(),
+                matcher: ChainMatch::default(),
+                guards: Vec::new(),
+                filter,
+            })
             .collect(),
         default_filter_chain: None,
         buffer_limit: 1 << 20,

@@ -16,15 +16,18 @@ fn handle() -> Rc<Handle> {
         drain_goaway: false,
         max_frame: 1,
         access_log: Default::default(),
+        filters: Vec::new(),
     };
     let model = FilterChain {
         name: "c".into(),
         matcher: ChainMatch::default(),
+        guards: Vec::new(),
         filter: NetworkFilter::Rpc(config.clone()),
     };
     let chain = ChainSpec {
         model,
         filter: FilterSpec::Rpc { config, routes: RouteId(0) },
+        filters: None,
         leftover: crate::snapshot::Leftover::default(),
     };
     let peer = PeerAddress::Ip("198.51.100.7:4000".parse().unwrap());

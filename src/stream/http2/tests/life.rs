@@ -78,8 +78,12 @@ fn a_connection_is_counted_by_whom_it_is_served() {
         let handle = proxy.handle();
         let old = handle.bound().chain.clone();
         let config = HttpManager { stat_prefix: "other".into(), ..http_manager() };
-        let chain =
-            ChainSpec { model: old.model.clone(), filter: http(config), leftover: Default::default() };
+        let chain = ChainSpec {
+            model: old.model.clone(),
+            filter: http(config),
+            filters: None,
+            leftover: Default::default(),
+        };
         handle.rebind(Bound::new(Arc::new(chain), None));
         assert_eq!(client.get("/").await.status, 200);
         let (one, two) = (proxy.local.http_stats("in"), proxy.local.http_stats("other"));

@@ -312,6 +312,7 @@ fn rpc_proxy_comes_direct_and_in_both_typed_structs() {
         drain_goaway: true,
         max_frame: 4096,
         access_log: Default::default(),
+        filters: Vec::new(),
     };
     let read =
         |config: &Json| filter(read_listener(with_filters(json!([{"name": "x", "typed_config": config}]))));

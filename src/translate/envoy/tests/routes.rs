@@ -134,9 +134,9 @@ fn names_and_domains_are_unique() {
 
 #[test]
 fn what_would_change_behaviour_is_refused_by_name() {
-    for (field, value) in
-        [("cors", json!({})), ("rate_limits", json!([{}])), ("internal_redirect_policy", json!({}))]
-    {
+    let limits = to(json!({"rate_limits": [{"actions": [{}]}]}));
+    refused(limits, &["routes[0].route.rate_limits[0].actions[0]: this action is not supported"]);
+    for (field, value) in [("cors", json!({})), ("internal_redirect_policy", json!({}))] {
         refused(to(json!({field: value})), &[&format!("virtual_hosts[0].routes[0].route.{field}: ")]);
     }
     let fault = json!({"x": {"@type": "type.googleapis.com/google.protobuf.Duration", "value": "1s"}});

@@ -1,0 +1,33 @@
+//! HTTP filters: what requests and responses meet between the connection and the router.
+//!
+//! Owns the compiled [`Chain`], the state of one message pair on its way through it ([`Stream`]), and the filters,
+//! one file each. Takes in heads through `message::{Request, Headers}` and bodies as bytes; gives out what to do
+//! next ([`Step`]) and [`Pipeline`]s that bodies go through. Knows neither protocol nor socket: who drives it
+//! waits, buffers and answers.
+
+mod body;
+mod buffer;
+mod chain;
+mod compressor;
+mod context;
+mod cors;
+mod decompressor;
+mod facts;
+mod fault;
+mod grpc_stats;
+mod grpc_web;
+mod header_mutation;
+mod header_to_metadata;
+mod health_check;
+mod ip_access;
+mod local_ratelimit;
+mod rbac;
+mod set_metadata;
+mod stats;
+
+pub use body::{Body, Pipeline};
+pub use chain::{Chain, MAX_FILTERS, Outgoing, Step, Stream};
+pub use context::{Context, Reply, World};
+pub use facts::With;
+pub use rbac::{Peer, admits};
+pub use stats::{Counters, Workers};
