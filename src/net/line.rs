@@ -20,6 +20,8 @@ use tokio::time::Instant;
 const COPIED: usize = 2048;
 /// Copied bytes are cut off here, so that no buffer grows without need.
 const TEXT: usize = 16 * 1024;
+/// What an output buffer begins with: a head and a small body fit.
+const FIRST: usize = 4 * 1024;
 /// Slices given to one vectored write.
 const SLICES: usize = 32;
 
@@ -183,6 +185,8 @@ impl Output {
     pub fn write<R>(&mut self, write: impl FnOnce(&mut BytesMut) -> R) -> R {
         if self.text.capacity() == 0 {
             self.text = SPARE.take();
+            // Grown by what is appended it would be copied several times on the way.
+            self.text.reserve(FIRST);
         }
         let before = self.text.len();
         let result = write(&mut self.text);
@@ -235,7 +239,7 @@ impl Output {
             self.text.clear();
             let text = std::mem::take(&mut self.text);
             // What was cut off is still shared; only a whole buffer is worth keeping.
-            if (1024..=2 * TEXT).contains(&text.capacity()) {
+            if (FIRST..=2 * TEXT).contains(&text.capacity()) {
                 SPARE.set(text);
             }
             if self.parts.capacity() > 0 {

@@ -51,15 +51,27 @@ pub fn push_address(address: SocketAddr, out: &mut Vec<u8>) {
 
 /// Appends a UUID of version 4 made of `bits`.
 pub fn push_uuid(bits: [u64; 2], out: &mut Vec<u8>) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let bits = (u128::from(bits[0]) << 64) | u128::from(bits[1]);
-    let bits = (bits & !(0xf << 76) & !(0x3 << 62)) | (4 << 76) | (2 << 62);
-    for (place, shift) in (0..32).zip((0..128).step_by(4).rev()) {
-        if matches!(place, 8 | 12 | 16 | 20) {
+    let (high, low) = ((bits[0] & !0xf000) | 0x4000, (bits[1] & !(0x3 << 62)) | (2 << 62));
+    let (second, third) = (hex(high as u32), hex((low >> 32) as u32));
+    out.extend_from_slice(&hex((high >> 32) as u32));
+    for four in [second.split_at(4), third.split_at(4)] {
+        for part in [four.0, four.1] {
             out.push(b'-');
+            out.extend_from_slice(part);
         }
-        out.push(HEX.get((bits >> shift) as usize & 15).copied().unwrap_or(b'0'));
     }
+    out.extend_from_slice(&hex(low as u32));
+}
+
+/// Eight digits at once: each nibble in a byte of its own, then made a digit or a letter.
+fn hex(number: u32) -> [u8; 8] {
+    const ONES: u64 = u64::MAX / 255;
+    let mut spread = u64::from(number);
+    spread = (spread | spread << 16) & 0x0000_ffff_0000_ffff;
+    spread = (spread | spread << 8) & 0x00ff_00ff_00ff_00ff;
+    spread = (spread | spread << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    let letters = ((spread + 6 * ONES) >> 4) & ONES;
+    (spread + u64::from(b'0') * ONES + letters * u64::from(b'a' - b'9' - 1)).to_be_bytes()
 }
 
 #[cfg(test)]
@@ -78,5 +90,13 @@ mod tests {
             push_address(address.parse().unwrap(), &mut out);
             assert_eq!(out, address.as_bytes());
         }
+    }
+
+    #[test]
+    fn ids_have_the_form_of_version_4() {
+        assert_eq!((&hex(0x0123_4567), &hex(0x89ab_cdef)), (b"01234567", b"89abcdef"));
+        let mut out = Vec::new();
+        push_uuid([0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210], &mut out);
+        assert_eq!(out, b"01234567-89ab-4def-bedc-ba9876543210");
     }
 }

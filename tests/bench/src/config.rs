@@ -1,4 +1,4 @@
-//! What the proxies are told: Envoy bootstraps as JSON (Mizzen reads them too) and HAProxy files.
+//! What Mizzen and Envoy are told: bootstraps as JSON, which both read.
 
 use serde_json::{Value, json};
 
@@ -11,9 +11,43 @@ pub enum Role {
     /// Mizzen only: bolt → HTTP/2 → bolt, both hops in one process.
     TwoHops,
     H2c,
+    H1(Extras),
 }
 
-fn socket(port: u16) -> Value {
+/// What an HTTP/1 proxy does beside forwarding.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Extras {
+    None,
+    /// Many virtual hosts, the last of which has many routes.
+    Table,
+    /// A line of JSON for each request, to a file in memory.
+    Log,
+}
+
+/// Virtual hosts of [`Extras::Table`], and routes of the last of them.
+pub const HOSTS: usize = 1000;
+/// See [`HOSTS`].
+pub const ROUTES: usize = 1000;
+
+impl Role {
+    /// Host and beginning of the target that a request must have to take the longest way.
+    pub fn place(self) -> (String, String) {
+        match self {
+            Self::H1(Extras::Table) => (table_host(HOSTS - 1), format!("{}/", table_path(ROUTES - 1))),
+            _ => ("bench.local".to_owned(), "/".to_owned()),
+        }
+    }
+}
+
+fn table_host(at: usize) -> String {
+    format!("host-{at}.bench.local")
+}
+
+fn table_path(at: usize) -> String {
+    format!("/api/v1/part-{at}")
+}
+
+pub fn socket(port: u16) -> Value {
     json!({"socket_address": {"address": "127.0.0.1", "port_value": port}})
 }
 
@@ -48,10 +82,23 @@ fn listener(name: &str, port: u16, filter: Value) -> Value {
     ]})
 }
 
+fn route(prefix: &str, cluster: &str) -> Value {
+    json!({"match": {"prefix": prefix}, "route": {"cluster": cluster, "timeout": "0s"}})
+}
+
 fn routes(cluster: &str) -> Value {
-    json!({"name": "routes", "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [
-        {"match": {"prefix": "/"}, "route": {"cluster": cluster, "timeout": "0s"}}
-    ]}]})
+    json!({"name": "routes", "virtual_hosts": [
+        {"name": "all", "domains": ["*"], "routes": [route("/", cluster)]}
+    ]})
+}
+
+fn table(cluster: &str) -> Value {
+    let host = |at: usize| {
+        let many = if at + 1 == HOSTS { ROUTES } else { 1 };
+        let routes: Vec<Value> = (0..many).map(|at| route(&table_path(at), cluster)).collect();
+        json!({"name": format!("host-{at}"), "domains": [table_host(at)], "routes": routes})
+    };
+    json!({"name": "routes", "virtual_hosts": (0..HOSTS).map(host).collect::<Vec<_>>()})
 }
 
 fn tcp_proxy(cluster: &str) -> Value {
@@ -69,23 +116,48 @@ fn rpc_proxy(down: &str, up: &str, cluster: &str) -> Value {
     })
 }
 
-fn connection_manager(cluster: &str) -> Value {
-    json!({
+fn connection_manager(codec: &str, table: Value, log: Option<&str>) -> Value {
+    let mut manager = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "http", "codec_type": "HTTP2", "route_config": routes(cluster),
+        "stat_prefix": "http", "codec_type": codec, "route_config": table,
         "http_filters": [{"name": "envoy.filters.http.router", "typed_config":
             {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}]
-    })
+    });
+    if let Some(path) = log {
+        manager["access_log"] = json!([access_log(path)]);
+    }
+    manager
 }
 
-/// A bootstrap that serves `role` on `port` before the backend on `backend`. `middle` is the port between two hops.
-pub fn bootstrap(role: Role, port: u16, middle: u16, backend: u16) -> Value {
-    let backend_is_http = role == Role::H2c;
-    let mut clusters = vec![cluster("backend", backend, backend_is_http)];
+/// What a mesh writes of each request.
+fn access_log(path: &str) -> Value {
+    json!({"name": "file", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+        "path": path,
+        "log_format": {"json_format": {
+            "start_time": "%START_TIME%", "method": "%REQ(:METHOD)%", "path": "%REQ(:PATH)%",
+            "protocol": "%PROTOCOL%", "response_code": "%RESPONSE_CODE%", "response_flags": "%RESPONSE_FLAGS%",
+            "bytes_received": "%BYTES_RECEIVED%", "bytes_sent": "%BYTES_SENT%", "duration": "%DURATION%",
+            "user_agent": "%REQ(USER-AGENT)%", "request_id": "%REQ(X-REQUEST-ID)%",
+            "authority": "%REQ(:AUTHORITY)%", "upstream_host": "%UPSTREAM_HOST%",
+            "upstream_cluster": "%UPSTREAM_CLUSTER%", "downstream_remote_address": "%DOWNSTREAM_REMOTE_ADDRESS%",
+            "route_name": "%ROUTE_NAME%"
+        }}
+    }})
+}
+
+/// A bootstrap that serves `role` on `port` before the backend on `backend`. `middle` is the port between two
+/// hops, `log` the file of access logs.
+pub fn bootstrap(role: Role, port: u16, middle: u16, backend: u16, log: &str) -> Value {
+    let mut clusters = vec![cluster("backend", backend, role == Role::H2c)];
+    let manager = |codec, table, log| vec![listener("http", port, connection_manager(codec, table, log))];
     let listeners = match role {
         Role::Tcp => vec![listener("tcp", port, tcp_proxy("backend"))],
         Role::Bolt => vec![listener("bolt", port, rpc_proxy("bolt", "bolt", "backend"))],
-        Role::H2c => vec![listener("h2c", port, connection_manager("backend"))],
+        Role::H2c => manager("HTTP2", routes("backend"), None),
+        Role::H1(Extras::None) => manager("HTTP1", routes("backend"), None),
+        Role::H1(Extras::Table) => manager("HTTP1", table("backend"), None),
+        Role::H1(Extras::Log) => manager("HTTP1", routes("backend"), Some(log)),
         Role::TwoHops => {
             clusters.push(cluster("middle", middle, true));
             vec![
@@ -113,15 +185,4 @@ pub fn dynamic(ads: u16, delta: bool) -> Value {
         },
         "static_resources": {"clusters": [cluster("xds", ads, true)]}
     })
-}
-
-/// HAProxy's file for `Role::Tcp` or `Role::H2c`.
-pub fn haproxy(role: Role, port: u16, backend: u16) -> String {
-    let (mode, proto) = if role == Role::H2c { ("http", " proto h2") } else { ("tcp", "") };
-    format!(
-        "global\n    nbthread 1\n    maxconn 4000\n    tune.h2.max-concurrent-streams 1000\n\
-         defaults\n    mode {mode}\n    timeout client 1h\n    timeout server 1h\n    timeout connect 5s\n\
-         frontend in\n    bind 127.0.0.1:{port}{proto}\n    default_backend out\n\
-         backend out\n    server one 127.0.0.1:{backend}{proto}\n"
-    )
 }

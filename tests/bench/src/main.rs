@@ -1,4 +1,4 @@
-//! Measures Mizzen beside a raw relay, HAProxy and Envoy. See Cargo.toml for the command.
+//! Measures Mizzen beside a raw relay, HAProxy, nginx and Envoy. See Cargo.toml for the command.
 //!
 //! Without a subcommand it is the suite: it starts everything else, this program again among it, as processes
 //! of their own, each on its CPU. It ends only processes that it started.
@@ -7,11 +7,13 @@ mod ads;
 mod backend;
 mod bolt;
 mod config;
+mod files;
 mod load;
 mod mesh;
 mod os;
 mod peers;
 mod relay;
+mod rows;
 mod speed;
 mod stats;
 mod xds;
@@ -22,7 +24,7 @@ use anyhow::{Result, bail};
 
 const USAGE: &str = "mizzen-bench [--quick] [--rounds N] [--window MS] [speed|memory|mesh] [NAME]
   speed   CPU per request, latency, memory under load, ratios to the peers
-  memory  idle size and wake-ups, 10,000 idle bolt connections
+  memory  idle size and wake-ups, 10,000 idle bolt connections, 5,000 idle HTTP/1 connections
   mesh    10,000 clusters by ADS, endpoint changes, repeated pushes
   NAME    only the speed rows whose name contains it
 Environment: MIZZEN, ENVOY: binaries to use; KEEP: keep configuration files and logs";
@@ -70,7 +72,7 @@ fn suite(args: &[String]) -> Result<()> {
     }
     let setup = peers::Setup::find()?;
     println!("mizzen: {}", setup.mizzen.display());
-    for (name, found) in [("haproxy", &setup.haproxy), ("envoy", &setup.envoy)] {
+    for (name, found) in [("haproxy", &setup.haproxy), ("nginx", &setup.nginx), ("envoy", &setup.envoy)] {
         println!(
             "{name}: {}",
             found

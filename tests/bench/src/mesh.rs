@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use crate::config::{self, Role};
+use crate::config::{self, Extras, Role};
 use crate::os::{self, Proc};
 use crate::peers::{LOAD_CPU, Peer, Setup};
 use crate::stats::{Spread, digits, table};
@@ -46,12 +46,15 @@ pub fn memory(setup: &Setup) -> Result<()> {
     }
     println!("idle, ADS connected, one worker (targets: ≤ 10 MB, ≤ 1 wake-up per second)");
     table(&["", "RSS MB", "anonymous MB", "wake-ups/s", "CPU ms/s"], &rows);
-    match connections(setup, 10_000) {
-        Ok(row) => {
-            println!("10,000 idle bolt connections (target: ≤ 6 KB each)");
-            table(&["", "RSS MB before", "after", "KB each", "MB after their end"], &[row]);
+    let kinds = [("bolt", Role::Bolt, "bolt", 10_000, 6), ("HTTP/1", Role::H1(Extras::None), "h1", 5_000, 8)];
+    for (name, role, kind, count, most) in kinds {
+        match connections(setup, role, kind, count) {
+            Ok(row) => {
+                println!("{count} idle {name} connections, each after one request (target: ≤ {most} KB each)");
+                table(&["", "RSS MB before", "after", "KB each", "MB after their end"], &[row]);
+            }
+            Err(error) => println!("{count} idle {name} connections: not measured: {error:#}\n"),
         }
-        Err(error) => println!("10,000 idle bolt connections: not measured: {error:#}\n"),
     }
     Ok(())
 }
@@ -70,21 +73,16 @@ fn idle(setup: &Setup, peer: Peer) -> Result<Vec<String>> {
     Ok(vec![peer.name().to_owned(), mb(rss), mb(anon), digits(woken), ms(cpu)])
 }
 
-fn connections(setup: &Setup, count: usize) -> Result<Vec<String>> {
+fn connections(setup: &Setup, role: Role, kind: &str, count: usize) -> Result<Vec<String>> {
     let backend_port = os::free_port()?;
-    let mut backend = Proc::own(
-        &["backend".to_owned(), "bolt".to_owned(), backend_port.to_string()],
-        LOAD_CPU,
-        &setup.log("backend"),
-    )?;
+    let args = ["backend".to_owned(), kind.to_owned(), backend_port.to_string()];
+    let mut backend = Proc::own(&args, LOAD_CPU, &setup.log("backend"))?;
     backend.expect("ready", 5 * SECOND)?;
-    let (proxy, port) = setup.start(Peer::Mizzen, Role::Bolt, backend_port)?;
+    let (proxy, port) = setup.start(Peer::Mizzen, role, 1, backend_port)?;
     std::thread::sleep(2 * SECOND);
     let before = os::rss_kib(proxy.pid());
-    let args: Vec<String> = ["load", "idle", &port.to_string(), &count.to_string(), "1", "256", "1000", "0"]
-        .map(str::to_owned)
-        .to_vec();
-    let mut load = Proc::own(&args, LOAD_CPU, &setup.log("load"))?;
+    let args = ["load", kind, "connections=0", &format!("port={port}"), &format!("extra={count}")];
+    let mut load = Proc::own(&args.map(str::to_owned), LOAD_CPU, &setup.log("load"))?;
     load.expect("held", 60 * SECOND)?;
     std::thread::sleep(3 * SECOND);
     let after = os::rss_kib(proxy.pid());
@@ -244,6 +242,7 @@ fn latency(setup: &Setup) -> Result<Vec<Vec<String>>> {
 }
 
 fn start_open(setup: &Setup, port: u16, pid: u32) -> Result<Proc> {
-    let args = ["load", "open", &port.to_string(), "8", "1", "256", "5000", &pid.to_string(), "1000"];
+    let (port, pid) = (format!("port={port}"), format!("pid={pid}"));
+    let args = ["load", "open", &port, &pid, "connections=8", "size=256", "ms=5000", "rate=1000"];
     Proc::own(&args.map(str::to_owned), LOAD_CPU, &setup.log("load"))
 }

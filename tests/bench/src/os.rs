@@ -12,11 +12,13 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-/// Confines the calling process, before it has threads, to one CPU.
-pub fn pin(cpu: usize) -> Result<()> {
+/// Confines the calling process, before it has threads, to CPUs: their numbers with commas between.
+pub fn pin(cpus: &str) -> Result<()> {
     let mut set = CpuSet::new();
-    set.set(cpu);
-    sched_setaffinity(None, &set).with_context(|| format!("pin to CPU {cpu}"))
+    for cpu in cpus.split(',') {
+        set.set(cpu.parse()?);
+    }
+    sched_setaffinity(None, &set).with_context(|| format!("pin to CPU {cpus}"))
 }
 
 /// As many open files as the system gives without asking anyone.
@@ -79,10 +81,10 @@ pub struct Proc {
 }
 
 impl Proc {
-    /// Starts `command` on `cpu`; its standard output is read, its errors go to `log`.
-    pub fn start(name: &str, mut command: Command, cpu: usize, log: &Path) -> Result<Self> {
+    /// Starts `command` on `cpu`, or several; its standard output is read, its errors go to `log`.
+    pub fn start(name: &str, mut command: Command, cpu: &str, log: &Path) -> Result<Self> {
         let mut pinned = Command::new(std::env::current_exe()?);
-        pinned.arg("pinned").arg(cpu.to_string()).arg(command.get_program()).args(command.get_args());
+        pinned.arg("pinned").arg(cpu).arg(command.get_program()).args(command.get_args());
         pinned.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
         command = pinned;
         let errors = fs::OpenOptions::new().create(true).append(true).open(log)?;
@@ -106,7 +108,7 @@ impl Proc {
     }
 
     /// A subcommand of this program.
-    pub fn own(args: &[String], cpu: usize, log: &Path) -> Result<Self> {
+    pub fn own(args: &[String], cpu: &str, log: &Path) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(args);
         Self::start(&args.join(" "), command, cpu, log)
@@ -174,7 +176,7 @@ impl Drop for Proc {
 pub fn exec_pinned(args: &[String]) -> Result<()> {
     use std::os::unix::process::CommandExt as _;
     let [cpu, program, rest @ ..] = args else { bail!("pinned CPU PROGRAM ARG…") };
-    pin(cpu.parse()?)?;
+    pin(cpu)?;
     raise_open_files();
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     Err(Command::new(program).args(rest).exec()).with_context(|| format!("exec {program}"))

@@ -7,18 +7,25 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use crate::config::{self, Role};
+use crate::files;
 use crate::os::{self, Proc};
 
 /// CPU of the proxy that is measured; load and backends are on [`LOAD_CPU`].
-pub const PROXY_CPU: usize = 0;
+pub const PROXY_CPU: &str = "0";
 /// See [`PROXY_CPU`].
-pub const LOAD_CPU: usize = 1;
+pub const LOAD_CPU: &str = "1";
+/// CPUs of a proxy with two workers.
+const BOTH_CPUS: &str = "0,1";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
+    /// With 64 KiB buffers.
     Relay,
+    /// With 8 KiB buffers.
+    SmallRelay,
     Mizzen,
     HaProxy,
+    Nginx,
     Envoy,
 }
 
@@ -26,8 +33,10 @@ impl Peer {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Relay => "relay",
+            Self::SmallRelay => "small-relay",
             Self::Mizzen => "mizzen",
             Self::HaProxy => "haproxy",
+            Self::Nginx => "nginx",
             Self::Envoy => "envoy",
         }
     }
@@ -37,9 +46,12 @@ impl Peer {
 pub struct Setup {
     pub mizzen: PathBuf,
     pub haproxy: Option<PathBuf>,
+    pub nginx: Option<PathBuf>,
     pub envoy: Option<PathBuf>,
     /// Configuration files and logs of this run.
     pub folder: PathBuf,
+    /// Access logs.
+    in_memory: PathBuf,
 }
 
 fn in_path(name: &str) -> Option<PathBuf> {
@@ -67,17 +79,21 @@ impl Setup {
     pub fn find() -> Result<Self> {
         let folder = std::env::temp_dir().join(format!("mizzen-bench-{}", std::process::id()));
         std::fs::create_dir_all(&folder)?;
+        let in_memory = memory_folder().join(format!("mizzen-bench-{}", std::process::id()));
+        std::fs::create_dir_all(&in_memory)?;
         let mizzen = match std::env::var_os("MIZZEN") {
             Some(given) => given.into(),
             None => build_mizzen()?,
         };
-        Ok(Self { mizzen, haproxy: in_path("haproxy"), envoy: find_envoy(), folder })
+        let (haproxy, nginx) = (in_path("haproxy"), in_path("nginx"));
+        Ok(Self { mizzen, haproxy, nginx, envoy: find_envoy(), folder, in_memory })
     }
 
     pub fn has(&self, peer: Peer) -> bool {
         match peer {
-            Peer::Relay | Peer::Mizzen => true,
+            Peer::Relay | Peer::SmallRelay | Peer::Mizzen => true,
             Peer::HaProxy => self.haproxy.is_some(),
+            Peer::Nginx => self.nginx.is_some(),
             Peer::Envoy => self.envoy.is_some(),
         }
     }
@@ -92,8 +108,9 @@ impl Setup {
         Ok(path)
     }
 
-    /// Starts `peer` for `role` before `backend`; gives the process and its port.
-    pub fn start(&self, peer: Peer, role: Role, backend: u16) -> Result<(Proc, u16)> {
+    /// Starts `peer` for `role` before `backend`; gives the process and its port. `workers` is Mizzen's and
+    /// Envoy's.
+    pub fn start(&self, peer: Peer, role: Role, workers: usize, backend: u16) -> Result<(Proc, u16)> {
         let port = os::free_port()?;
         let name = format!("{}-{port}", peer.name());
         let log = self.log(&name);
@@ -104,37 +121,67 @@ impl Setup {
             (_, role) => role,
         };
         let mut process = match peer {
-            Peer::Relay => {
-                let args = ["relay".to_owned(), port.to_string(), backend.to_string()];
-                Proc::own(&args, PROXY_CPU, &log)?
-            }
+            Peer::Relay => self.relay(port, backend, "64", &log)?,
+            Peer::SmallRelay => self.relay(port, backend, "8", &log)?,
             Peer::HaProxy => {
-                let file = self.write(&format!("{name}.cfg"), &config::haproxy(role, port, backend))?;
+                let file = self.write(&format!("{name}.cfg"), &files::haproxy(role, port, backend))?;
                 let mut command = Command::new(self.haproxy.as_ref().context("no haproxy")?);
                 command.arg("-db").arg("-f").arg(file);
                 Proc::start(&name, command, PROXY_CPU, &log)?
             }
+            Peer::Nginx => {
+                let folder = self.folder.join(&name);
+                std::fs::create_dir_all(&folder)?;
+                let file = self.write(&format!("{name}.conf"), &files::nginx(port, backend, &folder))?;
+                let mut command = Command::new(self.nginx.as_ref().context("no nginx")?);
+                command.arg("-p").arg(folder).arg("-c").arg(file);
+                Proc::start(&name, command, PROXY_CPU, &log)?
+            }
             Peer::Mizzen | Peer::Envoy => {
-                let bootstrap = config::bootstrap(role, port, os::free_port()?, backend);
-                self.start_bootstrap(peer, &name, &bootstrap)?
+                let access_log = self.in_memory.join(format!("{name}.log"));
+                let access_log = access_log.to_string_lossy();
+                let bootstrap = config::bootstrap(role, port, os::free_port()?, backend, &access_log);
+                self.start_workers(peer, &name, workers, &bootstrap)?
             }
         };
         process.wait_for_port(port, Duration::from_secs(15)).with_context(|| tail(&log))?;
         Ok((process, port))
     }
 
+    fn relay(&self, port: u16, backend: u16, kib: &str, log: &Path) -> Result<Proc> {
+        let args = ["relay".to_owned(), port.to_string(), backend.to_string(), kib.to_owned()];
+        Proc::own(&args, PROXY_CPU, log)
+    }
+
     /// Starts Mizzen or Envoy with one worker from a bootstrap.
     pub fn start_bootstrap(&self, peer: Peer, name: &str, bootstrap: &serde_json::Value) -> Result<Proc> {
+        self.start_workers(peer, name, 1, bootstrap)
+    }
+
+    fn start_workers(
+        &self,
+        peer: Peer,
+        name: &str,
+        workers: usize,
+        bootstrap: &serde_json::Value,
+    ) -> Result<Proc> {
         let file = self.write(&format!("{name}.json"), &serde_json::to_string_pretty(bootstrap)?)?;
         let binary =
             if peer == Peer::Envoy { self.envoy.as_ref().context("no envoy")? } else { &self.mizzen };
         let mut command = Command::new(binary);
-        command.arg("-c").arg(file).args(["--concurrency", "1", "-l", "warning"]);
+        command.arg("-c").arg(file).args(["--concurrency", &workers.to_string(), "-l", "warning"]);
         if peer == Peer::Envoy {
             command.arg("--use-dynamic-base-id");
         }
-        Proc::start(name, command, PROXY_CPU, &self.log(name))
+        let cpus = if workers > 1 { BOTH_CPUS } else { PROXY_CPU };
+        Proc::start(name, command, cpus, &self.log(name))
     }
+}
+
+/// Where files are in memory.
+fn memory_folder() -> PathBuf {
+    let shared = PathBuf::from("/dev/shm");
+    if shared.is_dir() { shared } else { std::env::temp_dir() }
 }
 
 impl Drop for Setup {
@@ -142,6 +189,7 @@ impl Drop for Setup {
         if std::env::var_os("KEEP").is_none() {
             let _ = std::fs::remove_dir_all(&self.folder);
         }
+        let _ = std::fs::remove_dir_all(&self.in_memory);
     }
 }
 
