@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::HeaderName;
 use smallvec::SmallVec;
 use std::cell::Cell;
+use std::rc::Rc;
 
 /// Spelling of the names that were not lower case, found again by name and occurrence, so that it survives
 /// whatever is done to the fields in between. Keeps the head's bytes.
@@ -33,12 +34,12 @@ impl NameCase {
     }
 
     /// The finished record; `None` if every name was lower case.
-    pub(super) fn finish(mut self, head: &Bytes) -> Option<Self> {
+    pub(super) fn finish(mut self, head: Bytes) -> Option<Rc<Self>> {
         if self.entries.is_empty() {
             return None;
         }
-        self.head = head.clone();
-        Some(self)
+        self.head = head;
+        Some(Rc::new(self))
     }
 
     /// How the `nth` field called `name` was written; `None` if in lower case or not there.

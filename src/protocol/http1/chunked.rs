@@ -2,7 +2,7 @@
 
 use super::body::{Piece, take};
 use super::fields::{parse_name, parse_value};
-use super::scan::{self, Grammar, Lines, at};
+use super::scan::{self, Grammar, Lines, Slots, at};
 use super::{Fault, Limits};
 use bytes::{Buf, BytesMut};
 use http::HeaderMap;
@@ -124,19 +124,20 @@ impl Chunks {
             self.step = Step::Done;
             return Ok(None);
         }
-        let lines = scan::head::<TrailerLines>(&mut self.seen, buf, limits, false);
+        let mut slots = Slots::new();
+        let lines = scan::head::<TrailerLines>(&mut self.seen, buf, limits, false, &mut slots);
         let lines = lines.map_err(|fault| match fault {
             Fault::URI_TOO_LONG => Fault::HEADERS_TOO_LARGE,
             fault => fault,
         });
         let Some(lines) = lines? else { return Ok(None) };
         self.step = Step::Done;
-        if lines.slots.len() > limits.max_headers {
+        if slots.len() > limits.max_headers {
             return Err(Fault::TOO_MANY_HEADERS);
         }
         let block = buf.split_to(lines.len).freeze();
-        let mut fields = HeaderMap::with_capacity(lines.slots.len());
-        for slot in &lines.slots {
+        let mut fields = HeaderMap::with_capacity(slots.len());
+        for slot in &slots {
             let name = parse_name(at(&block, slot.name))?;
             if !NEVER_IN_TRAILERS.contains(&name.as_str()) {
                 let value = parse_value(&block, slot)?;
@@ -164,12 +165,14 @@ impl Grammar for TrailerLines {
     fn parse<'b>(
         bytes: &'b [u8],
         fields: &mut [MaybeUninit<Header<'b>>],
+        slots: &mut Slots,
     ) -> Result<Option<Lines<()>>, httparse::Error> {
         // The parser of bare fields takes only an array that holds something.
         let mut room = vec![httparse::EMPTY_HEADER; fields.len()];
         match httparse::parse_headers(bytes, &mut room)? {
             httparse::Status::Complete((len, fields)) => {
-                Ok(Some(Lines { line: (), slots: scan::slots(bytes, fields), len }))
+                scan::note(bytes, fields, slots);
+                Ok(Some(Lines { line: (), len }))
             }
             httparse::Status::Partial => Ok(None),
         }

@@ -10,6 +10,9 @@ use http::header::{CONTENT_LENGTH, COOKIE, TE, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::time::Duration;
 
+/// Fields a proxy adds to most heads: grown for them, a map is built twice.
+const ADDED: usize = 4;
+
 /// The fields of one head.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
@@ -24,6 +27,10 @@ pub(super) struct Fields {
     /// What `Keep-Alive: timeout=` promises.
     pub(super) keep_alive: Option<Duration>,
     h2c: bool,
+    /// There is an `upgrade`.
+    upgrades: bool,
+    /// There is a cookie.
+    crumbs: bool,
     cookies: Option<BytesMut>,
     /// Fields, all cookies counting as one.
     count: usize,
@@ -65,28 +72,33 @@ fn kind(name: &[u8]) -> Kind {
 }
 
 impl Fields {
+    /// None yet, with room for `count` and for what the proxy adds to a head.
+    pub(super) fn new(count: usize) -> Self {
+        Fields { map: HeaderMap::with_capacity(count + ADDED), ..Fields::default() }
+    }
+
     /// Reads the fields of `head`.
     ///
     /// # Errors
     /// One of them is refused, or there are too many.
-    pub(super) fn read(head: &Bytes, slots: &[Slot], limits: &Limits) -> Result<Fields, Fault> {
-        let mut fields = Fields { map: HeaderMap::with_capacity(slots.len()), ..Fields::default() };
+    pub(super) fn read(&mut self, head: &Bytes, slots: &[Slot], limits: &Limits) -> Result<(), Fault> {
         for slot in slots {
-            fields.add(head, slot, limits)?;
+            self.add(head, slot, limits)?;
         }
-        if let Some(cookies) = fields.cookies.take() {
+        if let Some(cookies) = self.cookies.take() {
             let joined = HeaderValue::from_maybe_shared(cookies.freeze()).map_err(|_| Fault::CHARACTERS)?;
-            fields.map.insert(COOKIE, joined);
+            self.map.insert(COOKIE, joined);
         }
-        fields.connection.strip(&mut fields.map);
-        fields.said = fields.said.check()?;
-        Ok(fields)
+        self.connection.strip(&mut self.map);
+        self.said = self.said.check()?;
+        Ok(())
     }
 
     fn add(&mut self, head: &Bytes, slot: &Slot, limits: &Limits) -> Result<(), Fault> {
         let (name, value) = (at(head, slot.name), at(head, slot.value));
         let kind = kind(name);
-        if kind != Kind::Cookie || !self.map.contains_key(COOKIE) {
+        let joins = kind == Kind::Cookie && std::mem::replace(&mut self.crumbs, true);
+        if !joins {
             self.count += 1;
             if self.count > limits.max_headers {
                 return Err(Fault::TOO_MANY_HEADERS);
@@ -94,7 +106,7 @@ impl Fields {
         }
         let mut nth = 0;
         match kind {
-            Kind::Cookie if self.map.contains_key(COOKIE) => {
+            Kind::Cookie if joins => {
                 self.add_cookie(value);
                 return Ok(());
             }
@@ -116,6 +128,7 @@ impl Fields {
             }
             Kind::Upgrade => {
                 self.h2c |= has_token(value, b"h2c");
+                self.upgrades = true;
                 nth = self.append(head, slot, UPGRADE)?;
             }
             Kind::Connection => self.connection.add(value)?,
@@ -165,6 +178,9 @@ impl Fields {
 
     /// Settles whether the sender asks for another protocol; `false`: its `upgrade` means nothing and goes.
     pub(super) fn take_upgrade(&mut self, possible: bool) -> bool {
+        if !self.upgrades {
+            return false;
+        }
         let asks = self.connection.upgrade && !self.h2c && self.map.contains_key(UPGRADE);
         if !asks || !possible {
             self.map.remove(UPGRADE);

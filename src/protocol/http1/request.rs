@@ -1,7 +1,7 @@
 //! Request heads.
 
 use super::fields::Fields;
-use super::scan::{self, Grammar, Lines, at, place};
+use super::scan::{self, Grammar, Lines, Slot, Slots, at, place};
 use super::{Fault, Framing, Limits, NameCase, target};
 use bytes::BytesMut;
 use http::{Method, Version, request};
@@ -38,10 +38,13 @@ impl RequestDecoder {
     /// # Errors
     /// The request is refused; the connection has to be closed after the answer.
     pub fn decode(&mut self, buf: &mut BytesMut, limits: &Limits) -> Result<Option<RequestHead>, Fault> {
-        let Some(lines) = scan::head::<RequestLine>(&mut self.seen, buf, limits, limits.lenient)? else {
+        let mut slots = Slots::new();
+        let Some(lines) =
+            scan::head::<RequestLine>(&mut self.seen, buf, limits, limits.lenient, &mut slots)?
+        else {
             return Ok(None);
         };
-        read(buf, lines, limits).map(Some)
+        read(buf, &lines, &slots, limits)
     }
 
     /// Whether a part of a head has come.
@@ -50,7 +53,12 @@ impl RequestDecoder {
     }
 }
 
-fn read(buf: &mut BytesMut, lines: Lines<RequestLine>, limits: &Limits) -> Result<RequestHead, Fault> {
+fn read(
+    buf: &mut BytesMut,
+    lines: &Lines<RequestLine>,
+    slots: &[Slot],
+    limits: &Limits,
+) -> Result<Option<RequestHead>, Fault> {
     let head = buf.split_to(lines.len).freeze();
     let http_11 = lines.line.minor == 1;
     if !http_11 && !limits.accept_http_10 {
@@ -60,7 +68,8 @@ fn read(buf: &mut BytesMut, lines: Lines<RequestLine>, limits: &Limits) -> Resul
     if !limits.custom_methods && !is_registered(&method) {
         return Err(Fault::METHOD);
     }
-    let mut fields = Fields::read(&head, &lines.slots, limits)?;
+    let mut fields = Fields::new(slots.len());
+    fields.read(&head, slots, limits)?;
     let uri = target::read(&head, lines.line.target, fields.host, &method, http_11, limits)?;
     let framing = framing(&fields, &method, http_11)?;
     let upgrade = fields.take_upgrade(http_11 && fields.said.is_nothing() && method != Method::CONNECT);
@@ -69,14 +78,14 @@ fn read(buf: &mut BytesMut, lines: Lines<RequestLine>, limits: &Limits) -> Resul
     parts.uri = uri;
     parts.version = if http_11 { Version::HTTP_11 } else { Version::HTTP_10 };
     parts.headers = fields.map;
-    Ok(RequestHead {
+    Ok(Some(RequestHead {
         parts,
         framing,
         keep_alive: fields.connection.persists(http_11),
         expect_continue: fields.expect && http_11,
         upgrade,
-        case: fields.case.finish(&head).map(Rc::new),
-    })
+        case: fields.case.finish(head),
+    }))
 }
 
 /// Whether a method is among those that servers of today know: RFC 9110's and those of WebDAV, UPnP and caches.
@@ -141,6 +150,7 @@ impl Grammar for RequestLine {
     fn parse<'b>(
         bytes: &'b [u8],
         fields: &mut [MaybeUninit<Header<'b>>],
+        slots: &mut Slots,
     ) -> Result<Option<Lines<RequestLine>>, httparse::Error> {
         let mut request = httparse::Request::new(&mut []);
         let status = request.parse_with_uninit_headers(bytes, fields)?;
@@ -150,7 +160,8 @@ impl Grammar for RequestLine {
             target: place(bytes, request.path.unwrap_or_default().as_bytes()),
             minor: request.version.unwrap_or_default(),
         };
-        Ok(Some(Lines { line, slots: scan::slots(bytes, request.headers), len }))
+        scan::note(bytes, request.headers, slots);
+        Ok(Some(Lines { line, len }))
     }
 
     fn fault(error: httparse::Error, bytes: &[u8]) -> Fault {

@@ -1,7 +1,7 @@
 //! Response heads.
 
 use super::fields::Fields;
-use super::scan::{self, Grammar, Lines};
+use super::scan::{self, Grammar, Lines, Slot, Slots};
 use super::{Fault, Framing, Limits, NameCase};
 use bytes::BytesMut;
 use http::{Method, StatusCode, Version, response};
@@ -69,23 +69,28 @@ impl ResponseDecoder {
         asked: Asked,
         limits: &Limits,
     ) -> Result<Option<ResponseHead>, Fault> {
-        let Some(lines) = scan::head::<StatusLine>(&mut self.seen, buf, limits, limits.lenient)? else {
+        let mut slots = Slots::new();
+        let Some(lines) =
+            scan::head::<StatusLine>(&mut self.seen, buf, limits, limits.lenient, &mut slots)?
+        else {
             return Ok(None);
         };
-        read(buf, lines, asked, limits).map(Some)
+        read(buf, &lines, &slots, asked, limits)
     }
 }
 
 fn read(
     buf: &mut BytesMut,
-    lines: Lines<StatusLine>,
+    lines: &Lines<StatusLine>,
+    slots: &[Slot],
     asked: Asked,
     limits: &Limits,
-) -> Result<ResponseHead, Fault> {
+) -> Result<Option<ResponseHead>, Fault> {
     let head = buf.split_to(lines.len).freeze();
     let http_11 = lines.line.minor == 1;
     let status = StatusCode::from_u16(lines.line.status).map_err(|_| Fault::STATUS)?;
-    let mut fields = Fields::read(&head, &lines.slots, limits)?;
+    let mut fields = Fields::new(slots.len());
+    fields.read(&head, slots, limits)?;
     let switched = status == StatusCode::SWITCHING_PROTOCOLS;
     let possible = (switched && asked.upgrade) || status == StatusCode::UPGRADE_REQUIRED;
     if !fields.take_upgrade(possible) && switched {
@@ -97,14 +102,14 @@ fn read(
     parts.status = status;
     parts.version = if http_11 { Version::HTTP_11 } else { Version::HTTP_10 };
     parts.headers = fields.map;
-    Ok(ResponseHead {
+    Ok(Some(ResponseHead {
         parts,
         framing,
         keep_alive: fields.connection.persists(http_11) && framing != Framing::UntilClose,
         keep_alive_timeout: fields.keep_alive,
         tunnel,
-        case: fields.case.finish(&head).map(Rc::new),
-    })
+        case: fields.case.finish(head),
+    }))
 }
 
 fn framing(
@@ -150,6 +155,7 @@ impl Grammar for StatusLine {
     fn parse<'b>(
         bytes: &'b [u8],
         fields: &mut [MaybeUninit<Header<'b>>],
+        slots: &mut Slots,
     ) -> Result<Option<Lines<StatusLine>>, httparse::Error> {
         let mut response = httparse::Response::new(&mut []);
         let config = httparse::ParserConfig::default();
@@ -159,7 +165,8 @@ impl Grammar for StatusLine {
             status: response.code.unwrap_or_default(),
             minor: response.version.unwrap_or_default(),
         };
-        Ok(Some(Lines { line, slots: scan::slots(bytes, response.headers), len }))
+        scan::note(bytes, response.headers, slots);
+        Ok(Some(Lines { line, len }))
     }
 
     fn fault(error: httparse::Error, _: &[u8]) -> Fault {

@@ -22,12 +22,14 @@ pub(super) struct Slot {
     pub(super) value: (u32, u32),
 }
 
-/// Where the parts of a head are.
+/// The fields of a head, in its order. Filled in place: it is large, and would be copied on every way out.
+pub(super) type Slots = SmallVec<[Slot; 24]>;
+
+/// What a head is apart from its fields.
 #[derive(Debug)]
 pub(super) struct Lines<L> {
     /// The first line.
     pub(super) line: L,
-    pub(super) slots: SmallVec<[Slot; 24]>,
     /// Bytes of the whole head.
     pub(super) len: usize,
 }
@@ -43,7 +45,8 @@ pub(super) fn at(whole: &[u8], (start, end): (u32, u32)) -> &[u8] {
     whole.get(start as usize..end as usize).unwrap_or_default()
 }
 
-/// What reads the first line: the fields into the given array; `Ok(None)` when the head is not whole.
+/// What reads the first line: the fields by way of the given array into `slots`; `Ok(None)` when the head is not
+/// whole.
 pub(super) trait Grammar {
     /// What the first line comes to.
     type Line;
@@ -51,12 +54,13 @@ pub(super) trait Grammar {
     fn parse<'b>(
         bytes: &'b [u8],
         fields: &mut [MaybeUninit<Header<'b>>],
+        slots: &mut Slots,
     ) -> Result<Option<Lines<Self::Line>>, httparse::Error>;
     /// What an error of the parser is called.
     fn fault(error: httparse::Error, bytes: &[u8]) -> Fault;
 }
 
-/// Finds a head at the front of `buf`. `seen` belongs to the connection: how much of `buf` was looked at.
+/// Finds a head at the front of `buf` and notes its fields in `slots`. `seen` belongs to the connection: how much of `buf` was looked at.
 ///
 /// # Errors
 /// The head cannot be read or is too large.
@@ -65,6 +69,7 @@ pub(super) fn head<G: Grammar>(
     buf: &mut BytesMut,
     limits: &Limits,
     lenient: bool,
+    slots: &mut Slots,
 ) -> Result<Option<Lines<G::Line>>, Fault> {
     if !skip_blank_lines(buf, lenient)? {
         return Ok(None);
@@ -75,14 +80,14 @@ pub(super) fn head<G: Grammar>(
         return Ok(None);
     }
     let window = buf.get(..buf.len().min(limits.head_bytes)).unwrap_or_default();
-    let parsed = match parse::<G>(window, limits) {
-        Err(_) => parse_lines::<G>(buf, limits, lenient)?,
+    let parsed = match parse::<G>(window, limits, slots) {
+        Err(_) => parse_lines::<G>(buf, limits, lenient, slots)?,
         Ok(parsed) => parsed,
     };
     if let Some(lines) = parsed {
         *seen = 0;
         if !lenient {
-            check_ends(buf, &lines)?;
+            check_ends(buf, &lines, slots)?;
         }
         return Ok(Some(lines));
     }
@@ -99,6 +104,7 @@ fn parse_lines<G: Grammar>(
     buf: &mut BytesMut,
     limits: &Limits,
     lenient: bool,
+    slots: &mut Slots,
 ) -> Result<Option<Lines<G::Line>>, Fault> {
     let within = buf.len().min(limits.head_bytes);
     let window = buf.get_mut(..within).unwrap_or_default();
@@ -107,26 +113,31 @@ fn parse_lines<G: Grammar>(
     if lenient {
         unfold(whole);
     }
-    parse::<G>(whole, limits).map_err(|error| G::fault(error, whole))
+    parse::<G>(whole, limits, slots).map_err(|error| G::fault(error, whole))
 }
 
-fn parse<G: Grammar>(bytes: &[u8], limits: &Limits) -> Result<Option<Lines<G::Line>>, httparse::Error> {
+fn parse<G: Grammar>(
+    bytes: &[u8],
+    limits: &Limits,
+    slots: &mut Slots,
+) -> Result<Option<Lines<G::Line>>, httparse::Error> {
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
-    match G::parse(bytes, &mut fields) {
+    match G::parse(bytes, &mut fields, slots) {
         Err(httparse::Error::TooManyHeaders) => {}
         done => return done,
     }
     let mut many = vec![MaybeUninit::uninit(); limits.max_headers.saturating_add(CRUMBS).min(bytes.len())];
-    G::parse(bytes, &mut many)
+    G::parse(bytes, &mut many, slots)
 }
 
 /// Notes where the fields are.
-pub(super) fn slots(bytes: &[u8], fields: &[Header<'_>]) -> SmallVec<[Slot; 24]> {
+pub(super) fn note(bytes: &[u8], fields: &[Header<'_>], slots: &mut Slots) {
     let slot = |field: &Header<'_>| Slot {
         name: place(bytes, field.name.as_bytes()),
         value: place(bytes, field.value),
     };
-    fields.iter().map(slot).collect()
+    slots.clear();
+    slots.extend(fields.iter().map(slot));
 }
 
 /// Empty lines before a head mean nothing (RFC 9112, 2.2). `false`: there is nothing else yet.
@@ -143,10 +154,10 @@ fn skip_blank_lines(buf: &mut BytesMut, lenient: bool) -> Result<bool, Fault> {
 }
 
 /// Every line must end with CR LF: the parser takes LF alone.
-fn check_ends<L>(buf: &[u8], lines: &Lines<L>) -> Result<(), Fault> {
+fn check_ends<L>(buf: &[u8], lines: &Lines<L>, slots: &Slots) -> Result<(), Fault> {
     // Trailers begin without a line before them.
     let ends_at = |end: usize| end == 0 || end >= 2 && buf.get(end - 2..end) == Some(b"\r\n");
-    let whole = lines.slots.iter().all(|slot| ends_at(slot.name.0 as usize))
+    let whole = slots.iter().all(|slot| ends_at(slot.name.0 as usize))
         && ends_at(lines.len)
         && ends_at(lines.len.saturating_sub(2));
     if whole { Ok(()) } else { Err(Fault::CHARACTERS) }

@@ -30,21 +30,25 @@ impl Exchange {
         head: &mut request::Parts,
         arrival: &mut Arrival,
     ) -> Result<(), Failure> {
-        let Admitted { expects, change } = admit(head, settings.max_headers)?;
+        let Admitted { expects, change, expect } = admit(head, settings.max_headers)?;
         let Some(edge) = settings.edge else {
-            self.expect(expects, false, head);
+            self.expect((expect, expects), false, head);
             return if change.is_some() { Err(Failure::before(Reason::BadRequest)) } else { Ok(()) };
         };
         *arrival = edge::arrive(head, edge, &self.down.handle, &self.down.local.env.random)?;
         self.change = change;
         self.internal = arrival.internal;
         self.caller.ip = arrival.client.or(self.caller.ip);
-        self.expect(expects, edge.proxy_100_continue, head);
+        self.expect((expect, expects), edge.proxy_100_continue, head);
         Ok(())
     }
 
-    /// Tells a client that waits for it to go on, unless that is the upstream's to say.
-    fn expect(&mut self, expects: bool, passes: bool, head: &mut request::Parts) {
+    /// Tells a client that waits for it to go on, unless that is the upstream's to say. `there`: there is an
+    /// `expect`; `expects`: and it is one for a 100.
+    fn expect(&mut self, (there, expects): (bool, bool), passes: bool, head: &mut request::Parts) {
+        if !there {
+            return;
+        }
         self.passes_100 = expects && passes;
         if self.passes_100 {
             return;

@@ -80,9 +80,7 @@ pub(super) fn arrive(
     }
     if edge.request_id.generate {
         let fresh = external && edge.use_remote_address && !edge.request_id.preserve_external;
-        if fresh || !head.headers.contains_key(REQUEST_ID) {
-            set(&mut head.headers, REQUEST_ID, uuid(random));
-        }
+        identify(&mut head.headers, fresh, random);
     }
     if edge.request_id.in_response {
         arrival.request_id = head.headers.get(REQUEST_ID).cloned();
@@ -103,6 +101,19 @@ fn set_scheme(head: &mut request::Parts, scheme: RequestScheme) -> Result<(), Fa
     });
     head.uri = Uri::from_parts(parts).map_err(|_| Failure::before(Reason::BadRequest))?;
     Ok(())
+}
+
+/// Gives the request an id, a new one if it has none or with `fresh`. Marked as what no HPACK table is to hold:
+/// each value comes once, and would drive out what comes again.
+fn identify(headers: &mut HeaderMap, fresh: bool, random: &Random) {
+    if !fresh && let Some(id) = headers.get_mut(REQUEST_ID) {
+        return id.set_sensitive(true);
+    }
+    if let Ok(mut id) = HeaderValue::from_maybe_shared(Bytes::from(uuid(random))) {
+        id.set_sensitive(true);
+        // A map that is full keeps what it has.
+        let _ = headers.try_insert(REQUEST_ID, id);
+    }
 }
 
 fn check_names(headers: &mut HeaderMap, action: Underscores) -> Result<(), Failure> {
@@ -197,14 +208,16 @@ fn note_client(headers: &mut HeaderMap, edge: &Edge, handle: &Handle, arrival: &
         for name in CONTROL {
             headers.remove(name);
         }
-    }
-    if edge.use_remote_address {
-        headers.remove("x-envoy-decorator-operation");
-        headers.remove("x-envoy-downstream-service-cluster");
-        headers.remove("x-envoy-downstream-service-node");
-        if let Some(client) = client {
-            set(headers, EXTERNAL, client.to_string());
+        if edge.use_remote_address {
+            headers.remove("x-envoy-decorator-operation");
+            headers.remove("x-envoy-downstream-service-cluster");
+            headers.remove("x-envoy-downstream-service-node");
         }
+    }
+    if edge.use_remote_address
+        && let Some(client) = client
+    {
+        set(headers, EXTERNAL, client.to_string());
     }
     true
 }

@@ -66,13 +66,14 @@ pub(super) struct Answer {
     /// The body of an answer of our own.
     pub(super) whole: Bytes,
     /// Where the body of any other comes from.
-    relay: Option<Relay>,
+    /// Boxed: an answer is handed on several times on its way to the client.
+    relay: Option<Box<Relay>>,
 }
 
 impl Answer {
     /// An answer whose body `relay` brings.
     pub(super) fn relayed(response: Response<()>, relay: Relay) -> Self {
-        Answer { response, whole: Bytes::new(), relay: Some(relay) }
+        Answer { response, whole: Bytes::new(), relay: Some(Box::new(relay)) }
     }
 
     /// The body of an answer that is not our own.

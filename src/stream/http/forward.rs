@@ -12,7 +12,7 @@ use crate::model::Block;
 use crate::stream::exchange::{Attempt, Forward, Outcome, Tries};
 use crate::stream::facts::StreamFacts;
 use http::header::SET_COOKIE;
-use http::{HeaderMap, HeaderValue, Response, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, request};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::{Context, Poll};
@@ -208,7 +208,8 @@ fn set_cookies(to: &Forward<'_>, headers: &mut HeaderMap) {
 
 /// The status outlier detection sees: that of gRPC where the response is nothing but one.
 fn judged_status<B>(response: &Response<B>) -> u16 {
-    let grpc = response.headers().get("grpc-status").and_then(|value| value.to_str().ok()?.parse().ok());
+    const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+    let grpc = response.headers().get(GRPC_STATUS).and_then(|value| value.to_str().ok()?.parse().ok());
     match grpc {
         None => response.status().as_u16(),
         Some(2u32 | 13 | 15) => 500,

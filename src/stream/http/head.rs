@@ -73,6 +73,8 @@ pub struct Admitted {
     pub expects: bool,
     /// It asks for another protocol on this connection or stream.
     pub change: Option<Change>,
+    /// There is an `expect`, whatever it says.
+    pub expect: bool,
 }
 
 /// How a request asks for another protocol.
@@ -96,7 +98,10 @@ pub fn admit(head: &mut request::Parts, max_headers: usize) -> Result<Admitted, 
     if head.headers.len() > MAX_HEADERS.max(max_headers) {
         return Err(Failure::before(Reason::HeaderOverflow));
     }
-    join_cookies(&mut head.headers)?;
+    let told = Told::read(&head.headers);
+    if told.cookies {
+        join_cookies(&mut head.headers)?;
+    }
     if head.headers.len() > max_headers {
         return Err(Failure::before(Reason::HeaderOverflow));
     }
@@ -104,7 +109,7 @@ pub fn admit(head: &mut request::Parts, max_headers: usize) -> Result<Admitted, 
         let extended = head.extensions.get::<Protocol>().is_some();
         Some(if extended { Change::Extended } else { Change::Connect })
     } else {
-        head.headers.contains_key(UPGRADE).then_some(Change::Upgrade)
+        told.upgrade.then_some(Change::Upgrade)
     };
     match head.uri.path_and_query().map(PathAndQuery::as_str) {
         _ if change == Some(Change::Connect) => {}
@@ -112,7 +117,8 @@ pub fn admit(head: &mut request::Parts, max_headers: usize) -> Result<Admitted, 
         Some(path) if path.starts_with('/') || path.starts_with('?') => {}
         _ => return Err(refused()),
     }
-    if let Some(host) = head.headers.remove(HOST)
+    if told.host
+        && let Some(host) = head.headers.remove(HOST)
         && head.uri.authority().is_none()
     {
         let authority = Authority::try_from(host.as_bytes()).map_err(|_| refused())?;
@@ -126,10 +132,37 @@ pub fn admit(head: &mut request::Parts, max_headers: usize) -> Result<Admitted, 
     if head.headers.values().any(is_padded) {
         return Err(refused());
     }
-    let expect = head.headers.get(EXPECT);
-    let expects = expect.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
-        && head.version != Version::HTTP_10;
-    Ok(Admitted { expects, change })
+    let continues = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    let expects =
+        told.expect && head.headers.get(EXPECT).is_some_and(continues) && head.version != Version::HTTP_10;
+    Ok(Admitted { expects, change, expect: told.expect })
+}
+
+/// Which of the fields that need a look a head has: one pass over the names costs less than a look-up each.
+#[derive(Default)]
+struct Told {
+    cookies: bool,
+    upgrade: bool,
+    host: bool,
+    expect: bool,
+}
+
+impl Told {
+    fn read(headers: &HeaderMap) -> Self {
+        let mut told = Told::default();
+        for name in headers.keys() {
+            match name.as_str().len() {
+                4 => told.host |= *name == HOST,
+                6 => {
+                    told.cookies |= *name == COOKIE;
+                    told.expect |= *name == EXPECT;
+                }
+                7 => told.upgrade |= *name == UPGRADE,
+                _ => {}
+            }
+        }
+        told
+    }
 }
 
 /// Cookies become one field, as HTTP/1 has them (RFC 9113, 8.2.3).
