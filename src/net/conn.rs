@@ -91,11 +91,12 @@ impl Conn {
     /// destroys answers still on their way.
     pub async fn close_gently(mut self, limit: Duration) {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let drain = async {
+        // Boxed, as its buffer would be part of every open connection's task.
+        let drain = Box::pin(async {
             let _ = self.shutdown().await;
             let mut waste = [0u8; 2048];
             while matches!(self.read(&mut waste).await, Ok(n) if n > 0) {}
-        };
+        });
         let _ = tokio::time::timeout(limit, drain).await;
     }
 

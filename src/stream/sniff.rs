@@ -70,7 +70,8 @@ pub async fn serve_sniffed(mut io: Conn, handle: Rc<Handle>, local: Rc<Local>) -
     match verdict {
         Verdict::Bolt => rpc::serve(io, early, handle, local).await,
         Verdict::Http1 => http1::serve(io, early, handle, local).await,
-        Verdict::Http2 => http2::serve(io, early.freeze(), handle, local).await,
+        // Boxed: a task has room for the largest of these, and this one is several times the others.
+        Verdict::Http2 => Box::pin(http2::serve(io, early.freeze(), handle, local)).await,
         Verdict::Unknown | Verdict::Unclear => {
             io.close_gently(LINGER).await;
             // Methods are upper-case letters.
