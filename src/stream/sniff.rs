@@ -82,6 +82,13 @@ pub async fn serve_sniffed(mut io: Conn, handle: Rc<Handle>, local: Rc<Local>) -
     Served::Yes
 }
 
+const fn size<F: Future>(_: fn(Conn, Rc<Handle>, Rc<Local>) -> F) -> usize {
+    size_of::<F>()
+}
+
+/// One per open connection, and most of them are idle: what one rarely needs is boxed apart.
+const _: () = assert!(size(serve_sniffed) <= 1536);
+
 /// Reads until the protocol is clear. `None`: the client said nothing and left, or has to leave.
 async fn first_bytes(
     io: &mut Conn,
