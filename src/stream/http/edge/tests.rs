@@ -128,16 +128,3 @@ fn responses_say_who_served_them() {
     depart(StatusCode::OK, &mut headers, &edge, "istio-envoy", &Arrival::default());
     assert_eq!(headers["server"], "istio-envoy");
 }
-
-#[test]
-fn ids_have_the_form_of_version_4() {
-    assert_eq!((&hex(0x0123_4567), &hex(0x89ab_cdef)), (b"01234567", b"89abcdef"));
-    let random = Random::seeded(1);
-    for _ in 0..100 {
-        let id = String::from_utf8(uuid(&random)).unwrap();
-        let parts: Vec<&str> = id.split('-').collect();
-        assert_eq!(parts.iter().map(|part| part.len()).collect::<Vec<_>>(), [8, 4, 4, 4, 12], "{id}");
-        assert!(id.bytes().all(|byte| byte == b'-' || byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)));
-        assert!(parts[2].starts_with('4') && parts[3].starts_with(['8', '9', 'a', 'b']), "{id}");
-    }
-}
