@@ -39,8 +39,7 @@ impl RequestDecoder {
     /// The request is refused; the connection has to be closed after the answer.
     pub fn decode(&mut self, buf: &mut BytesMut, limits: &Limits) -> Result<Option<RequestHead>, Fault> {
         let mut slots = Slots::new();
-        let Some(lines) =
-            scan::head::<RequestLine>(&mut self.seen, buf, limits, limits.lenient, &mut slots)?
+        let Some(lines) = scan::head::<RequestLine>(&mut self.seen, buf, limits, limits.lenient, &mut slots)?
         else {
             return Ok(None);
         };

@@ -70,8 +70,7 @@ impl ResponseDecoder {
         limits: &Limits,
     ) -> Result<Option<ResponseHead>, Fault> {
         let mut slots = Slots::new();
-        let Some(lines) =
-            scan::head::<StatusLine>(&mut self.seen, buf, limits, limits.lenient, &mut slots)?
+        let Some(lines) = scan::head::<StatusLine>(&mut self.seen, buf, limits, limits.lenient, &mut slots)?
         else {
             return Ok(None);
         };
