@@ -9,6 +9,7 @@ mod argv;
 mod convert;
 mod flags;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub enum Command {
     Check(CheckArgs),
     /// The bolt sample.
     Sample(SampleArgs),
+    /// How a running proxy would route a request.
+    Explain(ExplainArgs),
     /// The tour on real sockets.
     Demo(DemoArgs),
 }
@@ -64,6 +67,10 @@ pub struct RunArgs {
     pub removed_cluster_linger: Duration,
     /// Clients may write HTTP/1 leniently on every listener. Default no.
     pub http1_lenient: bool,
+    /// Error replies carry `x-mizzen-reason`.
+    pub error_reasons: bool,
+    /// Requests that take as long are kept for the admin. Default 1 s.
+    pub why_slow: Duration,
     /// How long an access log line may wait before it is written. Default 10 s.
     pub file_flush_interval: Duration,
     /// File that receives the admin address once it is bound.
@@ -149,6 +156,23 @@ impl LogLevel {
             LogLevel::Off => "off",
         }
     }
+}
+
+/// `mizzen explain`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExplainArgs {
+    pub method: String,
+    /// May be empty, as in bolt.
+    pub host: String,
+    /// With the query.
+    pub path: String,
+    pub headers: Vec<(String, String)>,
+    /// Name or port; empty: every listener.
+    pub listener: String,
+    /// The proxy's admin.
+    pub admin: SocketAddr,
+    /// JSON instead of text.
+    pub json: bool,
 }
 
 /// `mizzen check`.

@@ -40,7 +40,9 @@ const HELP: &[(&str, &str)] = &[
     ("/certs", "certificates in use"),
     ("/clusters", "clusters and hosts (format=json)"),
     ("/config_dump", "all resources with versions and errors (include_eds, resource=, mask=, name_regex=)"),
+    ("/contention", "lock contention: not traced, as in an Envoy that was not told to"),
     ("/drain_listeners", "stop accepting (POST; inboundonly, graceful, skip_exit)"),
+    ("/explain", "how a request would be routed (method=, host=, path=, header=name:value, listener=)"),
     ("/healthcheck/fail", "make /ready fail (POST)"),
     ("/healthcheck/ok", "make /ready pass again (POST)"),
     ("/help", "this list"),
@@ -56,6 +58,8 @@ const HELP: &[(&str, &str)] = &[
     ("/server_info", "version, state, command line, node"),
     ("/stats", "metrics (usedonly, filter=, type=, format=json|prometheus)"),
     ("/stats/prometheus", "metrics for Prometheus (usedonly, filter=)"),
+    ("/why", "what became of a request that failed or was slow (id=)"),
+    ("/why/recent", "the last of them (limit=)"),
 ];
 
 /// Answers `path`, or `None` if it is not one of Envoy's.
@@ -83,6 +87,7 @@ pub async fn answer(context: &Context, method: &Method, path: &str, params: &Par
         "/memory" => reply::json(StatusCode::OK, &memory_json()),
         "/certs" => reply::json(StatusCode::OK, &json!({ "certificates": [] })),
         "/runtime" => reply::json(StatusCode::OK, &json!({ "layers": [], "entries": {} })),
+        "/contention" => reply::text(StatusCode::OK, "Mutex contention tracing is not enabled.\n"),
         "/hot_restart_version" => reply::text(StatusCode::OK, "disabled"),
         _ => return None,
     })

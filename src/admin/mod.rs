@@ -13,6 +13,7 @@ mod clusters;
 mod config_dump;
 mod derived;
 mod envoy;
+mod explain;
 mod io;
 mod json;
 mod listeners;

@@ -5,7 +5,7 @@ use super::io::Stalling;
 use super::query::Params;
 use super::reply::{self, Reply};
 use super::source::{Ask, ServerState, Source};
-use super::{envoy, mosn};
+use super::{envoy, explain, mosn};
 use crate::telemetry::{Computed, Scope, SharedCounter, Value};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
@@ -160,6 +160,9 @@ impl Context {
         let path = head.uri.path();
         let params = Params::parse(head.uri.query());
         if let Some(reply) = envoy::answer(self, &head.method, path, &params).await {
+            return reply;
+        }
+        if let Some(reply) = explain::answer(self, &head.method, path, &params) {
             return reply;
         }
         let read = async || Some(Limited::new(body, BODY).collect().await.ok()?.to_bytes().to_vec());

@@ -3,6 +3,7 @@
 mod admin;
 mod ads;
 mod build;
+mod explain;
 mod lifecycle;
 mod metrics;
 mod name_metrics;
@@ -55,6 +56,7 @@ pub fn main(args: impl IntoIterator<Item = String>) -> ExitCode {
             }
             Ok(ExitCode::from(report.exit_code()))
         }
+        Command::Explain(args) => explain::run(&args),
         Command::Sample(SampleArgs::Server(args)) => blocking(sample::run_server(args)),
         Command::Sample(SampleArgs::Client(args)) => blocking(sample::run_client(args)),
         Command::Sample(SampleArgs::ControlPlane(args)) => demo::serve(&args),

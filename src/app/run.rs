@@ -12,7 +12,7 @@ use crate::cli::{LogLevel, Mode, RunArgs};
 use crate::model::Address;
 use crate::net::options;
 use crate::stream::Drain;
-use crate::telemetry::{files, logging, panics};
+use crate::telemetry::{files, logging, panics, why};
 use anyhow::{Context, anyhow};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -36,6 +36,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     start_log(args, &bootstrap)?;
+    why::configure(why::Settings { slow: args.why_slow, error_reasons: args.error_reasons });
     files::configure(files::Settings {
         interval: Some(args.file_flush_interval),
         roller: bootstrap.log_roller.clone(),

@@ -1,8 +1,8 @@
 //! Flags → [`Command`].
 
-use super::flags::{Root, RunFlags, SampleSub, Sub};
+use super::flags::{ExplainFlags, Root, RunFlags, SampleSub, Sub};
 use super::{
-    CheckArgs, Command, DemoArgs, DrainStrategy, LogLevel, Mode, NodeArgs, RunArgs, SampleArgs, SampleClient,
+    CheckArgs, Command, DemoArgs, DrainStrategy, ExplainArgs, LogLevel, Mode, NodeArgs, RunArgs, SampleArgs, SampleClient,
     SampleControlPlane, SampleServer, Usage,
 };
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -30,9 +30,23 @@ pub(super) fn parse(args: Vec<String>, env: &dyn Fn(&str) -> Option<String>) -> 
             let json = flags.format == "json";
             Ok(Command::Check(CheckArgs { config, config_yaml: flags.config_yaml, json }))
         }
+        Some(Sub::Explain(flags)) => explain(flags),
         Some(Sub::Sample { which }) => Ok(Command::Sample(sample(which))),
         Some(Sub::Demo { hold }) => Ok(Command::Demo(DemoArgs { hold })),
     }
+}
+
+fn explain(flags: ExplainFlags) -> Result<Command, Usage> {
+    let admin = flags.admin.parse();
+    Ok(Command::Explain(ExplainArgs {
+        admin: admin.map_err(|_| bad(format!("--admin: `{}` is not `ip:port`", flags.admin)))?,
+        headers: pairs("--header", &flags.header)?,
+        method: flags.method,
+        host: flags.host,
+        path: flags.path,
+        listener: flags.listener,
+        json: flags.format == "json",
+    }))
 }
 
 /// Flags may stand before `start` as well: MOSN declares them for the program and for the command.
@@ -84,6 +98,8 @@ fn run_args(
         route_hold: Duration::from_secs(flags.route_hold_s),
         removed_cluster_linger: Duration::from_secs(flags.removed_cluster_linger_s),
         http1_lenient: flags.http1_lenient,
+        error_reasons: flags.error_reasons,
+        why_slow: Duration::from_millis(flags.why_slow_ms),
         file_flush_interval: Duration::from_millis(flags.file_flush_interval_msec.max(1)),
         admin_address_path: flags.admin_address_path,
     })

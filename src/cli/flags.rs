@@ -39,6 +39,8 @@ pub(super) enum Sub {
         #[command(subcommand)]
         which: SampleSub,
     },
+    /// Ask a running proxy how it would route a request; no traffic is sent
+    Explain(ExplainFlags),
     /// A tour on real sockets: a control plane, two sidecars, pushes under load
     Demo {
         /// Stay up afterwards and print addresses to try
@@ -55,6 +57,31 @@ pub(super) struct CheckFlags {
     /// YAML or JSON merged over the file
     #[arg(long, value_name = "TEXT")]
     pub config_yaml: Option<String>,
+    /// `text` or `json`
+    #[arg(long, value_parser = ["text", "json"], default_value = "text")]
+    pub format: String,
+}
+
+#[derive(Args)]
+pub(super) struct ExplainFlags {
+    /// The request's method
+    #[arg(long, default_value = "GET")]
+    pub method: String,
+    /// The host it asks for
+    #[arg(long, default_value = "")]
+    pub host: String,
+    /// Its path, with the query
+    #[arg(long, default_value = "/")]
+    pub path: String,
+    /// `name:value`, repeatable
+    #[arg(long, value_name = "N:V")]
+    pub header: Vec<String>,
+    /// Only this listener, by name or port
+    #[arg(long, default_value = "", value_name = "NAME")]
+    pub listener: String,
+    /// The proxy's admin
+    #[arg(long, default_value = "127.0.0.1:15000", value_name = "IP:PORT")]
+    pub admin: String,
     /// `text` or `json`
     #[arg(long, value_parser = ["text", "json"], default_value = "text")]
     pub format: String,
@@ -184,6 +211,12 @@ pub(super) struct RunFlags {
     /// Permits bare LF, folded lines, equal repeated Content-Length, and HTTP/1.0 without Host from clients
     #[arg(long)]
     pub http1_lenient: bool,
+    /// Error replies carry x-mizzen-reason
+    #[arg(long)]
+    pub error_reasons: bool,
+    /// Requests that take as many milliseconds are kept for the admin's /why
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    pub why_slow_ms: u64,
     /// Milliseconds a log line may wait before it is written
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     pub file_flush_interval_msec: u64,

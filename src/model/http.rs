@@ -108,11 +108,32 @@ pub struct RequestId {
     pub preserve_external: bool,
     /// Responses carry it too. Default no.
     pub in_response: bool,
+    /// It tells whether and why the request is traced, at its 15th place. Default yes.
+    pub carries_reason: bool,
+    /// Decides which requests are traced; `None`: none, where the manager does not trace.
+    pub sampling: Option<Sampling>,
+}
+
+/// Which requests are traced, in ten-thousandths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Sampling {
+    /// Of those whose client asks for it by `x-client-trace-id`.
+    pub client: u32,
+    /// Of all others.
+    pub random: u32,
+    /// Of those that the first two chose.
+    pub overall: u32,
 }
 
 impl Default for RequestId {
     fn default() -> Self {
-        RequestId { generate: true, preserve_external: false, in_response: false }
+        RequestId {
+            generate: true,
+            preserve_external: false,
+            in_response: false,
+            carries_reason: true,
+            sampling: None,
+        }
     }
 }
 

@@ -189,6 +189,9 @@ pub struct RpcProxy {
     pub access_log: Arc<AccessLogs>,
     /// Stream filters, in the order requests pass them.
     pub filters: Vec<super::HttpFilter>,
+    /// Errors that services tell of under success (`sofa_head_response_error`) count as errors for outlier
+    /// detection and retries.
+    pub application_errors: bool,
 }
 
 impl RpcProxy {

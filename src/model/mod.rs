@@ -44,7 +44,7 @@ pub(crate) use format::query_parameter;
 pub use format::{Block, Format, FormatError, TimeFormat};
 pub use headers::{EditValue, HeaderEdit, HeaderEdits, HeaderMatch, HeaderMatchKind};
 pub use http::{
-    Edge, EscapedSlashes, Http1Options, RequestId, RequestLimits, RequestScheme, ServerHeader, StripPort,
+    Edge, EscapedSlashes, Http1Options, RequestId, RequestLimits, Sampling, RequestScheme, ServerHeader, StripPort,
     Underscores,
 };
 pub use ids::{ClusterId, RouteId};

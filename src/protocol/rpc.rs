@@ -114,6 +114,11 @@ impl Frame {
         self.headers().find(|(k, _)| *k == Some(key)).and_then(|(_, value)| value)
     }
 
+    /// Whether the service tells of an error of its own under the status of success, as SOFA's do.
+    pub fn is_application_error(&self) -> bool {
+        self.head.status == 0 && self.header(b"sofa_head_response_error") == Some(b"true")
+    }
+
     /// Length on the wire in bytes.
     #[expect(clippy::len_without_is_empty, reason = "a frame is never empty")]
     pub fn len(&self) -> usize {

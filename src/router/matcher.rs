@@ -45,7 +45,7 @@ pub(super) fn matches<H: Head + ?Sized>(matcher: &RouteMatch, head: &H, target: 
         && matcher.fraction.as_ref().is_none_or(|share| share.holds(target.random >> 32))
 }
 
-fn path_matches<H: Head + ?Sized>(matcher: &PathMatch, target: &Target<'_>, head: &H) -> bool {
+pub(super) fn path_matches<H: Head + ?Sized>(matcher: &PathMatch, target: &Target<'_>, head: &H) -> bool {
     let is_connect = || head.method() == Some(b"CONNECT");
     let Some(path) = target.path else {
         return match matcher {
@@ -95,7 +95,7 @@ pub(super) fn header_matches<H: Head + ?Sized>(matcher: &HeaderMatch, head: &H) 
 }
 
 /// The first occurrence of the parameter counts; names and values are compared undecoded, as Envoy does.
-fn query_matches(matcher: &QueryMatch, query: &[u8]) -> bool {
+pub(super) fn query_matches(matcher: &QueryMatch, query: &[u8]) -> bool {
     let value = query.split(|b| *b == b'&').filter(|part| !part.is_empty()).find_map(|part| {
         let mut halves = part.splitn(2, |b| *b == b'=');
         let name = halves.next().unwrap_or_default();

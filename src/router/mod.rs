@@ -8,6 +8,7 @@
 mod compile;
 mod domains;
 mod edits;
+mod explain;
 mod hash;
 mod host;
 mod limits;
@@ -21,6 +22,7 @@ mod table;
 mod weighted;
 
 pub use edits::{Edit, EditPlan};
+pub use explain::Explanation;
 pub use hash::{Hash, NewCookie};
 pub use host::{ActionSpec, ClusterPick, CompiledHost, Draw, Drawn, ForwardSpec, MirrorSpec, RouteSpec};
 pub use limits::Limits;

@@ -58,11 +58,15 @@ impl RouteTable {
         &self.internal_only_headers
     }
 
+    pub(super) fn target<'h, H: Head + ?Sized>(&self, head: &'h H, random: u64) -> Target<'h> {
+        Target::new(head, random, self.ignore_parameters)
+    }
+
     /// The first route of the request's virtual host that matches. `random` must be uniform over `u64`;
     /// it decides fractional matches, and the same number can then be given to [`RouteSpec::draw`].
     pub fn find<H: Head + ?Sized>(&self, head: &H, random: u64) -> Option<&Arc<RouteSpec>> {
         let host = self.host(head.authority())?;
-        host.find(head, &Target::new(head, random, self.ignore_parameters))
+        host.find(head, &self.target(head, random))
     }
 }
 

@@ -31,6 +31,8 @@ pub struct Call {
     charge: Option<Charge>,
     /// Where it went.
     pub trail: Trail,
+    /// Errors that services tell of under success count as errors.
+    pub application_errors: bool,
     first: Option<Box<First>>,
 }
 
@@ -46,7 +48,15 @@ impl Call {
     /// A call with `frame`.
     pub fn new(frame: Frame, charge: Option<Charge>) -> Self {
         let oneway = frame.kind() == Kind::Oneway;
-        Call { oneway, frame, kept: true, charge, trail: Trail::default(), first: None }
+        Call {
+            oneway,
+            frame,
+            kept: true,
+            charge,
+            trail: Trail::default(),
+            application_errors: false,
+            first: None,
+        }
     }
 
     /// The call goes on from `first`.
@@ -75,9 +85,7 @@ impl Call {
             let result = self.attempt(local, &forward, &mut tries, upstream, (begin, deadline)).await;
             let outcome = match &result {
                 Ok(None) => return Ok(None),
-                Ok(Some(frame)) => {
-                    Outcome::Status(Status::from_code(frame.status()).map_or(500, Status::http_status))
-                }
+                Ok(Some(frame)) => Outcome::Status(status_of(frame, self.application_errors)),
                 Err(failure) if self.kept && tries.again_unsent(*failure, &forward.cluster) => continue,
                 Err(failure) => Outcome::Failed(*failure),
             };
@@ -139,7 +147,7 @@ impl Call {
             }
         };
         let result = within(local, deadline, late, sending).await;
-        count(&attempt, &result);
+        count(&attempt, &result, self.application_errors);
         result
     }
 
@@ -211,11 +219,23 @@ fn facts<'a>(frame: &'a Frame, begin: Instant, forward: &Forward<'a>) -> StreamF
 }
 
 /// Counts what `attempt` came to.
-pub fn count(attempt: &Attempt, result: &Result<Option<Frame>, Failure>) {
+pub fn count(attempt: &Attempt, result: &Result<Option<Frame>, Failure>, application_errors: bool) {
     attempt.count(result);
     if let Ok(Some(frame)) = result {
-        attempt.answered(Status::from_code(frame.status()).map_or(500, Status::http_status));
+        if frame.is_application_error() {
+            attempt.cluster.stats.upstream_rq_application_error.inc();
+        }
+        attempt.answered(status_of(frame, application_errors));
     }
+}
+
+/// The HTTP status an answer is like. `application_errors`: an error that the service tells of under success
+/// is one.
+pub fn status_of(frame: &Frame, application_errors: bool) -> u16 {
+    if application_errors && frame.is_application_error() {
+        return 500;
+    }
+    Status::from_code(frame.status()).map_or(500, Status::http_status)
 }
 
 /// How long `frame` may take: what it says itself, else what its route does.

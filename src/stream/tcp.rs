@@ -53,10 +53,11 @@ pub async fn serve(
     let mut record = None;
     let mut trail = Trail::default();
     let dialled = dial(&handle, &local, &mut trail).await;
-    let mut note = |flags: Flags, moved: (u64, u64), upstream: Option<SocketAddr>| {
-        record = logs.as_ref().map(|logs| {
+    let mut note = |failure: Option<Reason>, flags: Flags, moved: (u64, u64), upstream: Option<SocketAddr>| {
+        record = (logs.is_some() || failure.is_some()).then(|| {
             let mut record = Record::begin(&local, LogKind::TcpConnectionEnd, "", begin);
-            record.log_to(Some(logs.clone()));
+            record.log_to(logs.clone());
+            failure.into_iter().for_each(|reason| record.unconnected(reason));
             record.flags = flags;
             (record.received, record.sent) = moved;
             record.upstream_local = upstream;
@@ -77,7 +78,7 @@ pub async fn serve(
             pump.forget(&stats);
             guards.2.by_peer.set(matches!(end, Ended::Done | Ended::Broken));
             let flags = if matches!(end, Ended::Old) { Flags::DurationTimeout } else { Flags::default() };
-            note(flags, (pump.up.moved, pump.down.moved), own);
+            note(None, flags, (pump.up.moved, pump.down.moved), own);
             match end {
                 Ended::Idle => stats.idle_timeout.inc(),
                 Ended::Old => stats.max_downstream_connection_duration.inc(),
@@ -90,7 +91,7 @@ pub async fn serve(
             if flags.meets(Flags::UpstreamConnectionFailure) {
                 flags.add(Flags::UpstreamRetryLimitExceeded);
             }
-            note(flags, (0, 0), None);
+            note(Some(failure.reason), flags, (0, 0), None);
             if failure.reason == Reason::UnknownCluster {
                 stats.downstream_cx_no_route.inc();
             }

@@ -117,6 +117,8 @@ stat_group! {
         response_codec_error: Counter,
         response_connection_closed: Counter,
         response_other: Counter,
+        /// Errors of services under the status of success (`sofa_head_response_error`).
+        response_application_error: Counter,
         /// Frames that could not be decoded.
         decode_error: Counter,
         /// Frames over the size limit.
@@ -196,6 +198,8 @@ stat_group! {
         upstream_rq_retry_backoff_ratelimited: Counter,
         /// Answers that came after their request had been given up (bolt).
         upstream_rq_late_answer: Counter,
+        /// Errors of services under the status of success (bolt's `sofa_head_response_error`).
+        upstream_rq_application_error: Counter,
         /// Connections found dead by heartbeat or PING.
         upstream_cx_keepalive_timeout: Counter = "http2.keepalive_timeout",
         upstream_rq_dropped_trailers: Counter = "http1.dropped_trailers",

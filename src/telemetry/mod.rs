@@ -21,6 +21,7 @@ pub mod prometheus;
 mod registry;
 mod scope;
 pub mod text;
+pub mod why;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 

@@ -7,6 +7,7 @@
 
 use super::metric::{StatGroup, Value};
 use super::scope::Scope;
+use super::why::WhyRing;
 use std::collections::BTreeMap;
 use std::ops::{Bound, Deref};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -30,6 +31,7 @@ struct Shared {
     scopes: Mutex<BTreeMap<Arc<Scope>, Entry>>,
     providers: Mutex<Vec<Arc<Provider>>>,
     next_id: AtomicU64,
+    why: WhyRing,
 }
 
 #[derive(Clone, Default)]
@@ -53,6 +55,11 @@ impl Registry {
     /// A registry without groups.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// What became of requests that went wrong.
+    pub fn why(&self) -> &WhyRing {
+        &self.0.why
     }
 
     /// Adds `group` under `scope`; several groups of one scope are summed name by name.

@@ -2,12 +2,12 @@
 
 use super::head::with_authority;
 use super::path::{self, Resolved};
+use super::trace::{self, REQUEST_ID};
 use crate::message::{Failure, Reason};
 use crate::model::{Edge, RequestScheme, ServerHeader, StripPort, Underscores};
 use crate::net::PeerAddress;
 use crate::stream::Handle;
 use crate::util::random::Random;
-use crate::util::text::push_uuid;
 use bytes::Bytes;
 use http::header::{DATE, SERVER, VIA};
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -19,7 +19,6 @@ use std::time::{Duration, SystemTime};
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const EXTERNAL: HeaderName = HeaderName::from_static("x-envoy-external-address");
 const INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
@@ -78,10 +77,7 @@ pub(super) fn arrive(
     if let Some(scheme) = edge.scheme {
         set_scheme(head, scheme)?;
     }
-    if edge.request_id.generate {
-        let fresh = external && edge.use_remote_address && !edge.request_id.preserve_external;
-        identify(&mut head.headers, fresh, random);
-    }
+    trace::identify(&mut head.headers, &edge.request_id, external && edge.use_remote_address, random);
     if edge.request_id.in_response {
         arrival.request_id = head.headers.get(REQUEST_ID).cloned();
     }
@@ -101,19 +97,6 @@ fn set_scheme(head: &mut request::Parts, scheme: RequestScheme) -> Result<(), Fa
     });
     head.uri = Uri::from_parts(parts).map_err(|_| Failure::before(Reason::BadRequest))?;
     Ok(())
-}
-
-/// Gives the request an id, a new one if it has none or with `fresh`. Marked as what no HPACK table is to hold:
-/// each value comes once, and would drive out what comes again.
-fn identify(headers: &mut HeaderMap, fresh: bool, random: &Random) {
-    if !fresh && let Some(id) = headers.get_mut(REQUEST_ID) {
-        return id.set_sensitive(true);
-    }
-    if let Ok(mut id) = HeaderValue::from_maybe_shared(Bytes::from(uuid(random))) {
-        id.set_sensitive(true);
-        // A map that is full keeps what it has.
-        let _ = headers.try_insert(REQUEST_ID, id);
-    }
 }
 
 fn check_names(headers: &mut HeaderMap, action: Underscores) -> Result<(), Failure> {
@@ -252,13 +235,6 @@ fn append_via(headers: &mut HeaderMap, via: &str) {
     if !via.is_empty() {
         append_list(headers, VIA, via);
     }
-}
-
-/// A random UUID, version 4, whose digit at 14 says that the request is not traced.
-fn uuid(random: &Random) -> Vec<u8> {
-    let mut text = Vec::with_capacity(36);
-    push_uuid([random.next(), random.next()], &mut text);
-    text
 }
 
 /// Gives a response what every response of this manager has.

@@ -149,7 +149,7 @@ impl Exchange {
         let mut arrival = Arrival::default();
         let arrived = self.arrive(&settings, &mut head, &mut arrival);
         self.record.client = arrival.client;
-        self.record.request(&RequestHead(&head));
+        self.record.arrived(&RequestHead(&head));
         self.record.request_size(&head.headers);
         let answer = match arrived {
             Ok(()) => match arrival.redirect.take() {
@@ -209,6 +209,7 @@ impl Exchange {
             Err(unplanned) => {
                 self.note(unplanned.failure, unplanned.route);
                 unplanned.route.into_iter().for_each(|route| self.record.route(route));
+                self.record.explain(view.route_table(settings.routes).map(|table| &**table), unplanned.route);
                 let (Some(route), Some(edits)) = (unplanned.route, unplanned.response_edits) else {
                     return Err(unplanned.failure);
                 };
@@ -228,6 +229,9 @@ impl Exchange {
                         self.forward(to, settings, head, body, begin).await
                     }
                 };
+                if result.is_err() {
+                    self.record.explain(view.route_table(settings.routes).map(|table| &**table), Some(route));
+                }
                 match (result, kept) {
                     (Err(failure), Some(head)) if failure.reason != Reason::DownstreamReset => {
                         self.note(failure, Some(route));

@@ -22,6 +22,7 @@ mod reply;
 mod sink;
 mod source;
 mod stats;
+mod trace;
 mod upstream;
 mod upstream_http1;
 

@@ -3,9 +3,13 @@
 use crate::message::Reason;
 use crate::protocol::bolt::Status;
 use crate::protocol::bridge;
+use crate::telemetry::why;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, request};
+
+/// Why there is no other answer, with `--error-reasons`.
+pub(super) const REASON: HeaderName = HeaderName::from_static("x-mizzen-reason");
 
 /// How a client wants to be told of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +41,14 @@ impl Style {
 
     /// The answer to a request that failed, and its body.
     pub fn failure(self, reason: Reason) -> (Response<()>, Bytes) {
+        let (mut response, body) = self.failure_reply(reason);
+        if why::error_reasons() {
+            response.headers_mut().insert(REASON, HeaderValue::from_static(reason.word()));
+        }
+        (response, body)
+    }
+
+    fn failure_reply(self, reason: Reason) -> (Response<()>, Bytes) {
         let status = StatusCode::from_u16(reason.http_status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
         match self {
             Style::Http => {

@@ -87,6 +87,7 @@ pub(in crate::stream) fn rpc_proxy(downstream: Protocol, upstream: Protocol) -> 
         idle_timeout: None,
         drain_goaway: false,
         max_frame: 16 << 20,
+        application_errors: false,
         access_log: Default::default(),
         filters: Vec::new(),
     };

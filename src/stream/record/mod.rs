@@ -6,15 +6,18 @@
 
 mod ended;
 mod judge;
+mod why;
 
 use super::{Bound, Handle, Local};
 use crate::cluster::{Cluster, Host};
 use crate::message::{Fact, Flags, Head, Metadata, Reason};
 use crate::model::{AccessLogs, Block, LogFormat, LogKind};
-use crate::router::RouteSpec;
+use crate::router::{RouteSpec, RouteTable};
 use crate::telemetry::files;
+use crate::telemetry::why::{self as records, Rejected, Short};
 use ended::Ended;
 use http::HeaderMap;
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,6 +33,9 @@ const LARGEST: usize = 16 * 1024;
 /// The logs of a connection's next stream, shared within the worker.
 pub type Logs = Option<Rc<Arc<AccessLogs>>>;
 
+/// Rejected routes kept.
+const REJECTED: usize = 8;
+
 /// A part of a record's text.
 type Span = Option<(u32, u32)>;
 
@@ -44,6 +50,14 @@ pub struct Record {
     wanted: [Vec<Span>; 3],
     route: Span,
     host: Span,
+    id: Span,
+    method: Span,
+    authority: Span,
+    path: Span,
+    /// The failure that ended it.
+    reason: Option<Reason>,
+    /// The routes before the one that matched.
+    rejected: Vec<Rejected>,
     /// The connection's ends, where it has no handle.
     pub ends: (Option<SocketAddr>, Option<SocketAddr>),
     /// Whom trusted headers name as the client.
@@ -84,17 +98,48 @@ pub struct Record {
     pub metadata: Metadata,
 }
 
-impl Default for Record {
-    fn default() -> Self {
+/// The request as far as the record keeps it.
+impl Head for Record {
+    fn authority(&self) -> Option<&[u8]> {
+        self.text(self.authority)
+    }
+
+    fn path_and_query(&self) -> Option<&[u8]> {
+        self.text(self.path)
+    }
+
+    fn method(&self) -> Option<&[u8]> {
+        self.text(self.method)
+    }
+
+    fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        match name {
+            ":path" => self.path_and_query(),
+            ":method" => self.method(),
+            ":authority" => self.authority(),
+            name => self.value(Block::Request, name),
+        }
+        .map(Cow::Borrowed)
+    }
+}
+
+impl Record {
+    fn new(begin: Instant) -> Self {
         Record {
             logs: None,
             kind: LogKind::NotSet,
             protocol: "",
-            begin: Instant::now(),
+            begin,
             text: Vec::new(),
             wanted: Default::default(),
             route: None,
             host: None,
+            id: None,
+            method: None,
+            authority: None,
+            path: None,
+            reason: None,
+            rejected: Vec::new(),
             ends: (None, None),
             client: None,
             flags: Flags::default(),
@@ -117,17 +162,15 @@ impl Default for Record {
             metadata: Metadata::default(),
         }
     }
-}
 
-impl Record {
     /// A stream begins.
     pub fn begin(local: &Local, kind: LogKind, protocol: &'static str, begin: Instant) -> Box<Record> {
         let pooled = local.records.borrow_mut().pop();
-        let mut record = pooled.unwrap_or_default();
+        let mut record = pooled.unwrap_or_else(|| Box::new(Record::new(begin)));
         let (mut text, mut wanted) = (std::mem::take(&mut record.text), std::mem::take(&mut record.wanted));
         text.clear();
         wanted.iter_mut().for_each(Vec::clear);
-        *record = Record { kind, protocol, begin, text, wanted, ..Record::default() };
+        *record = Record { kind, protocol, text, wanted, ..Record::new(begin) };
         record
     }
 
@@ -139,6 +182,36 @@ impl Record {
     /// Its logs, where no filter serves it.
     pub fn log_to(&mut self, logs: Logs) {
         self.logs = logs;
+    }
+
+    /// The request as it came, in its common form.
+    pub fn arrived(&mut self, head: &dyn Head) {
+        let text = &mut self.text;
+        self.method = head.method().and_then(|method| keep(text, method));
+        self.authority = head.authority().and_then(|authority| keep(text, authority));
+        self.path = head.path_and_query().and_then(|path| keep(text, path));
+        head.each_value("x-request-id", &mut |id| self.id = self.id.or_else(|| keep(text, id)));
+        self.request(head);
+    }
+
+    /// The id of a call.
+    pub fn call(&mut self, id: u32) {
+        self.id = keep(&mut self.text, id.to_string().as_bytes());
+    }
+
+    /// Why the routes before the one that matched did not.
+    pub fn explain(&mut self, table: Option<&RouteTable>, route: Option<&RouteSpec>) {
+        let Some(table) = table else { return };
+        let rejected = table.explain(&*self, 0, route).rejected;
+        self.rejected = rejected
+            .into_iter()
+            .take(REJECTED)
+            .map(|(index, route, why)| Rejected {
+                index,
+                route: Short::new(route.name().as_bytes()),
+                why: Short::new(why.as_bytes()),
+            })
+            .collect();
     }
 
     /// The request, in the form it has now.
@@ -209,30 +282,37 @@ impl Record {
 
     /// The route that matched.
     pub fn route(&mut self, route: &RouteSpec) {
-        if self.logs.is_some() {
-            self.route = keep(&mut self.text, route.name().as_bytes());
-            self.host = keep(&mut self.text, route.host().name.as_bytes());
-        }
+        self.route = keep(&mut self.text, route.name().as_bytes());
+        self.host = keep(&mut self.text, route.host().name.as_bytes());
     }
 
     /// An upstream has answered.
     pub fn answered(&mut self) {
         self.details = "via_upstream";
-        if self.logs.is_some() {
-            self.response_begin = Some(Instant::now());
-        }
+        self.response_begin = Some(Instant::now());
     }
 
     /// An answer of our own, because of `reason`.
     pub fn failed(&mut self, reason: Reason) {
         self.flags.add(reason.flags());
         self.details = reason.details();
+        self.reason = Some(reason);
+    }
+
+    /// No upstream took the connection. There is no response whose details could be told.
+    pub fn unconnected(&mut self, reason: Reason) {
+        self.reason = Some(reason);
     }
 
     /// The response broke off because of `reason`.
     pub fn broke(&mut self, reason: Reason) {
         self.flags.add(reason.flags());
         self.details = reason.details_after_start();
+        self.reason = Some(reason);
+    }
+
+    fn is_request(&self) -> bool {
+        self.kind == LogKind::DownstreamEnd
     }
 
     fn text(&self, span: Span) -> Option<&[u8]> {
@@ -252,9 +332,12 @@ impl Record {
         handle: Option<&Handle>,
         upstream: (Option<&Cluster>, Option<&Host>),
     ) {
-        if let Some(logs) = self.logs.take() {
-            let now = Instant::now();
-            self.logs = Some(logs.clone());
+        let now = Instant::now();
+        // A client that gave up is no fault of ours.
+        let failed = self.reason.is_some_and(|reason| reason != Reason::DownstreamReset);
+        let slow = self.is_request() && now.saturating_duration_since(self.begin) >= records::slow();
+        if self.logs.is_some() || failed || slow {
+            let logs = self.logs.clone();
             let ended = Ended {
                 record: &self,
                 handle,
@@ -264,7 +347,11 @@ impl Record {
                 wall: SystemTime::now(),
                 random: &local.env.random,
             };
-            for log in logs.iter().filter(|log| ended.passes(log.filter.as_ref())) {
+            if failed || slow {
+                local.env.registry.why().put(ended.why());
+            }
+            let all = logs.iter().flat_map(|logs| logs.iter());
+            for log in all.filter(|log| ended.passes(log.filter.as_ref())) {
                 let first = local.outlet.append(&log.sink, |out| match &log.format {
                     LogFormat::Text { format, omit_empty } => {
                         format.write(&ended, if *omit_empty { b"" } else { b"-" }, out);

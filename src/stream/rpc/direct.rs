@@ -130,9 +130,13 @@ impl Way {
 impl Call {
     /// Its only try, so far, has come to `outcome`; `None`: a one-way call was sent.
     fn end(mut self, down: &Rc<Downstream>, outcome: Result<Option<Frame>, Failure>, now: Instant) {
-        call::count(&self.attempt, &outcome);
-        let failed =
-            !matches!(&outcome, Ok(answer) if answer.as_ref().is_none_or(|frame| frame.status() == 0));
+        let application_errors = match &self.course.bound.chain.filter {
+            FilterSpec::Rpc { config, .. } => config.application_errors,
+            _ => false,
+        };
+        call::count(&self.attempt, &outcome, application_errors);
+        let good = |frame: &Frame| call::status_of(frame, application_errors) == 200;
+        let failed = !matches!(&outcome, Ok(answer) if answer.as_ref().is_none_or(good));
         if failed && let Some(frame) = self.kept {
             let first = First::Ended(Some(self.attempt.host.clone()), outcome);
             let call = call::Call::new(frame, None).starting(Some(first));
@@ -151,8 +155,16 @@ impl Call {
                     &down.handle.listener,
                     self.course.route(self.route),
                 );
+                self.ticket.mind(down, self.course.route(self.route));
                 self.ticket.fail(down, failure);
+                self.ticket.went(&trail);
             }
+        }
+        if self.ticket.is_slow(now) {
+            self.ticket.mind(down, self.course.route(self.route));
+            let mut trail = Trail::default();
+            trail.follow(&self.attempt);
+            self.ticket.went(&trail);
         }
         let took = self.ticket.finish(now);
         self.attempt.cluster.stats.upstream_rq_time.record(took);

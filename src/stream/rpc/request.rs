@@ -11,7 +11,8 @@ use crate::stream::call::Call;
 use crate::stream::exchange::{self, Attempt, Caller, Draws, Plan, Trail};
 use crate::stream::handle::StreamGuard;
 use crate::stream::{Bound, Handle, Local, Record};
-use crate::telemetry::{Registration, RpcStats};
+use crate::telemetry::{Registration, RpcStats, why};
+use bytes::Bytes;
 use std::future::Future;
 use std::rc::Rc;
 use tokio::task::spawn_local;
@@ -47,6 +48,7 @@ impl Logged {
         bound.logs.as_ref()?;
         let mut record = Record::begin(&down.local, LogKind::DownstreamEnd, "bolt", begin);
         record.follow(bound);
+        record.call(frame.request_id());
         record.request(frame);
         record.received = frame.len() as u64;
         record.request_end = Some(begin);
@@ -75,6 +77,22 @@ impl Ticket {
         }
     }
 
+    /// It went wrong, or took long: what is known of it is kept, whether a log wants it or not.
+    pub fn mind(&mut self, down: &Downstream, route: Option<&RouteSpec>) {
+        if self.logged.is_none() {
+            let mut record = Record::begin(&down.local, LogKind::DownstreamEnd, "bolt", self.begin);
+            record.call(self.id);
+            let (local, handle) = (down.local.clone(), down.handle.clone());
+            self.logged = Some(Box::new(Logged { record, trail: Trail::default(), local, handle }));
+            route.into_iter().for_each(|route| self.route(route));
+        }
+    }
+
+    /// Whether it has taken long.
+    pub fn is_slow(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.begin) >= why::slow()
+    }
+
     /// Where it goes.
     pub fn follow(&mut self, attempt: &Attempt) {
         if let Some(logged) = &mut self.logged {
@@ -100,11 +118,15 @@ impl Ticket {
         }
         frame.set_request_id(self.id);
         self.stats.response(frame.status());
+        if frame.is_application_error() {
+            self.stats.response_application_error.inc();
+        }
         down.write(frame.into_storage());
     }
 
     /// Answers a failure at once, in bolt and with the caller's id.
     pub fn fail(&mut self, down: &Downstream, failure: Failure) {
+        self.mind(down, None);
         if let Some(logged) = &mut self.logged {
             logged.record.failed(failure.reason);
             logged.record.status = if self.oneway { 0 } else { failure.reason.http_status() };
@@ -112,7 +134,7 @@ impl Ticket {
         self.stats.failure.inc(failure.reason);
         if !self.oneway {
             let status = Status::from_code(failure.reason.bolt_status()).unwrap_or(Status::Unknown);
-            down.write(bolt::reply(self.id, status));
+            down.write(refusal(self.id, status, failure.reason));
         }
     }
 
@@ -191,6 +213,9 @@ impl Request {
             Err(failure) => self.ticket.fail(&self.down, failure),
         }
         let trail = std::mem::take(&mut self.call.trail);
+        if self.ticket.is_slow(Instant::now()) {
+            self.ticket.mind(&self.down, None);
+        }
         self.ticket.went(&trail);
         let took = self.ticket.finish(Instant::now());
         trail.took(took);
@@ -216,7 +241,11 @@ impl Request {
             Plan::Forward(forward) => {
                 let upstream = config.upstream.unwrap_or(Protocol::Bolt);
                 let route = forward.route;
+                call.application_errors = config.application_errors;
                 let result = call.forward(&down.local, forward, upstream, ticket.begin).await;
+                if result.is_err() {
+                    ticket.mind(down, Some(route));
+                }
                 result.map_err(|failure| note(call, failure, Some(route)))
             }
             Plan::Direct(_, direct) if !call.oneway => {
@@ -230,6 +259,17 @@ impl Request {
             Plan::Redirect(..) => Err(Failure::before(Reason::NoRoute)),
         }
     }
+}
+
+/// The answer to a call that failed; with `--error-reasons` it says why.
+fn refusal(id: u32, status: Status, reason: Reason) -> Bytes {
+    if why::error_reasons() {
+        let pair = (&b"x-mizzen-reason"[..], reason.word().as_bytes());
+        if let Ok(frame) = bolt::response(id, status, b"", [pair], &b""[..]) {
+            return frame.into_bytes();
+        }
+    }
+    bolt::reply(id, status)
 }
 
 /// The bolt status of a fixed answer that is written as an HTTP status.

@@ -192,6 +192,7 @@ fn rpc_proxy(path: &Path<'_>, proxy: &own::RpcProxy, out: &mut Findings) -> Opti
         max_frame,
         access_log: access_log::logs(&path.name("access_log"), &proxy.access_log, out),
         filters: Vec::new(),
+        application_errors: proxy.application_errors,
     })
 }
 

@@ -1,12 +1,15 @@
 //! The fields of HttpConnectionManager about heads: what clients may send, and what becomes of it.
 
+use super::extension::Extension;
 use super::values::{cidr, enumeration, timeout, within};
 use crate::model::{
-    Edge, EscapedSlashes, Http1Options, RequestId, RequestLimits, RequestScheme, ServerHeader, StripPort,
+    Edge, EscapedSlashes, Http1Options, RequestId, RequestLimits, RequestScheme, Sampling, ServerHeader, StripPort,
     Underscores, Upgrade,
 };
 use crate::proto::envoy::config::core::v3 as core;
 use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
+use crate::proto::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
+use crate::proto::envoy::r#type::v3::Percent;
 use crate::translate::finding::{Findings, Path};
 
 /// Largest `max_request_headers_kb`.
@@ -116,16 +119,54 @@ pub(super) fn edge(
         skip_xff_append: manager.skip_xff_append,
         append_port: manager.append_x_forwarded_port,
         internal: ranges.iter().enumerate().filter_map(|(i, range)| cidr(&at.index(i), range, out)).collect(),
-        request_id: RequestId {
-            generate: manager.generate_request_id.unwrap_or(true),
-            preserve_external: manager.preserve_external_request_id,
-            in_response: manager.always_set_request_id_in_response,
-        },
+        request_id: request_id(path, manager, out)?,
         via: via(path, &manager.via, out),
         upgrades: upgrades(&path.name("upgrade_configs"), &manager.upgrade_configs, out),
         proxy_100_continue: manager.proxy_100_continue,
         keep_client_cert: keep_client_cert(path, manager, out)?,
         scheme: scheme(path, manager, out),
+    })
+}
+
+fn request_id(
+    path: &Path<'_>,
+    manager: &pb::HttpConnectionManager,
+    out: &mut Findings,
+) -> Option<RequestId> {
+    let mut config = UuidRequestIdConfig::default();
+    if let Some(any) = manager.request_id_extension.as_ref().and_then(|e| e.typed_config.as_ref()) {
+        let at = path.name("request_id_extension");
+        let at = at.name("typed_config");
+        let extension = Extension::open(&at, any, out)?;
+        if !extension.is::<UuidRequestIdConfig>() {
+            let why = "this kind of request id is not supported (nearest valid: UuidRequestIdConfig)";
+            out.bad(&at, &extension.type_url, why);
+            return None;
+        }
+        config = extension.decode(&at, out)?;
+    }
+    // Where the id has no say, its digit has no meaning either.
+    let decides = config.use_request_id_for_trace_sampling.unwrap_or(true);
+    let at = path.name("tracing");
+    let share = |name: &str, value: Option<&Percent>, out: &mut Findings| match value {
+        None => 10_000,
+        Some(percent) if (0.0..=100.0).contains(&percent.value) => (percent.value * 100.0).round() as u32,
+        Some(percent) => {
+            out.bad(&at.name(name).name("value"), percent.value, "must be 0 to 100");
+            0
+        }
+    };
+    let sampling = manager.tracing.as_ref().filter(|_| decides).map(|tracing| Sampling {
+        client: share("client_sampling", tracing.client_sampling.as_ref(), out),
+        random: share("random_sampling", tracing.random_sampling.as_ref(), out),
+        overall: share("overall_sampling", tracing.overall_sampling.as_ref(), out),
+    });
+    Some(RequestId {
+        generate: manager.generate_request_id.unwrap_or(true),
+        preserve_external: manager.preserve_external_request_id,
+        in_response: manager.always_set_request_id_in_response,
+        carries_reason: config.pack_trace_reason.unwrap_or(true),
+        sampling,
     })
 }
 

@@ -80,6 +80,7 @@ pub(super) fn proxy(
         max_frame: bolt.max_frame.unwrap_or(RpcProxy::MAX_FRAME),
         access_log: info.logs.clone(),
         filters: Vec::new(),
+        application_errors: bolt.application_errors,
     }))
 }
 
@@ -118,12 +119,14 @@ fn routes(
 #[derive(Default)]
 struct Bolt {
     goaway: bool,
+    application_errors: bool,
     max_frame: Option<usize>,
 }
 
 impl Bolt {
     fn read(&mut self, ctx: &mut Context<'_>, from: &mut Object<'_>) {
         self.goaway |= from.flag(ctx, "enable_bolt_goaway").unwrap_or(false);
+        self.application_errors |= from.flag(ctx, "application_errors").unwrap_or(false);
         let Some(bytes) = from.number(ctx, "max_frame_bytes") else { return };
         let (least, most) = RpcProxy::MAX_FRAME_RANGE;
         if !(least..=most).contains(&bytes) {

@@ -90,7 +90,6 @@ pub(super) const NO_EFFECT: &[(&str, &[&str])] = &[
             "drain_timeout",
             "local_reply_config",
             "proxy_status_config",
-            "request_id_extension",
             "stream_flush_timeout",
             "tracing",
             "typed_header_validation_config",

@@ -175,6 +175,7 @@ pub(super) fn rpc(source: RouteSource) -> NetworkFilter {
         idle_timeout: None,
         drain_goaway: false,
         max_frame: 1 << 24,
+        application_errors: false,
         access_log: Default::default(),
         filters: Vec::new(),
     })

@@ -15,6 +15,7 @@ fn handle() -> Rc<Handle> {
         idle_timeout: None,
         drain_goaway: false,
         max_frame: 1,
+        application_errors: false,
         access_log: Default::default(),
         filters: Vec::new(),
     };

@@ -209,7 +209,12 @@ fn what_becomes_of_heads_is_read() {
         skip_xff_append: true,
         append_port: false,
         internal: vec![Cidr::new("10.0.0.0".parse().unwrap(), 8).unwrap()],
-        request_id: RequestId { generate: false, preserve_external: true, in_response: false },
+        request_id: RequestId {
+            generate: false,
+            preserve_external: true,
+            in_response: false,
+            ..RequestId::default()
+        },
         via: "mesh".into(),
         upgrades: vec![upgrade("websocket", true), upgrade("connect", false)],
         proxy_100_continue: true,
@@ -311,6 +316,7 @@ fn rpc_proxy_comes_direct_and_in_both_typed_structs() {
         idle_timeout: Some(Duration::from_secs(5)),
         drain_goaway: true,
         max_frame: 4096,
+        application_errors: false,
         access_log: Default::default(),
         filters: Vec::new(),
     };
