@@ -104,6 +104,9 @@ async fn serve(args: &RunArgs, bootstrap: &mut Bootstrap) -> anyhow::Result<Exit
     let plan = plan::plan(bootstrap, args);
     let workers = plan.workers;
     let proxy = Arc::new(Proxy::start(plan).context("threads")?);
+    if let Some(stats) = bootstrap.stats.take() {
+        proxy.registry.configure(stats);
+    }
     let (wishes, mut commands) = mpsc::channel(8);
     start_admin(args, bootstrap, &proxy, wishes).await?;
     // The bootstrap has been read and kept for the admin: no more JSON until someone asks for a dump.

@@ -1,7 +1,7 @@
 //! Envoy's sections of a document.
 
 use super::ads::{self, Ads};
-use super::{Finding, node, runtime};
+use super::{Finding, node, runtime, stats};
 use crate::model::{Address, Cluster, Listener, Runtime};
 use crate::proto::envoy::config::bootstrap::v3::Bootstrap as Message;
 use crate::proto::envoy::config::bootstrap::v3::runtime_layer::LayerSpecifier;
@@ -9,6 +9,7 @@ use crate::proto::envoy::config::core::v3::{self as core, Node, address, socket_
 use crate::proto::json::decode_json_lenient;
 use crate::proto::message_name;
 use crate::translate::envoy as translate;
+use crate::telemetry::StatsConfig;
 use crate::translate::locate::locate;
 use crate::translate::{NoteKind, Rejection, Translated};
 use prost::Message as _;
@@ -30,6 +31,7 @@ pub(super) struct Made {
     pub runtime: Runtime,
     /// Streams per type that static resources ask for, each with what to say if there is none.
     own_streams: Vec<(Finding, String, bool)>,
+    pub stats: Option<StatsConfig>,
     pub listeners: Vec<Listener>,
     pub clusters: Vec<Cluster>,
     pub unknown_fields: usize,
@@ -57,6 +59,7 @@ pub(super) fn read<'a>(
     }
     made.state_dir = state_dir(&message);
     made.runtime = runtime::read(&message);
+    made.stats = message.stats_config.as_ref().map(|config| stats::read(config, findings));
     made.node = message.node.unwrap_or_default();
     if made.node.user_agent_name.is_empty() {
         "mizzen".clone_into(&mut made.node.user_agent_name);

@@ -10,6 +10,7 @@ mod document;
 mod envoy;
 mod node;
 mod runtime;
+mod stats;
 
 pub use crate::translate::{Finding, Severity};
 pub use ads::{Ads, Fetch};
@@ -18,6 +19,7 @@ pub use node::NodeOverride;
 
 use crate::model::{Address, Cluster, Listener, LogRoller, Runtime};
 use crate::proto::envoy::config::core::v3::Node;
+use crate::telemetry::StatsConfig;
 use crate::translate::mosn;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -57,6 +59,8 @@ pub struct Bootstrap {
     pub pid_file: PathBuf,
     /// MOSN's `global_log_roller`; `None`: log files are not rotated.
     pub log_roller: Option<LogRoller>,
+    /// What is shown of the metrics; `None`: everything, with Envoy's tags.
+    pub stats: Option<StatsConfig>,
     /// Folder of the last good snapshot, by `mizzen.state_dir` in a runtime layer, by the node's metadata key
     /// `MIZZEN_STATE_DIR`, or by `mizzen.state_dir` in a MOSN file.
     pub state_dir: Option<PathBuf>,
@@ -157,6 +161,7 @@ fn build(path: &Path, base: Value, overlay: Option<&str>) -> Result<Bootstrap, V
         drain_time: settings.graceful_timeout,
         pid_file,
         log_roller: settings.log_roller,
+        stats: made.stats,
         listeners: made.listeners,
         clusters: made.clusters,
         warnings: findings,

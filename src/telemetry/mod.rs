@@ -20,6 +20,7 @@ pub mod panics;
 pub mod prometheus;
 mod registry;
 mod scope;
+pub mod stats_config;
 pub mod text;
 pub mod why;
 
@@ -47,3 +48,4 @@ pub use histogram::{Histogram, HistogramData};
 pub use metric::{Counter, Gauge, Metric, Sample, SecondsSince, SharedCounter, StatGroup, Text, Value};
 pub use registry::{Provider, Readings, Registration, Registry, collect};
 pub use scope::Scope;
+pub use stats_config::StatsConfig;

@@ -8,12 +8,15 @@ use super::histogram::{HistogramData, PROMETHEUS_TENTHS};
 use super::metric::Value;
 use super::registry::Registry;
 use super::scope::Scope;
+use super::stats_config::StatsConfig;
 use super::text::{Kinds, Out, Query};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 const PIECE: usize = 32 * 1024;
+/// Label sets of one family; what comes after them is summed under `overflow`.
+const LABEL_SETS: usize = 10_000;
 
 /// Content type of the output.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -22,6 +25,8 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 struct Series {
     labels: Arc<str>,
     own: Arc<str>,
+    /// Bucket bounds, in tenths, that are not Envoy's.
+    bounds: Option<Arc<[u64]>>,
     value: Value,
 }
 
@@ -33,11 +38,45 @@ struct Named {
 }
 
 /// Kinds in the order of output; each of them its names, each name its series.
-type Families = BTreeMap<(u8, Arc<str>), Vec<Series>>;
+type Families = BTreeMap<(u8, Arc<str>), Family>;
+
+/// The series of one name.
+#[derive(Default)]
+struct Family {
+    series: Vec<Series>,
+    /// The sum of those that found it full, and how many.
+    overflow: Option<(Value, u64)>,
+}
+
+impl Family {
+    fn push(&mut self, series: Series) {
+        if self.series.len() < LABEL_SETS {
+            self.series.push(series);
+            return;
+        }
+        match &mut self.overflow {
+            Some((sum, count)) => {
+                sum.add(series.value);
+                *count += 1;
+            }
+            None => self.overflow = Some((series.value, 1)),
+        }
+    }
+}
 
 /// Writes everything `query` wants. Texts have no place in the format.
 pub fn write(registry: &Registry, query: &Query, out: Out<'_>) {
-    let families = gather(registry, query);
+    let mut families = gather(registry, query);
+    let overflowed = families.values().filter_map(|family| Some(family.overflow.as_ref()?.1)).sum();
+    registry.set_overflowed(overflowed);
+    if overflowed > 0 {
+        let value = Value::Gauge(Some(i64::try_from(overflowed).unwrap_or(i64::MAX)));
+        let (labels, own): (Arc<str>, Arc<str>) = ("".into(), "".into());
+        families
+            .entry((1, "mizzen_metrics_label_sets_overflowed".into()))
+            .or_default()
+            .push(Series { labels, own, bounds: None, value });
+    }
     let mut piece = String::new();
     for ((kind, name), series) in families {
         let word = match kind {
@@ -47,7 +86,13 @@ pub fn write(registry: &Registry, query: &Query, out: Out<'_>) {
         };
         // Writing into a string cannot fail.
         let _ = writeln!(piece, "# TYPE {name} {word}");
-        for one in series {
+        let overflow = series.overflow.map(|(value, _)| Series {
+            labels: "overflow=\"true\"".into(),
+            own: "".into(),
+            bounds: None,
+            value,
+        });
+        for one in series.series.into_iter().chain(overflow) {
             write_series(&mut piece, &name, &one);
             if piece.len() >= PIECE && !out(std::mem::take(&mut piece)) {
                 return;
@@ -82,13 +127,29 @@ fn gather(registry: &Registry, query: &Query) -> Families {
             if !query.wants(&value) || unset_own_gauge(scope, &value) {
                 continue;
             }
-            if query.filter.is_some() {
+            let config = registry.config();
+            if query.filter.is_some() || config.is_some() {
                 full.clear();
                 full.push_str(scope.prefix());
                 full.push_str(&rest);
-                if !query.wants_name(&full) {
+                if !query.wants_name(&full) || !registry.shows(&full) {
                     continue;
                 }
+            }
+            let bounds = match (&value, config) {
+                (Value::Histogram(_), Some(config)) => config.bounds(&full).map(Arc::from),
+                _ => None,
+            };
+            if let Some(config) = config.filter(|config| !config.tags.is_empty() || !config.default_tags)
+                && !is_own(scope)
+            {
+                let (name, labels) = tagged(config, scope, &full, &rest);
+                let (name, own): (Arc<str>, Arc<str>) = (name.into(), "".into());
+                if *kinds.entry(name.clone()).or_insert(kind) == kind {
+                    let series = Series { labels: labels.into(), own, bounds, value };
+                    families.entry((kind, name)).or_default().push(series);
+                }
+                continue;
             }
             let (name, own) = names
                 .entry((scope.family(), rest))
@@ -99,12 +160,32 @@ fn gather(registry: &Registry, query: &Query) -> Families {
                 .clone();
             // A name has one type; a series of another kind under it would make the whole text invalid.
             if *kinds.entry(name.clone()).or_insert(kind) == kind {
-                families.entry((kind, name)).or_default().push(Series { labels: labels.clone(), own, value });
+                let series = Series { labels: labels.clone(), own, bounds, value };
+                families.entry((kind, name)).or_default().push(series);
             }
         }
         true
     });
     families
+}
+
+/// What Envoy has no name for.
+fn is_own(scope: &Scope) -> bool {
+    scope.family().starts_with("mizzen")
+}
+
+/// Name and labels of a metric where tags are configured.
+fn tagged(config: &StatsConfig, scope: &Scope, full: &str, rest: &str) -> (String, String) {
+    let taken = config.take(full);
+    if !config.default_tags {
+        return (clean(&format!("envoy_{}", taken.name)), taken.labels);
+    }
+    // Envoy's own tags and the configured ones: what the latter cut out of the scope's name, the former cut too.
+    let kept = taken.name.strip_prefix(scope.prefix()).unwrap_or(rest);
+    let named = take_apart(scope.family(), kept);
+    let parts = [named.label, label_text(scope), taken.labels];
+    let labels: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    (named.name, labels.join(","))
 }
 
 /// Gauges of our own are absent until they mean something: an age of 0 would say "just now".
@@ -130,7 +211,12 @@ fn take_apart(family: &str, rest: &str) -> Named {
         },
     };
     let name = format!("{family}_{stem}");
-    Named { name: name.replace(|c: char| !c.is_ascii_alphanumeric() && c != '_', "_"), label }
+    Named { name: clean(&name), label }
+}
+
+/// A name as the format has them.
+pub(super) fn clean(name: &str) -> String {
+    name.replace(|c: char| !c.is_ascii_alphanumeric() && c != '_', "_")
 }
 
 fn label_text(scope: &Scope) -> String {
@@ -142,7 +228,7 @@ fn label_text(scope: &Scope) -> String {
     text
 }
 
-fn escaped(value: &str) -> String {
+pub(super) fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
@@ -153,17 +239,18 @@ fn write_series(out: &mut String, name: &str, series: &Series) {
         Value::Counter(n) => writeln!(out, "{name}{{{own}{comma}{labels}}} {n}"),
         Value::Gauge(n) => writeln!(out, "{name}{{{own}{comma}{labels}}} {}", n.unwrap_or(0)),
         Value::Histogram(data) => {
-            histogram(out, name, &format!("{own}{comma}{labels}"), data);
+            let bounds = series.bounds.as_deref().unwrap_or(&PROMETHEUS_TENTHS);
+            histogram(out, name, &format!("{own}{comma}{labels}"), data, bounds);
             Ok(())
         }
         Value::Text(_) => Ok(()),
     };
 }
 
-fn histogram(out: &mut String, name: &str, labels: &str, data: &HistogramData) {
+fn histogram(out: &mut String, name: &str, labels: &str, data: &HistogramData, bounds: &[u64]) {
     let comma = if labels.is_empty() { "" } else { "," };
-    for tenths in PROMETHEUS_TENTHS {
-        let count = data.count_up_to_tenths(tenths);
+    for tenths in bounds {
+        let count = data.count_up_to_tenths(*tenths);
         let _ = match tenths % 10 {
             0 => writeln!(out, "{name}_bucket{{{labels}{comma}le=\"{}\"}} {count}", tenths / 10),
             part => writeln!(out, "{name}_bucket{{{labels}{comma}le=\"{}.{part}\"}} {count}", tenths / 10),

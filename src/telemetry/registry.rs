@@ -7,11 +7,12 @@
 
 use super::metric::{StatGroup, Value};
 use super::scope::Scope;
+use super::stats_config::StatsConfig;
 use super::why::WhyRing;
 use std::collections::BTreeMap;
 use std::ops::{Bound, Deref};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Readings of one scope by name within it.
 pub type Readings = BTreeMap<String, Value>;
@@ -32,6 +33,9 @@ struct Shared {
     providers: Mutex<Vec<Arc<Provider>>>,
     next_id: AtomicU64,
     why: WhyRing,
+    config: OnceLock<StatsConfig>,
+    /// Label sets that found their Prometheus family full, at the last reading.
+    overflowed: AtomicU64,
 }
 
 #[derive(Clone, Default)]
@@ -55,6 +59,31 @@ impl Registry {
     /// A registry without groups.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Sets what is shown of the metrics; once, before anyone reads them.
+    pub fn configure(&self, config: StatsConfig) {
+        // The first one stands.
+        let _ = self.0.config.set(config);
+    }
+
+    /// What was configured.
+    pub fn config(&self) -> Option<&StatsConfig> {
+        self.0.config.get()
+    }
+
+    /// Whether the metric of this name is shown.
+    pub fn shows(&self, name: &str) -> bool {
+        self.config().is_none_or(|config| config.admits(name))
+    }
+
+    /// Label sets that found their Prometheus family full when it was last read.
+    pub fn overflowed(&self) -> u64 {
+        self.0.overflowed.load(Relaxed)
+    }
+
+    pub(super) fn set_overflowed(&self, count: u64) {
+        self.0.overflowed.store(count, Relaxed);
     }
 
     /// What became of requests that went wrong.

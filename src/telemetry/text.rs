@@ -97,7 +97,7 @@ fn walk(
         for (rest, value) in readings {
             if part(&value) == wanted && query.wants(&value) {
                 let name = format!("{}{rest}", scope.prefix());
-                if query.wants_name(&name) {
+                if query.wants_name(&name) && registry.shows(&name) {
                     mixed.push((name, value));
                 }
             }
