@@ -166,9 +166,10 @@ fn route(snapshot: &Snapshot, found: &Explanation<'_>, asked: &Asked<'_>) -> Jso
     let Some(host) = found.host else {
         return json!({ "verdict": "no virtual host has a domain for this host: 404 NR" });
     };
-    let rejected = found.rejected.iter().map(|(index, route, why)| {
-        json!({ "index": index, "route": route.name(), "why": why })
-    });
+    let rejected = found
+        .rejected
+        .iter()
+        .map(|(index, route, why)| json!({ "index": index, "route": route.name(), "why": why }));
     let mut told = json!({
         "virtual_host": host.model.name,
         "rejected": rejected.collect::<Vec<_>>(),
@@ -191,7 +192,9 @@ fn route(snapshot: &Snapshot, found: &Explanation<'_>, asked: &Asked<'_>) -> Jso
 
 fn action(snapshot: &Snapshot, route: &RouteSpec, asked: &Asked<'_>) -> Json {
     match &route.action {
-        ActionSpec::Direct(direct) => return json!({ "verdict": format!("answered here: {}", direct.status) }),
+        ActionSpec::Direct(direct) => {
+            return json!({ "verdict": format!("answered here: {}", direct.status) });
+        }
         ActionSpec::Redirect(redirect) => {
             let to = route.location(asked, "http").map(|to| String::from_utf8_lossy(&to).into_owned());
             return json!({ "verdict": format!("redirected: {}", redirect.status), "location": to });

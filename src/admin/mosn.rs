@@ -26,7 +26,8 @@ pub async fn answer(
 ) -> Option<Reply> {
     let allowed: &[Method] = match path {
         "/api/v1/version" => &[Method::GET, Method::HEAD, Method::POST],
-        "/api/v1/update_loglevel" => &[Method::POST],
+        "/api/v1/update_loglevel" | "/api/v1/enable_log" | "/api/v1/disable_log" => &[Method::POST],
+        "/api/v1/features" | "/api/v1/env" | "/api/v1/stats_glob" => &[Method::GET, Method::HEAD],
         "/api/v1/config_dump" | "/api/v1/stats" | "/api/v1/get_loglevel" | "/api/v1/states" => {
             &[Method::GET, Method::HEAD]
         }
@@ -43,6 +44,11 @@ pub async fn answer(
         "/api/v1/stats" => stats(context, params),
         "/api/v1/get_loglevel" => get_loglevel(context),
         "/api/v1/states" => states(context),
+        "/api/v1/features" => features(context, params),
+        "/api/v1/env" => env(params),
+        "/api/v1/stats_glob" => stats_glob(context),
+        "/api/v1/enable_log" => switch_log(context, body().await, true),
+        "/api/v1/disable_log" => switch_log(context, body().await, false),
         _ => update_loglevel(context, body().await),
     })
 }
@@ -81,6 +87,66 @@ fn update_loglevel(context: &Context, body: Option<Vec<u8>>) -> Reply {
             reply::json_text(StatusCode::BAD_REQUEST, json!({ "error": "update logger failed" }).to_string())
         }
     }
+}
+
+/// The process log is the only logger there is; the body names it.
+fn switch_log(context: &Context, body: Option<Vec<u8>>, on: bool) -> Reply {
+    let word = if on { "enable" } else { "disable" };
+    let named = body.and_then(|body| String::from_utf8(body).ok()).unwrap_or_default();
+    if named.trim() != context.source.process.log_path {
+        let error = json!({ "error": format!("{word} logger failed") });
+        return reply::json_text(StatusCode::BAD_REQUEST, error.to_string());
+    }
+    logging::set_enabled(on);
+    reply::text(StatusCode::OK, format!("{word} logger success\n"))
+}
+
+/// The gates MOSN has, off unless set; a name it has not is off.
+fn features(context: &Context, params: &Params) -> Reply {
+    const GATES: [&str; 4] = ["MultiTenantMode", "PayLoadLimitEnable", "XdsMtlsEnable", "auto_config"];
+    let set = &context.source.process.features;
+    let is_on = |name: &str| set.iter().rev().find(|(gate, _)| gate == name).is_some_and(|(_, on)| *on);
+    match params.get("key") {
+        Some(name) => reply::text(StatusCode::OK, is_on(name).to_string()),
+        None => {
+            let all: Map<String, Json> =
+                GATES.iter().map(|name| ((*name).into(), is_on(name).into())).collect();
+            reply::json_text(StatusCode::OK, Json::Object(all).to_string())
+        }
+    }
+}
+
+/// Variables whose names say that their values are nobody's business.
+const SECRET: [&str; 5] = ["TOKEN", "SECRET", "PASSWORD", "PASSWD", "KEY"];
+
+fn env(params: &Params) -> Reply {
+    let (mut found, mut missing) = (Map::new(), Vec::new());
+    for (_, name) in params.iter().filter(|(key, _)| *key == "key") {
+        let upper = name.to_ascii_uppercase();
+        match std::env::var(name) {
+            Ok(_) if SECRET.iter().any(|word| upper.contains(word)) => {
+                found.insert(name.into(), "[redacted]".into());
+            }
+            Ok(value) => drop(found.insert(name.into(), value.into())),
+            Err(_) => missing.push(Json::from(name)),
+        }
+    }
+    if found.is_empty() && missing.is_empty() {
+        return reply::json_text(StatusCode::BAD_REQUEST, json!({ "error": "no env key" }).to_string());
+    }
+    // As MOSN: what is empty is null.
+    let found = if found.is_empty() { Json::Null } else { found.into() };
+    let missing = if missing.is_empty() { Json::Null } else { missing.into() };
+    let all = json!({ "env": found, "not_found": missing });
+    reply::json_text(StatusCode::OK, super::json::pretty(&all, 0))
+}
+
+/// The sums over all listeners, one `key:value` a line.
+fn stats_glob(context: &Context) -> Reply {
+    let tree = mosn::tree(&context.source.registry, &[]);
+    let global = tree.get("downstream").and_then(|labels| labels.get("proxy.global"));
+    let lines = global.into_iter().flatten().map(|(key, value)| format!("{key}:{value}\n"));
+    reply::text(StatusCode::OK, lines.collect::<String>())
 }
 
 fn stats(context: &Context, params: &Params) -> Reply {

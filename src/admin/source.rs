@@ -96,6 +96,8 @@ pub struct ProcessInfo {
     pub mosn_config: Option<Arc<Json>>,
     /// The process log's destination as configured (`stdout`, a path); MOSN's log calls name it.
     pub log_path: String,
+    /// MOSN's feature gates as set.
+    pub features: Vec<(String, bool)>,
 }
 
 /// State of all resources at one moment. Cheap to make: bodies are shared, not copied.

@@ -160,6 +160,7 @@ async fn start(count: usize) -> Admin {
                 message_from_json(&json!({ "id": "n", "metadata": { "token": "hush" } })).unwrap(),
             ),
             mosn_config: None,
+            features: vec![("auto_config".into(), true)],
             log_path: "stdout".into(),
         },
         dump: Box::new(move |answer| {
@@ -475,6 +476,25 @@ async fn mosns_paths() {
     admin.lifecycle.set(ServerState::Live);
     assert_eq!(admin.json("/api/v1/stats").await["meta"]["mosn.info"]["mosn_state_code"], "6");
     assert_eq!(admin.get("/api/v1/stats?key=no.such").await, "no metrics key: no.such");
+}
+
+#[tokio::test]
+async fn mosns_small_paths() {
+    let admin = start(1).await;
+    assert_eq!(admin.get("/api/v1/features?key=auto_config").await, "true");
+    let gates = admin.json("/api/v1/features").await;
+    assert_eq!((&gates["auto_config"], &gates["XdsMtlsEnable"]), (&json!(true), &json!(false)));
+    assert_eq!(admin.ask("GET", "/api/v1/env").await, (400, "{\"error\":\"no env key\"}".to_owned()));
+    let env = admin.json("/api/v1/env?key=PATH&key=MIZZEN_NO_SUCH").await;
+    assert_eq!(env["not_found"], json!(["MIZZEN_NO_SUCH"]));
+    assert!(env["env"]["PATH"].is_string());
+    assert_eq!(admin.json("/api/v1/env?key=MIZZEN_NO_SUCH").await["env"], Json::Null);
+    assert_eq!(admin.ask("POST", "/api/v1/disable_log").await.0, 400, "no logger is named so");
+    assert_eq!(admin.ask("GET", "/api/v1/enable_log").await.0, 405);
+    assert!(admin.get("/contention").await.contains("not enabled"));
+    assert_eq!(admin.json("/why/recent").await, json!({ "records": [] }));
+    assert_eq!(admin.ask("GET", "/why?id=x").await.0, 404);
+    assert_eq!(admin.ask("GET", "/explain?host=a").await.0, 404, "no listener has routes");
 }
 
 #[tokio::test]

@@ -83,6 +83,7 @@ pub fn source(
             command_line: command_line(args),
             node: Arc::new(bootstrap.node.clone()),
             mosn_config: (bootstrap.dialect != Dialect::Envoy).then(|| fixed.document.clone()),
+            features: args.feature_gates.clone(),
             log_path: bootstrap.log_path.clone().unwrap_or_else(|| "stderr".to_owned()),
         },
         dump: dump(proxy.inputs(), fixed),

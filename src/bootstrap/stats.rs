@@ -42,7 +42,8 @@ pub(super) fn read(config: &pb::StatsConfig, findings: &mut Vec<Finding>) -> Sta
     for (i, settings) in config.histogram_bucket_settings.iter().enumerate() {
         let at = format!("stats_config.histogram_bucket_settings[{i}]");
         let matcher = settings.r#match.as_ref().and_then(|matcher| text(&at, matcher, findings));
-        let mut bounds: Vec<u64> = settings.buckets.iter().map(|bound| (bound * 10.0).round() as u64).collect();
+        let mut bounds: Vec<u64> =
+            settings.buckets.iter().map(|bound| (bound * 10.0).round() as u64).collect();
         bounds.sort_unstable();
         if let Some(matcher) = matcher.filter(|_| !bounds.is_empty()) {
             buckets.push((matcher, bounds));

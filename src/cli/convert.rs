@@ -2,8 +2,8 @@
 
 use super::flags::{ExplainFlags, Root, RunFlags, SampleSub, Sub};
 use super::{
-    CheckArgs, Command, DemoArgs, DrainStrategy, ExplainArgs, LogLevel, Mode, NodeArgs, RunArgs, SampleArgs, SampleClient,
-    SampleControlPlane, SampleServer, Usage,
+    CheckArgs, Command, DemoArgs, DrainStrategy, ExplainArgs, LogLevel, Mode, NodeArgs, RunArgs, SampleArgs,
+    SampleClient, SampleControlPlane, SampleServer, Usage,
 };
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser};

@@ -53,17 +53,18 @@ pub async fn serve(
     let mut record = None;
     let mut trail = Trail::default();
     let dialled = dial(&handle, &local, &mut trail).await;
-    let mut note = |failure: Option<Reason>, flags: Flags, moved: (u64, u64), upstream: Option<SocketAddr>| {
-        record = (logs.is_some() || failure.is_some()).then(|| {
-            let mut record = Record::begin(&local, LogKind::TcpConnectionEnd, "", begin);
-            record.log_to(logs.clone());
-            failure.into_iter().for_each(|reason| record.unconnected(reason));
-            record.flags = flags;
-            (record.received, record.sent) = moved;
-            record.upstream_local = upstream;
-            record
-        });
-    };
+    let mut note =
+        |failure: Option<Reason>, flags: Flags, moved: (u64, u64), upstream: Option<SocketAddr>| {
+            record = (logs.is_some() || failure.is_some()).then(|| {
+                let mut record = Record::begin(&local, LogKind::TcpConnectionEnd, "", begin);
+                record.log_to(logs.clone());
+                failure.into_iter().for_each(|reason| record.unconnected(reason));
+                record.flags = flags;
+                (record.received, record.sent) = moved;
+                record.upstream_local = upstream;
+                record
+            });
+        };
     match dialled {
         Ok((mut upstream, config, guards)) => {
             let own = upstream.local();

@@ -6,13 +6,14 @@
 //! Gives out the level table the admin shows and changes. At the default level a disabled event costs one
 //! load: call sites are told anew whenever a level changes.
 
+mod flood;
 mod form;
 mod level;
 mod sink;
 
 pub use form::Form;
 pub use level::{Level, UnknownComponent, levels, set_all, set_level};
-pub use sink::{DROPPED, Destination, QUEUE, flush, reopen};
+pub use sink::{DROPPED, Destination, QUEUE, flush, reopen, set_enabled};
 
 use super::metric::{Sample, StatGroup, Value};
 use std::fmt::Write as _;
@@ -92,8 +93,20 @@ impl<S: Subscriber> Layer<S> for Lines {
     }
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut left_out = 0;
+        // Who asks for debug lines wants all of them; what the writer cannot take is counted there.
+        if *event.metadata().level() <= tracing::Level::INFO {
+            match flood::admit(event.metadata().callsite(), std::time::Instant::now()) {
+                Some(count) => left_out = count,
+                None => return,
+            }
+        }
         let mut message = Message(String::with_capacity(128));
         event.record(&mut message);
+        if left_out > 0 {
+            // Writing into a string cannot fail.
+            let _ = write!(message.0, " ({left_out} like it left out)");
+        }
         sink::send(self.form.line(event.metadata(), std::time::SystemTime::now(), &message.0));
     }
 }

@@ -72,10 +72,12 @@ pub fn write(registry: &Registry, query: &Query, out: Out<'_>) {
     if overflowed > 0 {
         let value = Value::Gauge(Some(i64::try_from(overflowed).unwrap_or(i64::MAX)));
         let (labels, own): (Arc<str>, Arc<str>) = ("".into(), "".into());
-        families
-            .entry((1, "mizzen_metrics_label_sets_overflowed".into()))
-            .or_default()
-            .push(Series { labels, own, bounds: None, value });
+        families.entry((1, "mizzen_metrics_label_sets_overflowed".into())).or_default().push(Series {
+            labels,
+            own,
+            bounds: None,
+            value,
+        });
     }
     let mut piece = String::new();
     for ((kind, name), series) in families {

@@ -147,7 +147,12 @@ impl StatsConfig {
         let mut add = |key: &str, value: &str| {
             let comma = if labels.is_empty() { "" } else { "," };
             // Writing into a string cannot fail.
-            let _ = write!(labels, "{comma}{}=\"{}\"", super::prometheus::clean(key), super::prometheus::escaped(value));
+            let _ = write!(
+                labels,
+                "{comma}{}=\"{}\"",
+                super::prometheus::clean(key),
+                super::prometheus::escaped(value)
+            );
         };
         for tag in &self.tags {
             match tag {
@@ -181,8 +186,10 @@ mod tests {
 
     fn istio() -> StatsConfig {
         let tag = |name, pattern| Tag::extracted(name, pattern).unwrap();
-        let (look_ahead, loosened) =
-            tag("http_conn_manager_listener_prefix", r"^listener(?=\.).*?\.http\.(((?:[_.[:digit:]]*|[_\[\]aAbBcCdDeEfF[:digit:]]*))\.)");
+        let (look_ahead, loosened) = tag(
+            "http_conn_manager_listener_prefix",
+            r"^listener(?=\.).*?\.http\.(((?:[_.[:digit:]]*|[_\[\]aAbBcCdDeEfF[:digit:]]*))\.)",
+        );
         assert!(loosened);
         let tags = vec![
             tag("cluster_name", r"^cluster(\.(.+);)").0,
@@ -199,7 +206,10 @@ mod tests {
         let taken = istio().take("cluster.outbound|80||a.b;.upstream_rq_503");
         assert_eq!(taken.name, "cluster.upstream_rq");
         assert_eq!(taken.labels, "cluster_name=\"outbound|80||a.b\",response_code=\"503\"");
-        assert_eq!(istio().take("cluster.xds-grpc.upstream_rq_total").name, "cluster.xds-grpc.upstream_rq_total");
+        assert_eq!(
+            istio().take("cluster.xds-grpc.upstream_rq_total").name,
+            "cluster.xds-grpc.upstream_rq_total"
+        );
         let taken = istio().take("listener.0.0.0.0_80.http.0.0.0.0_80.downstream_rq_2xx");
         assert_eq!(taken.name, "listener.0.0.0.0_80.http.downstream_rq");
         for bad in ["(", "no group", "(?=a"] {
@@ -223,13 +233,19 @@ mod tests {
         let all = prometheus::to_string(&registry);
         assert!(all.contains("envoy_cluster_upstream_cx_total{cluster_name=\"in\"} 0\n"), "{all}");
         assert!(!all.contains("out") && !all.contains("envoy_cluster_name"), "{all}");
-        assert!(all.contains("envoy_cluster_upstream_cx_connect_ms_bucket{cluster_name=\"in\",le=\"2.5\"} 1\n"), "{all}");
+        assert!(
+            all.contains("envoy_cluster_upstream_cx_connect_ms_bucket{cluster_name=\"in\",le=\"2.5\"} 1\n"),
+            "{all}"
+        );
         assert!(!all.contains("le=\"5\""), "{all}");
         let mut shown = String::new();
         text::write_text(&registry, &text::Query::default(), &mut |piece| {
             shown.push_str(&piece);
             true
         });
-        assert!(shown.contains("cluster.in;.upstream_cx_total: 0\n") && !shown.contains("cluster.out"), "{shown}");
+        assert!(
+            shown.contains("cluster.in;.upstream_cx_total: 0\n") && !shown.contains("cluster.out"),
+            "{shown}"
+        );
     }
 }

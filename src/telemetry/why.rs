@@ -137,9 +137,7 @@ impl WhyRing {
     /// All records, newest first.
     pub fn recent(&self) -> impl Iterator<Item = Arc<WhyRecord>> {
         let next = self.next.load(Relaxed);
-        (1..=RECORDS).filter_map(move |back| {
-            self.slots.get(next.wrapping_sub(back) % RECORDS)?.load_full()
-        })
+        (1..=RECORDS).filter_map(move |back| self.slots.get(next.wrapping_sub(back) % RECORDS)?.load_full())
     }
 }
 

@@ -16,7 +16,8 @@ impl Ended<'_> {
             self.fact(fact, &mut text);
             Short::new(&text)
         };
-        let millis = |point| self.elapsed(point).map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        let millis =
+            |point| self.elapsed(point).map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         WhyRecord {
             at_unix_ms: clock::millis_of(self.wall),
             id: short(record.text(record.id)),
@@ -31,9 +32,10 @@ impl Ended<'_> {
             rejected: record.rejected.clone(),
             cluster: fact(Fact::UpstreamClusterRaw),
             host: fact(Fact::UpstreamHost),
-            picked_by: self.cluster.filter(|_| self.host.is_some()).map_or("", |cluster| {
-                policy(&cluster.state().spec.model.lb)
-            }),
+            picked_by: self
+                .cluster
+                .filter(|_| self.host.is_some())
+                .map_or("", |cluster| policy(&cluster.state().spec.model.lb)),
             status: record.status,
             flags: fact(Fact::ResponseFlags),
             reason: record.reason.map_or("", Reason::word),

@@ -6,6 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::Duration;
 
@@ -41,7 +42,18 @@ pub(super) fn start(destination: Destination) -> Result<(), Error> {
     thread.map(drop).map_err(|source| Error::Open { path: "log thread".into(), source })
 }
 
+/// Whether lines are written at all.
+static ENABLED: AtomicBool = AtomicBool::new(true);
+
+/// Writes lines, or throws them away from here on, whatever their level.
+pub fn set_enabled(enabled: bool) {
+    ENABLED.store(enabled, Relaxed);
+}
+
 pub(super) fn send(line: String) {
+    if !ENABLED.load(Relaxed) {
+        return;
+    }
     if let Some(sender) = SENDER.get()
         && sender.try_send(Order::Line(line)).is_err()
     {

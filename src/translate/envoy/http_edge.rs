@@ -3,8 +3,8 @@
 use super::extension::Extension;
 use super::values::{cidr, enumeration, timeout, within};
 use crate::model::{
-    Edge, EscapedSlashes, Http1Options, RequestId, RequestLimits, RequestScheme, Sampling, ServerHeader, StripPort,
-    Underscores, Upgrade,
+    Edge, EscapedSlashes, Http1Options, RequestId, RequestLimits, RequestScheme, Sampling, ServerHeader,
+    StripPort, Underscores, Upgrade,
 };
 use crate::proto::envoy::config::core::v3 as core;
 use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
@@ -128,11 +128,7 @@ pub(super) fn edge(
     })
 }
 
-fn request_id(
-    path: &Path<'_>,
-    manager: &pb::HttpConnectionManager,
-    out: &mut Findings,
-) -> Option<RequestId> {
+fn request_id(path: &Path<'_>, manager: &pb::HttpConnectionManager, out: &mut Findings) -> Option<RequestId> {
     let mut config = UuidRequestIdConfig::default();
     if let Some(any) = manager.request_id_extension.as_ref().and_then(|e| e.typed_config.as_ref()) {
         let at = path.name("request_id_extension");
