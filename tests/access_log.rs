@@ -193,7 +193,7 @@ fn every_fate_of_a_request_is_one_line() {
         "{dead}"
     );
     assert!(dead.ends_with(" dead to-dead 1"), "{dead}");
-    world.ask("no HTTP at all\r\n\r\n");
+    world.ask("GET / HTTP/1.1\r\nhost: a\r\nno colon\r\n\r\n");
     let refused = &world.lines(5)[4];
     assert!(refused.starts_with("- - 400 DPE codec_error 0 "), "{refused}");
     world.get("/cut");
@@ -212,6 +212,9 @@ fn every_fate_of_a_request_is_one_line() {
     std::thread::sleep(Duration::from_millis(50));
     drop(stream);
     assert_eq!(world.lines(8)[7], "- - 0 DC downstream_remote_disconnect 0 0 - - 0");
+    // Who speaks another protocol gets no answer.
+    world.ask("no HTTP at all\r\n\r\n");
+    assert_eq!(world.lines(9)[8], "- - 0 DPE codec_error 0 0 - - 0");
 }
 
 #[test]

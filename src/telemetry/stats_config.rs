@@ -232,7 +232,7 @@ mod tests {
         cluster.upstream_cx_connect_ms.record(2);
         let all = prometheus::to_string(&registry);
         assert!(all.contains("envoy_cluster_upstream_cx_total{cluster_name=\"in\"} 0\n"), "{all}");
-        assert!(!all.contains("out") && !all.contains("envoy_cluster_name"), "{all}");
+        assert!(!all.contains("\"out") && !all.contains("envoy_cluster_name"), "{all}");
         assert!(
             all.contains("envoy_cluster_upstream_cx_connect_ms_bucket{cluster_name=\"in\",le=\"2.5\"} 1\n"),
             "{all}"

@@ -28,7 +28,7 @@ mod upstream_http1;
 
 pub use client::{Client, Follows};
 pub use clock::Clock;
-pub use reply::Style;
+pub use reply::{Style, say_why};
 pub use sink::{Gone, Sink};
 pub use source::{Fault, Incomplete, Source, collect};
 pub use stats::{Stats, Version};

@@ -9,7 +9,11 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, request};
 
 /// Why there is no other answer, with `--error-reasons`.
-pub(super) const REASON: HeaderName = HeaderName::from_static("x-mizzen-reason");
+pub fn say_why(response: &mut Response<()>, reason: Reason) {
+    if why::error_reasons() {
+        response.headers_mut().insert("x-mizzen-reason", HeaderValue::from_static(reason.word()));
+    }
+}
 
 /// How a client wants to be told of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,9 +46,7 @@ impl Style {
     /// The answer to a request that failed, and its body.
     pub fn failure(self, reason: Reason) -> (Response<()>, Bytes) {
         let (mut response, body) = self.failure_reply(reason);
-        if why::error_reasons() {
-            response.headers_mut().insert(REASON, HeaderValue::from_static(reason.word()));
-        }
+        say_why(&mut response, reason);
         (response, body)
     }
 

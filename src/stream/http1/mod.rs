@@ -15,7 +15,7 @@ pub use outgoing::Outgoing;
 pub use responder::Responder;
 pub(in crate::stream) use responder::length;
 
-use super::http::{Client, Clock, Downstream, STREAM_IDLE, Source, Version, exchange, refusal};
+use super::http::{Client, Clock, Downstream, STREAM_IDLE, Source, Version, exchange, refusal, say_why};
 use super::{Drain, Handle, Local, Record};
 use crate::message::Reason;
 use crate::model::{HttpManager, LogKind, RequestLimits, Runtime, runtime};
@@ -166,6 +166,7 @@ impl Driver {
                 Next::Request(head) => head,
                 Next::Refused(_) if served == 0 && is_foreign(&self.conduct.line.input()) => {
                     self.down.stats.protocol_error();
+                    self.note(Reason::BadRequest, None, None);
                     return Ending::Gentle;
                 }
                 Next::Refused(fault) => return self.refuse(fault.status, Reason::BadRequest),
@@ -353,7 +354,8 @@ impl Driver {
         if reason == Reason::BadRequest {
             self.down.stats.protocol_error();
         }
-        let (response, body) = refusal(status, &self.down);
+        let (mut response, body) = refusal(status, &self.down);
+        say_why(&mut response, reason);
         self.note(reason, Some((&response, body.len())), None);
         let parts = response.into_parts().0;
         let output = &mut *self.conduct.line.output();
