@@ -21,7 +21,12 @@ pub struct Explanation<'t> {
 impl RouteTable {
     /// Explains the look-up of `head` with `random`, as [`RouteTable::find`] would do it; or up to `until`, which
     /// is known to have matched when more was known of the head.
-    pub fn explain<H: Head>(&self, head: &H, random: u64, until: Option<&RouteSpec>) -> Explanation<'_> {
+    pub fn explain<H: Head>(
+        &self,
+        head: &H,
+        random: u64,
+        until: Option<*const RouteSpec>,
+    ) -> Explanation<'_> {
         let Some(host) = self.host(head.authority()) else {
             return Explanation { host: None, rejected: Vec::new(), matched: None };
         };

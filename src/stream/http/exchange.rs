@@ -170,6 +170,9 @@ impl Exchange {
                 Answer::whole(response, whole)
             }
         };
+        if self.record.has_failed() {
+            self.record.explain(view.route_table(settings.routes).map(|table| &**table));
+        }
         if let Some(edge) = settings.edge {
             let status = answer.response.status();
             edge::depart(status, answer.response.headers_mut(), edge, settings.server_name, &arrival);
@@ -209,7 +212,6 @@ impl Exchange {
             Err(unplanned) => {
                 self.note(unplanned.failure, unplanned.route);
                 unplanned.route.into_iter().for_each(|route| self.record.route(route));
-                self.record.explain(view.route_table(settings.routes).map(|table| &**table), unplanned.route);
                 let (Some(route), Some(edits)) = (unplanned.route, unplanned.response_edits) else {
                     return Err(unplanned.failure);
                 };
@@ -229,9 +231,6 @@ impl Exchange {
                         self.forward(to, settings, head, body, begin).await
                     }
                 };
-                if result.is_err() {
-                    self.record.explain(view.route_table(settings.routes).map(|table| &**table), Some(route));
-                }
                 match (result, kept) {
                     (Err(failure), Some(head)) if failure.reason != Reason::DownstreamReset => {
                         self.note(failure, Some(route));

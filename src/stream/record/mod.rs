@@ -49,6 +49,8 @@ pub struct Record {
     /// Values of the headers the logs ask for, in their order; of request, response, trailers.
     wanted: [Vec<Span>; 3],
     route: Span,
+    /// Tells the route from others while the stream has a snapshot; never followed.
+    route_at: Option<*const RouteSpec>,
     host: Span,
     id: Span,
     method: Span,
@@ -133,6 +135,7 @@ impl Record {
             text: Vec::new(),
             wanted: Default::default(),
             route: None,
+            route_at: None,
             host: None,
             id: None,
             method: None,
@@ -199,10 +202,15 @@ impl Record {
         self.id = keep(&mut self.text, id.to_string().as_bytes());
     }
 
+    /// Whether it was answered here because it failed.
+    pub fn has_failed(&self) -> bool {
+        self.reason.is_some()
+    }
+
     /// Why the routes before the one that matched did not.
-    pub fn explain(&mut self, table: Option<&RouteTable>, route: Option<&RouteSpec>) {
+    pub fn explain(&mut self, table: Option<&RouteTable>) {
         let Some(table) = table else { return };
-        let rejected = table.explain(&*self, 0, route).rejected;
+        let rejected = table.explain(&*self, 0, self.route_at).rejected;
         self.rejected = rejected
             .into_iter()
             .take(REJECTED)
@@ -282,6 +290,7 @@ impl Record {
 
     /// The route that matched.
     pub fn route(&mut self, route: &RouteSpec) {
+        self.route_at = Some(route);
         self.route = keep(&mut self.text, route.name().as_bytes());
         self.host = keep(&mut self.text, route.host().name.as_bytes());
     }
