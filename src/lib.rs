@@ -36,6 +36,7 @@ pub mod sample;
 pub mod snapshot;
 pub mod stream;
 pub mod telemetry;
+pub mod tls;
 pub mod translate;
 pub mod util;
 pub mod worker;

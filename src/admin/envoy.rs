@@ -1,5 +1,6 @@
 //! Envoy's paths.
 
+use super::certs;
 use super::clusters::Clusters;
 use super::config_dump::{Dump, Wanted};
 use super::query::Params;
@@ -90,7 +91,7 @@ pub async fn answer(context: &Context, method: &Method, path: &str, params: &Par
         "/config_dump" => config_dump(context, params).await,
         "/init_dump" => init_dump(context).await,
         "/memory" => reply::json(StatusCode::OK, &memory_json()),
-        "/certs" => reply::json(StatusCode::OK, &json!({ "certificates": [] })),
+        "/certs" => reply::json(StatusCode::OK, &certs::json(&context.source.secrets)),
         "/runtime" => reply::json(StatusCode::OK, &json!({ "layers": [], "entries": {} })),
         "/contention" => reply::text(StatusCode::OK, "Mutex contention tracing is not enabled.\n"),
         "/hot_restart_version" => reply::text(StatusCode::OK, "disabled"),

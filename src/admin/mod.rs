@@ -9,6 +9,7 @@
 
 mod access;
 mod body;
+mod certs;
 mod clusters;
 mod config_dump;
 mod derived;

@@ -3,6 +3,7 @@
 use crate::proto::envoy::config::core::v3::Node;
 use crate::snapshot::Store;
 use crate::telemetry::Registry;
+use crate::tls::Secrets;
 use bytes::Bytes;
 use serde_json::Value as Json;
 use std::net::SocketAddr;
@@ -22,6 +23,8 @@ pub struct Source {
     pub registry: Registry,
     /// Whether the process is ready, and for what.
     pub lifecycle: Arc<dyn Lifecycle>,
+    /// Certificates and trust bundles.
+    pub secrets: Arc<Secrets>,
     /// What does not change while the process runs.
     pub process: ProcessInfo,
     /// Asks the build thread for the state of every resource.

@@ -64,6 +64,7 @@ fn cluster(id: u32, name: &str, hosts: &[&str]) -> ClusterSlot {
             model: Arc::new(cluster),
             breakers: Arc::new(BreakerState::default()),
             shared: Arc::default(),
+            sockets: Default::default(),
         }),
         endpoints: Arc::new(endpoints),
     })
@@ -152,6 +153,7 @@ async fn start(count: usize) -> Admin {
         store,
         registry: registry.clone(),
         lifecycle: lifecycle.clone(),
+        secrets: Default::default(),
         process: ProcessInfo {
             version: "0.1.0".into(),
             started: SystemTime::now(),

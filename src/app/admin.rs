@@ -2,6 +2,7 @@
 
 use super::build::{Dump, Input};
 use super::proxy::Proxy;
+use super::secret_types;
 use crate::admin::{
     Ask, Body, DumpState, Failed, Kind, ListenerStatus, ProcessInfo, Resource, Source, TypeState, Version,
 };
@@ -11,6 +12,7 @@ use crate::listener::ListenerReport;
 use crate::model::Address;
 use crate::proto::json::decode_json_lenient;
 use crate::snapshot::builder::{State, Status};
+use crate::tls::Secrets;
 use crate::worker::{Command, Sender};
 use crate::xds::dump::{DumpedResource, TypeDump};
 use crate::xds::message::Rejected;
@@ -86,7 +88,8 @@ pub fn source(
             features: args.feature_gates.clone(),
             log_path: bootstrap.log_path.clone().unwrap_or_else(|| "stderr".to_owned()),
         },
-        dump: dump(proxy.inputs(), fixed),
+        secrets: proxy.secrets.clone(),
+        dump: dump(proxy.inputs(), fixed, proxy.secrets.clone()),
         listeners: listeners(proxy.senders()),
         commands,
     }
@@ -104,9 +107,9 @@ fn command_line(args: &RunArgs) -> Json {
     })
 }
 
-fn dump(inputs: mpsc::Sender<Input>, fixed: Arc<Fixed>) -> Ask<DumpState> {
+fn dump(inputs: mpsc::Sender<Input>, fixed: Arc<Fixed>, secrets: Arc<Secrets>) -> Ask<DumpState> {
     Box::new(move |answer| {
-        let (inputs, fixed) = (inputs.clone(), fixed.clone());
+        let (inputs, fixed, secrets) = (inputs.clone(), fixed.clone(), secrets.clone());
         tokio::spawn(async move {
             let (ask, dump) = oneshot::channel();
             if inputs.send(Input::Dump(ask)).await.is_err() {
@@ -114,7 +117,7 @@ fn dump(inputs: mpsc::Sender<Input>, fixed: Arc<Fixed>) -> Ask<DumpState> {
             }
             let Ok(dump) = dump.await else { return };
             // Joining 10,000 resources with their states takes milliseconds that `/ready` must not wait for.
-            let state = tokio::task::spawn_blocking(move || state(&dump, &fixed)).await;
+            let state = tokio::task::spawn_blocking(move || state(&dump, &fixed, &secrets)).await;
             if let Ok(state) = state {
                 let _ = answer.send(state);
             }
@@ -122,7 +125,7 @@ fn dump(inputs: mpsc::Sender<Input>, fixed: Arc<Fixed>) -> Ask<DumpState> {
     })
 }
 
-fn state(dump: &Dump, fixed: &Fixed) -> DumpState {
+fn state(dump: &Dump, fixed: &Fixed, secrets: &Secrets) -> DumpState {
     let mut types: Vec<TypeState> =
         dump.types.iter().map(|(kind, held)| type_state(*kind, held, &dump.status)).collect();
     for (kind, resources) in
@@ -133,6 +136,7 @@ fn state(dump: &Dump, fixed: &Fixed) -> DumpState {
             None => types.push(TypeState { kind, version: "".into(), resources: resources.clone() }),
         }
     }
+    types.push(secret_types::state(secrets));
     DumpState {
         bootstrap: Some(Body::Json(fixed.document.clone())),
         bootstrap_updated: Some(fixed.since),

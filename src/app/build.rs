@@ -35,6 +35,8 @@ pub enum Input {
     Saved(std::io::Result<Saved>),
     /// From the control tasks.
     Control(Report),
+    /// Secrets came, or are wanted.
+    Secrets,
     /// Take no new connections.
     StopAccepting {
         /// Only on listeners declared inbound.
@@ -141,7 +143,8 @@ impl Build {
             }
             Input::Control(report) => self.builder.on_report(Instant::now(), report),
             Input::StopAccepting { inbound_only } => self.sockets.stop(&self.builder, inbound_only),
-            Input::Quit => {}
+            // What follows from it is settled after every input.
+            Input::Secrets | Input::Quit => {}
         }
     }
 

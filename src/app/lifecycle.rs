@@ -3,6 +3,7 @@
 use crate::admin::{self, ServerState};
 use crate::snapshot::builder::Counts;
 use crate::telemetry::{Histogram, SharedCounter};
+use crate::tls::Secrets;
 use crate::xds::stats::XdsStats;
 use crate::xds::types::ResourceType;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -30,6 +31,9 @@ pub struct SocketStats {
 /// Follows discovery and draining. Once live it does not go back to initialising.
 pub struct Lifecycle {
     limits: FetchLimits,
+    /// There is a control plane to wait for.
+    discovers: bool,
+    secrets: Arc<Secrets>,
     started: Instant,
     /// When the clusters were answered for, or given up.
     clusters_settled: OnceLock<Instant>,
@@ -47,10 +51,12 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// At start. Without a control plane there is nothing to wait for.
-    pub fn new(ads: Option<FetchLimits>, xds: Arc<XdsStats>) -> Self {
+    /// At start. Without a control plane there is nothing to wait for but secrets.
+    pub fn new(ads: Option<FetchLimits>, xds: Arc<XdsStats>, secrets: Arc<Secrets>) -> Self {
         Lifecycle {
             limits: ads.unwrap_or_default(),
+            discovers: ads.is_some(),
+            secrets,
             started: Instant::now(),
             clusters_settled: OnceLock::new(),
             looked: AtomicU64::new(0),
@@ -58,7 +64,7 @@ impl Lifecycle {
             sockets: SocketStats::default(),
             initialization: Histogram::default(),
             noted: AtomicBool::new(false),
-            live: AtomicBool::new(ads.is_none()),
+            live: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             failed: AtomicBool::new(false),
         }
@@ -87,6 +93,16 @@ impl Lifecycle {
             self.initialized(micros);
             return;
         }
+        // Listeners towards the workload's clients do not serve before their secrets have come.
+        let secrets = self.secrets.missing_inbound() == 0;
+        if !self.discovers {
+            self.clusters_settled.get_or_init(|| now);
+            if secrets {
+                self.live.store(true, Relaxed);
+                self.initialized(micros);
+            }
+            return;
+        }
         self.looked.store(u64::try_from(micros).unwrap_or(u64::MAX), Relaxed);
         let over = |since: Instant, limit: Option<Duration>| limit.is_some_and(|limit| now >= since + limit);
         if !self.answered(ResourceType::Cluster) && !over(self.started, self.limits.clusters) {
@@ -94,7 +110,7 @@ impl Lifecycle {
         }
         let settled = *self.clusters_settled.get_or_init(|| now);
         let listeners = self.answered(ResourceType::Listener) || over(settled, self.limits.listeners);
-        if listeners && counts.total_listeners_warming == 0 && counts.total_clusters_warming == 0 {
+        if listeners && secrets && counts.total_listeners_warming == 0 && counts.total_clusters_warming == 0 {
             self.live.store(true, Relaxed);
             self.initialized(micros);
         }

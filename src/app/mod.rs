@@ -11,6 +11,7 @@ mod pid;
 mod plan;
 mod proxy;
 mod run;
+mod secret_types;
 mod server_metrics;
 mod signals;
 mod sockets;

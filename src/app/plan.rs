@@ -4,12 +4,14 @@ use super::lifecycle::FetchLimits;
 use super::proxy::{AdsPlan, Plan};
 use crate::bootstrap::{Bootstrap, Fetch};
 use crate::cli::RunArgs;
-use crate::model::{self, Discovery, Runtime, RuntimeValue, runtime};
+use crate::model::{self, Discovery, Runtime, RuntimeValue, SecretSource, runtime};
 use crate::snapshot::builder::{Change, Options};
 use crate::util::hash;
-use crate::xds::client::{Address, AdsConfig};
+use crate::xds::client::{Address, AdsConfig, Asked};
 use crate::xds::disk::Header;
+use crate::xds::sds::SdsConfig;
 use crate::xds::state::Variant;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ pub fn plan(bootstrap: &mut Bootstrap, args: &RunArgs) -> Plan {
     let static_hash = hash::xxh64(format!("{:?}{:?}", bootstrap.listeners, bootstrap.clusters).as_bytes(), 0);
     let clusters = std::mem::take(&mut bootstrap.clusters);
     let listeners = std::mem::take(&mut bootstrap.listeners);
+    let sds = sds(bootstrap, &clusters);
     let fixed = clusters
         .into_iter()
         .map(|cluster| Change::Cluster(Arc::new(cluster)))
@@ -59,6 +62,7 @@ pub fn plan(bootstrap: &mut Bootstrap, args: &RunArgs) -> Plan {
         static_unknown_fields: bootstrap.unknown_fields as u64,
         drain_spread: args.drain_spread(),
         resolver: None,
+        sds,
         runtime: runtime_of(bootstrap, args),
     }
 }
@@ -70,6 +74,28 @@ fn runtime_of(bootstrap: &mut Bootstrap, args: &RunArgs) -> Runtime {
         all.set(runtime::LENIENT_HTTP1, RuntimeValue::Flag(true));
     }
     all
+}
+
+/// How the static clusters and the control plane are asked for secrets.
+fn sds(bootstrap: &Bootstrap, clusters: &[model::Cluster]) -> SdsConfig {
+    let config = |cluster: &model::Cluster| {
+        let mut config = AdsConfig::new(addresses(cluster), Variant::Sotw);
+        config.service = Asked::Secrets;
+        config.authority.clone_from(&cluster.name);
+        config.connect_timeout = cluster.connect_timeout;
+        // Secrets come from this machine as a rule, and nothing is served without them.
+        config.backoff_base = Duration::from_millis(200);
+        config.backoff_cap = Duration::from_secs(10);
+        config
+    };
+    // Secrets are never asked for over a connection that is meant to be encrypted and would not be.
+    let plain = clusters.iter().filter(|cluster| !cluster.sockets.is_encrypted());
+    let mut sources: HashMap<_, _> =
+        plain.map(|cluster| (SecretSource::Cluster(cluster.name.clone()), config(cluster))).collect();
+    if let Some(ads) = &bootstrap.ads {
+        sources.insert(SecretSource::Ads, config(&ads.cluster));
+    }
+    SdsConfig { node: bootstrap.node.clone(), sources }
 }
 
 /// Where the control plane's cluster listens.

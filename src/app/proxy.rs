@@ -14,10 +14,12 @@ use crate::snapshot::builder::{Builder, Change, Options};
 use crate::stream::Drain;
 use crate::telemetry::files::FileStats;
 use crate::telemetry::{Registration, Registry, Scope, ServerStats};
+use crate::tls::Secrets;
 use crate::worker::{Command, Loads, Sender, Worker};
 use crate::xds::client::{self, AdsConfig};
 use crate::xds::disk::Header;
 use crate::xds::driver::{Driver, request_channel};
+use crate::xds::sds::{self, SdsConfig};
 use crate::xds::state::StateConfig;
 use crate::xds::stats::XdsStats;
 use std::any::Any;
@@ -50,6 +52,8 @@ pub struct Plan {
     pub drain_spread: Duration,
     /// Who resolves names; `None`: the system's servers.
     pub resolver: Option<Arc<dyn Resolve>>,
+    /// Where secrets come from.
+    pub sds: SdsConfig,
     /// Switches of the bootstrap and the command line.
     pub runtime: Runtime,
 }
@@ -78,6 +82,8 @@ pub struct Proxy {
     pub lifecycle: Arc<Lifecycle>,
     /// The control-plane connection's counters.
     pub xds: Arc<XdsStats>,
+    /// Certificates and trust bundles.
+    pub secrets: Arc<Secrets>,
     /// The server's own metrics.
     pub server: Arc<Registration<ServerStats>>,
     workers: Vec<Worker>,
@@ -86,6 +92,7 @@ pub struct Proxy {
     build: Option<JoinHandle<()>>,
     _metrics: Vec<Box<dyn Any + Send + Sync>>,
     _end_ads: Option<oneshot::Sender<()>>,
+    _end_sds: oneshot::Sender<()>,
 }
 
 impl Proxy {
@@ -102,8 +109,10 @@ impl Proxy {
         server.static_unknown_fields.add(plan.static_unknown_fields);
         let count = plan.workers.max(1);
         let (workers, loads) = Worker::start_all(count, &store, &registry, UNFINISHED, plan.drain_spread)?;
+        let secrets = plan.options.secrets.clone();
         let (xds, counts) = (Arc::new(XdsStats::default()), SharedCounts::default());
-        let lifecycle = Arc::new(Lifecycle::new(plan.ads.as_ref().map(|ads| ads.fetch), xds.clone()));
+        let lifecycle =
+            Arc::new(Lifecycle::new(plan.ads.as_ref().map(|ads| ads.fetch), xds.clone(), secrets.clone()));
         let (to_build, inputs) = mpsc::channel(INPUTS);
         let mut end_ads = None;
         let ads = plan.ads.map(|ads| {
@@ -131,6 +140,7 @@ impl Proxy {
         let resolver = plan.resolver.unwrap_or_else(|| Arc::new(SystemResolver::default()));
         // Ends with the build thread, which holds the orders' sender.
         tokio::spawn(control::run(watched, to_build.clone(), registry.clone(), resolver));
+        let end_sds = start_sds(&secrets, plan.sds, &registry, &to_build);
         let (shared, alive) = (counts.clone(), lifecycle.clone());
         let build = Build::new(builder, senders, ads, store.clone(), shared, alive, orders);
         let build = start_build(build, plan.fixed, inputs)?;
@@ -144,6 +154,7 @@ impl Proxy {
             registry,
             lifecycle,
             xds,
+            secrets,
             server,
             workers,
             loads,
@@ -151,6 +162,7 @@ impl Proxy {
             build: Some(build),
             _metrics: metrics,
             _end_ads: end_ads,
+            _end_sds: end_sds,
         })
     }
 
@@ -237,6 +249,26 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         let _ = self.to_build.try_send(Input::Quit);
     }
+}
+
+/// Follows secrets and files until what is given is dropped.
+fn start_sds(
+    secrets: &Arc<Secrets>,
+    config: SdsConfig,
+    registry: &Registry,
+    to_build: &mpsc::Sender<Input>,
+) -> oneshot::Sender<()> {
+    let (end, ended) = oneshot::channel();
+    let (secrets, registry, to_build) = (secrets.clone(), registry.clone(), to_build.clone());
+    tokio::spawn(async move {
+        // A full channel is being worked off, and what it holds is followed by the same look at the secrets.
+        let work = sds::run(secrets, config, registry, move || drop(to_build.try_send(Input::Secrets)));
+        tokio::select! {
+            () = work => {}
+            _ = ended => {}
+        }
+    });
+    end
 }
 
 /// Runs the build thread; returns once the bootstrap's resources are applied.

@@ -196,5 +196,9 @@ fn find_cluster(at: &str, name: &str, clusters: &[Cluster], findings: &mut Vec<F
         findings.push(Finding::error(path, name, "this cluster has no endpoint"));
         return None;
     }
+    if cluster.sockets.is_encrypted() {
+        findings.push(Finding::error(path, name, "the control plane is spoken to in plaintext only"));
+        return None;
+    }
     Some(cluster.clone())
 }

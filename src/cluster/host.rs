@@ -4,6 +4,7 @@ use super::Cluster;
 use super::{HostState, pool};
 use crate::model::Address;
 use crate::telemetry::{HostStats, Registration, Registry, Scope};
+use crate::tls::Client;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ pub struct Host {
     /// Its address as statistics and hash keys have it.
     shown: Box<str>,
     health: Arc<HostState>,
+    tls: Option<Arc<Client>>,
     /// Requests of this worker in flight to it.
     pub active: Cell<u32>,
     /// Its counters on this worker.
@@ -37,6 +39,7 @@ impl Host {
         address: Address,
         hostname: String,
         health: Arc<HostState>,
+        tls: Option<Arc<Client>>,
         registry: &Registry,
     ) -> Rc<Self> {
         let named = match &address {
@@ -49,6 +52,7 @@ impl Host {
             hostname,
             shown: named.into(),
             health,
+            tls,
             active: Cell::new(0),
             rpc: pool::rpc::Pool::default(),
             http1: pool::http1::Pool::default(),
@@ -59,6 +63,16 @@ impl Host {
     /// What is known of its health, by all workers.
     pub fn health(&self) -> &Arc<HostState> {
         &self.health
+    }
+
+    /// TLS towards it; `None`: plaintext.
+    pub fn tls(&self) -> Option<&Arc<Client>> {
+        self.tls.as_ref()
+    }
+
+    /// Whether its connections get this transport socket.
+    pub fn has_socket(&self, tls: Option<&Arc<Client>>) -> bool {
+        self.tls.as_ref().map(Arc::as_ptr) == tls.map(Arc::as_ptr)
     }
 
     /// Its address as statistics and hash keys have it.

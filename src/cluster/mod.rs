@@ -8,6 +8,7 @@ mod host;
 mod lb;
 pub mod pool;
 mod shared;
+mod sockets;
 mod table;
 mod upstream;
 
@@ -18,12 +19,13 @@ pub use shared::{
     ACTIVE_TIMEOUT, DEGRADED_ACTIVE, EXCLUDED_IMMEDIATE, FAILED_ACTIVE, FAILED_OUTLIER, HostState,
     PENDING_ACTIVE, Shared, Sign, Streak, Suspicion, Tally,
 };
+pub use sockets::Sockets;
 pub use table::Table;
 pub use upstream::{Cluster, State};
 
 use crate::model::{self, ClusterId, Endpoint, Endpoints};
 use crate::net::{ReadPool, Wheel};
-use crate::telemetry::{ClusterStats, Registration, Registry, Scope};
+use crate::telemetry::{ClusterStats, Registration, Registry, Scope, SslStats};
 use crate::util::random::Random;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -38,6 +40,8 @@ pub struct ClusterSpec {
     pub breakers: Arc<BreakerState>,
     /// Health of its hosts, shared by all workers; survives changes of the cluster.
     pub shared: Arc<Shared>,
+    /// Plaintext or TLS, by host.
+    pub sockets: Sockets,
 }
 
 impl ClusterSpec {
@@ -97,6 +101,12 @@ pub struct Env {
 }
 
 impl Env {
+    /// Handshakes with the hosts of one cluster on this worker.
+    pub fn cluster_ssl_stats(&self, model: &model::Cluster) -> Registration<SslStats> {
+        let name = model.alt_stat_name.as_deref().unwrap_or(&model.name);
+        self.registry.register(Scope::cluster_ssl(name), SslStats::default())
+    }
+
     /// Metrics of one cluster on this worker.
     pub fn cluster_stats(&self, model: &model::Cluster) -> Registration<ClusterStats> {
         let name = model.alt_stat_name.as_deref().unwrap_or(&model.name);

@@ -4,8 +4,8 @@ use super::lb::{Balancer, Hosts, is_hashing};
 use super::{ClusterEntry, ClusterSpec, Env, Host, PickContext, Sign};
 use crate::message::Reason;
 use crate::model::Endpoints;
-use crate::telemetry::{ClusterStats, Registration};
-use std::cell::{Cell, RefCell};
+use crate::telemetry::{ClusterStats, Registration, SslStats};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ pub struct Cluster {
     /// Its counters on this worker.
     pub stats: Rc<Registration<ClusterStats>>,
     env: Rc<Env>,
+    ssl: OnceCell<Registration<SslStats>>,
 }
 
 /// Settings and hosts at one moment. A request works with the state it picked from.
@@ -40,12 +41,18 @@ impl Cluster {
         let state = State::build(entry, HashMap::default(), &env);
         let balancer = RefCell::new(Rc::new(state.balancer(&env)));
         let name = entry.spec.model.name.clone();
-        Rc::new(Cluster { name, state: RefCell::new(Rc::new(state)), balancer, epoch, stats, env })
+        let state = RefCell::new(Rc::new(state));
+        Rc::new(Cluster { name, state, balancer, epoch, stats, env, ssl: OnceCell::new() })
     }
 
     /// What this worker's upstream side shares.
     pub fn env(&self) -> &Rc<Env> {
         &self.env
+    }
+
+    /// Its handshakes on this worker.
+    pub fn ssl(&self) -> &SslStats {
+        self.ssl.get_or_init(|| self.env.cluster_ssl_stats(&self.state().spec.model))
     }
 
     /// The newest state.
@@ -132,9 +139,11 @@ impl State {
         let addresses: Vec<_> = entry.endpoints.iter().map(|e| (&e.address, first(e))).collect();
         let states = spec.shared.hosts(&addresses);
         for (endpoint, health) in entry.endpoints.iter().zip(states) {
-            let host = kept.remove(&endpoint.address).unwrap_or_else(|| {
+            let socket = spec.sockets.of(endpoint);
+            let same = kept.remove(&endpoint.address).filter(|host| host.has_socket(socket));
+            let host = same.unwrap_or_else(|| {
                 let (address, hostname) = (endpoint.address.clone(), endpoint.hostname.clone());
-                Host::new(&spec.model.name, address, hostname, health, &env.registry)
+                Host::new(&spec.model.name, address, hostname, health, socket.cloned(), &env.registry)
             });
             hosts.entry(endpoint.address.clone()).or_insert(host);
         }

@@ -2,22 +2,28 @@
 
 use super::chain::{self, Inputs};
 use super::drain::Spread;
+use super::inspect;
 use crate::filter::{self, Peer};
 use crate::message::Flags;
 use crate::model::{Address, Direction, LogKind};
-use crate::net::{Conn, PeerAddress};
+use crate::net::{Conn, PeerAddress, Wheel, count_handshake};
 use crate::snapshot::{ChainSpec, FilterSpec, ListenerSpec, View};
-use crate::stream::{self, Bound, Drain, Handle, Local, Record, Served};
-use crate::telemetry::{ListenerStats, Registration};
+use crate::stream::{self, Bound, Drain, Handle, Local, Record, Seen, Served};
+use crate::telemetry::{ListenerStats, Registration, SslStats};
+use crate::tls::{self, TlsError};
+use bytes::{Bytes, BytesMut};
 use slab::Slab;
-use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::time::Instant;
+
+/// How long a handshake may take where the chain does not say.
+const HANDSHAKE: Duration = Duration::from_secs(15);
 
 /// A listener in service, or one that is gone and still has connections.
 pub struct Active {
@@ -36,6 +42,9 @@ pub struct Active {
     emptied: Cell<Option<Waker>>,
     /// Counted among the listeners that drain.
     counted: Cell<bool>,
+    /// Tasks that wait for the first bytes of a connection.
+    waiting: RefCell<Slab<Option<Waker>>>,
+    ssl: OnceCell<Registration<SslStats>>,
 }
 
 /// What the admin shows of a listener on one worker.
@@ -74,6 +83,8 @@ impl Active {
             telling: Cell::new(None),
             emptied: Cell::new(None),
             counted: Cell::new(false),
+            waiting: RefCell::default(),
+            ssl: OnceCell::new(),
         })
     }
 
@@ -167,6 +178,8 @@ impl Active {
         let connections: Vec<_> =
             self.connections.borrow().iter().map(|(_, handle)| handle.clone()).collect();
         self.ask(connections);
+        let waiting: Vec<_> = self.waiting.borrow_mut().iter_mut().filter_map(|(_, w)| w.take()).collect();
+        waiting.into_iter().for_each(Waker::wake);
     }
 
     /// Asks these connections for what all are asked for.
@@ -185,16 +198,41 @@ impl Active {
         self.spec.borrow().model.direction
     }
 
+    /// Its timers.
+    pub(super) fn wheel(&self) -> &Rc<Wheel> {
+        &self.local.env.wheel
+    }
+
+    /// Counts a connection whose first bytes are waited for.
+    pub(super) fn wait(&self) -> Waiting<'_> {
+        self.stats.downstream_pre_cx_active.inc();
+        Waiting { active: self, key: self.waiting.borrow_mut().insert(None) }
+    }
+
+    fn ssl(&self) -> &SslStats {
+        self.ssl.get_or_init(|| self.local.listener_ssl_stats(&self.spec.borrow().model))
+    }
+
     /// Serves an accepted connection to its end.
-    pub async fn serve(self: Rc<Self>, io: Conn) {
+    pub async fn serve(self: Rc<Self>, mut io: Conn) {
         self.stats.downstream_cx_total.inc();
         let (peer, local_address) = (io.peer(), io.local());
         let source = match peer {
             PeerAddress::Ip(addr) => Some(addr),
             PeerAddress::Unix => None,
         };
-        let spec = self.spec();
-        let Some(chain) = chain::find(&spec, &Inputs { destination: local_address, source }) else {
+        let mut inputs = Inputs { destination: local_address, source, seen: Seen::default() };
+        let mut early = BytesMut::new();
+        let mut spec = self.spec();
+        if chain::wants_tls(&spec, &inputs) || chain::wants_http(&spec, &inputs) {
+            // Boxed: most connections need none of it.
+            match Box::pin(inspect::look(&mut io, &self, &spec, &mut inputs)).await {
+                Some(read) => early = read,
+                None => return,
+            }
+            spec = self.spec();
+        }
+        let Some(chain) = chain::find(&spec, &inputs).cloned() else {
             self.stats.no_filter_chain_match.inc();
             let logs = &spec.model.access_log;
             if !logs.is_empty() {
@@ -207,47 +245,117 @@ impl Active {
             }
             return;
         };
-        if !self.admits(&chain, source, local_address) {
-            return;
-        }
         let logs = (!spec.model.access_log.is_empty()).then(|| Rc::new(spec.model.access_log.clone()));
-        let handle = Handle::new(spec.model.name.as_str().into(), chain.clone(), peer, local_address);
+        let name = spec.model.name.as_str().into();
+        let handle = Handle::of(name, chain.clone(), (peer, local_address), inputs.seen);
         if let Some(last) = &*self.last_view.borrow() {
             handle.rebind(Bound::new(chain.clone(), Some(last.clone())));
         }
         self.ask([handle.clone()]);
         drop(spec);
         let _open = Open::new(&self, handle.clone());
-        let served = handle.clone();
+        let ready = match &chain.tls {
+            None => Some(io),
+            Some(context) => {
+                let early = std::mem::take(&mut early).freeze();
+                Box::pin(self.encrypt(io, early, &chain, context, &handle)).await
+            }
+        };
+        drop(chain);
+        // Who may come in is known after the handshake, and before anything goes on to a host.
+        if let Some(io) = ready
+            && self.admits(&handle)
+        {
+            self.drive(io, early, handle.clone()).await;
+        }
+        if logs.is_some() {
+            let mut record = Record::begin(&self.local, LogKind::NotSet, "", handle.since);
+            record.log_to(logs);
+            record.finish(&self.local, Some(&handle), (None, None));
+        }
+    }
+
+    /// Hands the connection to the driver of its filter.
+    async fn drive(&self, io: Conn, early: BytesMut, handle: Rc<Handle>) {
         let local = self.local.clone();
         let bound = handle.bound();
         match &bound.chain.filter {
             FilterSpec::Tcp { config, .. } => {
                 let stats = local.tcp_stats(&config.stat_prefix);
                 drop(bound);
-                stream::tcp::serve(io, handle, local, stats).await;
+                stream::tcp::serve(io, early, handle, local, stats).await;
             }
             FilterSpec::Rpc { .. } | FilterSpec::Http { .. } => {
                 drop(bound);
-                match stream::serve_sniffed(io, handle, local).await {
+                match stream::serve_sniffed(io, early, handle, local).await {
                     Served::Yes => {}
                     Served::Http1 => self.stats.http1_unsupported.inc(),
                     Served::Unknown => self.stats.downstream_listener_filter_error.inc(),
                 }
             }
         }
-        if logs.is_some() {
-            let mut record = Record::begin(&self.local, LogKind::NotSet, "", served.since);
-            record.log_to(logs);
-            record.finish(&self.local, Some(&served), (None, None));
+    }
+
+    /// Serves the TLS handshake.
+    async fn encrypt(
+        &self,
+        io: Conn,
+        early: Bytes,
+        chain: &ChainSpec,
+        context: &tls::Server,
+        handle: &Handle,
+    ) -> Option<Conn> {
+        let ssl = self.ssl();
+        let Some(_one) = self.local.begin_handshake() else {
+            ssl.handshake_overflow.inc();
+            return None;
+        };
+        let limit = chain.model.tls.as_ref().and_then(|tls| tls.timeout).unwrap_or(HANDSHAKE);
+        let mut shaking = pin!(io.accept_tls(early, context));
+        let mut timer = pin!(self.wheel().sleep(limit));
+        let outcome = poll_fn(|cx| {
+            if let Poll::Ready(outcome) = shaking.as_mut().poll(cx) {
+                return Poll::Ready(outcome);
+            }
+            handle.register(cx.waker());
+            if handle.draining() >= Drain::Leaving {
+                return Poll::Ready(Err(TlsError::Connection("the process ends".to_owned())));
+            }
+            timer.as_mut().poll(cx).map(|()| Err(TlsError::Timeout))
+        })
+        .await;
+        count_handshake(ssl, outcome.as_ref());
+        match outcome {
+            Ok(io) => {
+                if let Some(session) = io.session() {
+                    handle.set_tls(session.clone());
+                }
+                Some(io)
+            }
+            Err(error) => {
+                tracing::debug!("{}: handshake with {}: {error}", handle.listener, handle.peer);
+                None
+            }
         }
     }
 
     /// Whether the chain's guards let a connection in: decided before a byte of either side is passed on.
-    fn admits(&self, chain: &ChainSpec, direct: Option<SocketAddr>, local: Option<SocketAddr>) -> bool {
-        chain.model.guards.iter().all(|guard| {
-            let remote = direct.map(|peer| peer.ip().to_canonical());
-            let peer = Peer { direct, remote, local, ..Peer::default() };
+    fn admits(&self, handle: &Handle) -> bool {
+        let bound = handle.bound();
+        let guards = &bound.chain.model.guards;
+        if guards.is_empty() {
+            return true;
+        }
+        let direct = inputs(handle).source;
+        let principals = handle.principals();
+        let peer = Peer {
+            direct,
+            remote: direct.map(|peer| peer.ip().to_canonical()),
+            local: handle.local,
+            server_name: handle.server_name(),
+            principals: principals.as_deref(),
+        };
+        guards.iter().all(|guard| {
             let (admitted, shadow) = filter::admits(guard, &peer);
             let stats = self.local.guard_stats(guard);
             if guard.rbac.rules.is_some() {
@@ -283,7 +391,33 @@ fn inputs(handle: &Handle) -> Inputs {
         PeerAddress::Ip(addr) => Some(addr),
         PeerAddress::Unix => None,
     };
-    Inputs { destination: handle.local, source }
+    Inputs { destination: handle.local, source, seen: handle.seen.clone() }
+}
+
+/// A connection whose first bytes are waited for.
+pub(super) struct Waiting<'a> {
+    active: &'a Active,
+    key: usize,
+}
+
+impl Waiting<'_> {
+    /// Whether the process ends, so that nothing is waited for any more; otherwise the task is woken when it does.
+    pub(super) fn must_end(&self, cx: &Context<'_>) -> bool {
+        if self.active.leaving.get() >= Drain::Leaving {
+            return true;
+        }
+        if let Some(place) = self.active.waiting.borrow_mut().get_mut(self.key) {
+            *place = Some(cx.waker().clone());
+        }
+        false
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.active.waiting.borrow_mut().try_remove(self.key);
+        self.active.stats.downstream_pre_cx_active.dec();
+    }
 }
 
 /// A connection's place in its listener's list.

@@ -7,6 +7,7 @@ mod accept;
 mod active;
 mod chain;
 mod drain;
+mod inspect;
 mod set;
 
 pub use accept::{Acceptor, Handoff};

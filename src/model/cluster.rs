@@ -9,7 +9,7 @@ pub use resilience::{
     StatusRange,
 };
 
-use super::Endpoints;
+use super::{Endpoints, TransportSockets};
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +65,12 @@ pub struct Cluster {
     pub health_checks: Vec<Arc<HealthCheck>>,
     /// Source address and socket options.
     pub bind: Option<Arc<BindConfig>>,
+    /// Plaintext or TLS, by host.
+    pub sockets: Arc<TransportSockets>,
+    /// Requests are sent with the server name of their authority.
+    pub auto_sni: bool,
+    /// Certificates must be for the server name that is sent.
+    pub auto_san_validation: bool,
 }
 
 /// Where the hosts come from.
@@ -208,6 +214,9 @@ impl Cluster {
             outlier: None,
             health_checks: Vec::new(),
             bind: None,
+            sockets: Arc::default(),
+            auto_sni: false,
+            auto_san_validation: false,
         }
     }
 }

@@ -40,6 +40,8 @@ pub struct Endpoint {
     /// `filter_metadata["envoy.lb"]` (or MOSN's `mosn.lb`): texts as they are, other values as a NUL and
     /// their JSON.
     pub metadata: BTreeMap<String, String>,
+    /// Texts of `filter_metadata["envoy.transport_socket_match"]`.
+    pub socket_match: BTreeMap<String, String>,
     /// Where active checks go when not here.
     pub check: Option<Box<CheckTarget>>,
 }
@@ -73,6 +75,7 @@ impl Endpoints {
                 health: Health::Healthy,
                 weight: 1,
                 metadata: BTreeMap::new(),
+                socket_match: BTreeMap::new(),
                 check: None,
             })
             .collect();

@@ -1,6 +1,6 @@
 //! Listeners and their filter chains.
 
-use super::{AccessLogs, Address, Cidr, RouteConfig};
+use super::{AccessLogs, Address, ChainTls, Cidr, Inspectors, RouteConfig};
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +30,8 @@ pub struct Listener {
     pub exact_balance: bool,
     /// One line per connection, those without a chain included.
     pub access_log: Arc<AccessLogs>,
+    /// What looks at the first bytes.
+    pub inspectors: Inspectors,
 }
 
 impl Listener {
@@ -61,6 +63,8 @@ pub struct FilterChain {
     pub name: String,
     /// What connections it takes.
     pub matcher: ChainMatch,
+    /// TLS towards its clients; `None`: plaintext.
+    pub tls: Option<ChainTls>,
     /// Who may connect; all have to agree.
     pub guards: Vec<super::NetworkRbac>,
     /// Its terminal filter.

@@ -14,11 +14,13 @@ mod format;
 mod headers;
 mod http;
 mod ids;
+mod inspect;
 mod listener;
 mod route;
 mod route_options;
 pub mod runtime;
 mod text;
+mod tls;
 mod uri_template;
 
 pub use access_log::{
@@ -48,6 +50,7 @@ pub use http::{
     StripPort, Underscores,
 };
 pub use ids::{ClusterId, RouteId};
+pub use inspect::{Inspector, Inspectors, Predicate};
 pub use listener::{
     ChainMatch, Codec, Direction, FilterChain, HttpManager, Listener, NetworkFilter, Protocol, RouteSource,
     RpcProxy, SourceType, TcpProxy,
@@ -63,4 +66,9 @@ pub use route_options::{
 };
 pub use runtime::{Runtime, RuntimeValue};
 pub use text::{Regex, RegexError, StringMatch};
+pub use tls::{
+    Certificate, Certificates, ChainTls, CommonTls, Data, DownstreamTls, Hidden, SanKind, SanMatch, Secret,
+    SecretRef, SecretSource, SocketMatch, TlsVersion, TransportSocket, TransportSockets, UpstreamTls,
+    Validation, ValidationSource,
+};
 pub use uri_template::{TemplateError, UriTemplate};

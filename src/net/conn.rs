@@ -1,10 +1,13 @@
 //! One connection, whatever it runs over.
 
 use crate::model::Address;
+use crate::tls;
+use bytes::{Buf, Bytes};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -16,6 +19,20 @@ pub enum Conn {
     Tcp(TcpStream),
     /// Unix stream socket.
     Unix(UnixStream),
+    /// TLS over one of the others.
+    Tls(Box<Encrypted>),
+}
+
+/// A TLS stream and what is known of it.
+pub struct Encrypted {
+    stream: tls::Stream<Replay>,
+    session: Arc<tls::Session>,
+}
+
+/// A connection of which the first bytes were read already; they are read again.
+pub struct Replay {
+    early: Bytes,
+    io: Conn,
 }
 
 /// Who is at the other end.
@@ -58,9 +75,41 @@ impl Conn {
         }
     }
 
+    /// Serves a TLS handshake; `early`: what was read of the connection before. The caller bounds the time.
+    ///
+    /// # Errors
+    /// It failed.
+    pub async fn accept_tls(self, early: Bytes, context: &tls::Server) -> Result<Conn, tls::TlsError> {
+        let (stream, session) = context.accept(Replay { early, io: self }).await?;
+        Ok(Conn::Tls(Box::new(Encrypted { stream, session: Arc::new(session) })))
+    }
+
+    /// Opens TLS towards the peer. The caller bounds the time.
+    ///
+    /// # Errors
+    /// It failed.
+    pub async fn open_tls(self, context: &tls::Client, wish: &tls::Wish) -> Result<Conn, tls::TlsError> {
+        let address = match self.peer() {
+            PeerAddress::Ip(address) => Some(address.ip()),
+            PeerAddress::Unix => None,
+        };
+        let (stream, session) =
+            context.connect(Replay { early: Bytes::new(), io: self }, wish, address).await?;
+        Ok(Conn::Tls(Box::new(Encrypted { stream, session: Arc::new(session) })))
+    }
+
+    /// What is known of its TLS session, if it has one.
+    pub fn session(&self) -> Option<&Arc<tls::Session>> {
+        match self {
+            Conn::Tls(tls) => Some(&tls.session),
+            Conn::Tcp(_) | Conn::Unix(_) => None,
+        }
+    }
+
     /// The peer's address.
     pub fn peer(&self) -> PeerAddress {
         match self {
+            Conn::Tls(tls) => tls.stream.get_ref().0.io.peer(),
             Conn::Tcp(stream) => stream.peer_addr().map_or(PeerAddress::Unix, PeerAddress::Ip),
             Conn::Unix(_) => PeerAddress::Unix,
         }
@@ -69,21 +118,32 @@ impl Conn {
     /// Our own address of this connection; `None` on Unix sockets.
     pub fn local(&self) -> Option<SocketAddr> {
         match self {
+            Conn::Tls(tls) => tls.stream.get_ref().0.io.local(),
             Conn::Tcp(stream) => stream.local_addr().ok(),
             Conn::Unix(_) => None,
         }
     }
 
-    /// Whether the kernel has something to read, be it that the peer has closed.
+    /// Whether the kernel has something to read, be it that the peer has closed. On TLS a record that is not the
+    /// peer's word that it closes says nothing: session tickets come whenever the peer likes.
     pub fn is_readable(&self) -> bool {
         use rustix::io::Errno;
+        let mut head = [0u8; 5];
+        match (self, self.peek(&mut head)) {
+            (_, Err(Errno::AGAIN | Errno::INTR)) => false,
+            (Conn::Tls(_), Ok(5)) => is_alert(head),
+            _ => true,
+        }
+    }
+
+    fn peek(&self, head: &mut [u8; 5]) -> rustix::io::Result<usize> {
         use rustix::net::{RecvFlags, recv};
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        let peeked = match self {
-            Conn::Tcp(stream) => recv(stream, &mut [0u8; 1], flags),
-            Conn::Unix(stream) => recv(stream, &mut [0u8; 1], flags),
-        };
-        !matches!(peeked, Err(Errno::AGAIN | Errno::INTR))
+        match self {
+            Conn::Tcp(stream) => recv(stream, head.as_mut_slice(), flags).map(|(n, _)| n),
+            Conn::Unix(stream) => recv(stream, head.as_mut_slice(), flags).map(|(n, _)| n),
+            Conn::Tls(tls) => tls.stream.get_ref().0.io.peek(head),
+        }
     }
 
     /// Ends the connection without losing what was written last: shuts the write side, discards input until
@@ -102,11 +162,20 @@ impl Conn {
 
     /// Ends the connection so that the peer cannot take it for an orderly end.
     pub fn reset(self) {
-        if let Conn::Tcp(stream) = self {
+        let below = match &self {
+            Conn::Tls(tls) => &tls.stream.get_ref().0.io,
+            plain => plain,
+        };
+        if let Conn::Tcp(stream) = below {
             // Where that fails the peer sees an end like any other.
-            let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+            let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
         }
     }
+}
+
+/// Whether a record's head is that of an alert: plain, or as short as an encrypted one of TLS 1.3.
+fn is_alert([kind, _, _, high, low]: [u8; 5]) -> bool {
+    kind == 21 || (kind == 23 && (high, low) == (0, 2 + 1 + 16))
 }
 
 macro_rules! each {
@@ -114,6 +183,10 @@ macro_rules! each {
         match $self.get_mut() {
             Conn::Tcp($stream) => $call,
             Conn::Unix($stream) => $call,
+            Conn::Tls(tls) => {
+                let $stream = &mut tls.stream;
+                $call
+            }
         }
     };
 }
@@ -141,11 +214,57 @@ impl AsyncWrite for Conn {
         true
     }
 
+    /// Sockets have nothing to flush; TLS may hold records the kernel has not taken yet.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Conn::Tcp(_) | Conn::Unix(_) => Poll::Ready(Ok(())),
+            Conn::Tls(tls) => Pin::new(&mut tls.stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+impl AsyncRead for Replay {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.early.is_empty() {
+            return Pin::new(&mut this.io).poll_read(cx, buf);
+        }
+        let count = this.early.len().min(buf.remaining());
+        buf.put_slice(this.early.get(..count).unwrap_or_default());
+        this.early.advance(count);
+        if this.early.is_empty() {
+            this.early = Bytes::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Replay {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, stream => Pin::new(stream).poll_shutdown(cx))
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
     }
 }

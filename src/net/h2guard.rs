@@ -102,7 +102,8 @@ impl Wire {
                 }
             }
         }
-        Poll::Ready(Ok(()))
+        drop(out);
+        Pin::new(&mut *self.io.borrow_mut()).poll_flush(cx)
     }
 
     fn progress(&self, n: usize) {

@@ -112,7 +112,8 @@ impl Line {
                 }
             }
         }
-        Poll::Ready(Ok(()))
+        drop(output);
+        Pin::new(&mut *self.io.borrow_mut()).poll_flush(cx)
     }
 
     /// While nothing is expected: ready when the peer has closed, or sent what nobody asked for.

@@ -135,7 +135,7 @@ impl WriteQueue {
         loop {
             if self.is_empty() {
                 self.register(cx);
-                return Poll::Ready(Ok(()));
+                return Pin::new(io).poll_flush(cx);
             }
             let written = {
                 let inner = self.inner.borrow();

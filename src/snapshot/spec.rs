@@ -3,6 +3,7 @@
 use crate::filter;
 use crate::model::{FilterChain, HttpManager, Listener, Protocol, RouteId, RpcProxy, TcpProxy};
 use crate::router::WeightedPick;
+use crate::tls;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -24,6 +25,8 @@ pub struct ListenerSpec {
 pub struct ChainSpec {
     /// As configured.
     pub model: FilterChain,
+    /// TLS towards its clients.
+    pub tls: Option<Arc<tls::Server>>,
     /// What serves the connection.
     pub filter: FilterSpec,
     /// What its requests meet before the router; `None`: nothing.
@@ -63,6 +66,10 @@ impl ChainSpec {
     /// Whether an open connection served by `self` can go on under `next`: the parts bound to a connection
     /// (protocol, codec settings) are equal. The rest is taken per stream from whichever chain is current.
     pub fn same_connection(&self, next: &ChainSpec) -> bool {
+        // Equal contexts are one.
+        if self.tls.as_ref().map(Arc::as_ptr) != next.tls.as_ref().map(Arc::as_ptr) {
+            return false;
+        }
         match (&self.filter, &next.filter) {
             // A raw connection has made its choice; nothing of a new chain applies to it.
             (FilterSpec::Tcp { .. }, FilterSpec::Tcp { .. }) => true,

@@ -3,7 +3,8 @@
 use super::record::Logs;
 use crate::net::PeerAddress;
 use crate::snapshot::{ChainSpec, FilterSpec, View};
-use std::cell::{Cell, RefCell};
+use crate::tls::Session;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,6 +22,9 @@ pub struct Handle {
     pub peer: PeerAddress,
     /// The address the client connected to.
     pub local: Option<SocketAddr>,
+    /// What its first bytes told.
+    pub seen: Seen,
+    tls: OnceCell<Arc<Session>>,
     /// When it was accepted.
     pub since: Instant,
     bound: RefCell<Rc<Bound>>,
@@ -69,13 +73,34 @@ pub enum Drain {
     Now,
 }
 
+/// What listener filters found in the first bytes; nothing is a plain connection of an unknown protocol.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// It begins with a ClientHello.
+    pub tls: bool,
+    /// The server name asked for, lower-cased.
+    pub server_name: Option<Box<str>>,
+    /// The protocols offered, or the one HTTP version found.
+    pub protocols: Box<[String]>,
+}
+
 impl Handle {
-    /// A connection just accepted.
+    /// A plain connection just accepted.
     pub fn new(
         listener: Arc<str>,
         chain: Arc<ChainSpec>,
         peer: PeerAddress,
         local: Option<SocketAddr>,
+    ) -> Rc<Self> {
+        Handle::of(listener, chain, (peer, local), Seen::default())
+    }
+
+    /// A connection whose first bytes were looked at; with the client's address and ours.
+    pub fn of(
+        listener: Arc<str>,
+        chain: Arc<ChainSpec>,
+        (peer, local): (PeerAddress, Option<SocketAddr>),
+        seen: Seen,
     ) -> Rc<Self> {
         // Shared by the workers, touched once per connection.
         static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -84,6 +109,8 @@ impl Handle {
             listener,
             peer,
             local,
+            seen,
+            tls: OnceCell::new(),
             since: Instant::now(),
             bound: RefCell::new(Rc::new(Bound::new(chain, None))),
             drain: Cell::new(Drain::No),
@@ -91,6 +118,27 @@ impl Handle {
             left_behind: Cell::new(false),
             driver: RefCell::new(None),
         })
+    }
+
+    /// Its TLS session, if it has one.
+    pub fn tls(&self) -> Option<&Arc<Session>> {
+        self.tls.get()
+    }
+
+    /// The server name the client asked for in TLS; empty if it did not.
+    pub fn server_name(&self) -> &str {
+        let told = self.tls.get().and_then(|session| session.server_name.as_deref());
+        told.or(self.seen.server_name.as_deref()).unwrap_or_default()
+    }
+
+    /// Who the client's certificate says it is, if it was checked.
+    pub fn principals(&self) -> Option<Vec<String>> {
+        Some(self.tls.get()?.verified_peer()?.principals())
+    }
+
+    /// The handshake is done.
+    pub fn set_tls(&self, session: Arc<Session>) {
+        let _ = self.tls.set(session);
     }
 
     /// What serves the next stream.

@@ -9,9 +9,9 @@ use crate::snapshot::View;
 use crate::telemetry::failure_log::FailureLog;
 use crate::telemetry::files::Outlet;
 use crate::telemetry::{
-    DrainStats, HttpStats, ListenerStats, Registration, RpcStats, Scope, StatGroup, TcpStats,
+    DrainStats, HttpStats, ListenerStats, Registration, RpcStats, Scope, SslStats, StatGroup, TcpStats,
 };
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -31,11 +31,24 @@ pub struct Local {
     pub(super) records: RefCell<Vec<Box<Record>>>,
     /// What filters count.
     pub filters: filter::Workers,
+    handshakes: Cell<usize>,
     view: RefCell<View>,
     rpc: Groups<RpcStats>,
     http: Groups<HttpStats>,
     tcp: Groups<TcpStats>,
     guards: Groups<Counters>,
+}
+
+/// Handshakes with clients that may be under way on one worker at once.
+const HANDSHAKES: usize = 2048;
+
+/// See [`Local::begin_handshake`].
+pub struct Handshake(Rc<Local>);
+
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        self.0.handshakes.set(self.0.handshakes.get().saturating_sub(1));
+    }
 }
 
 /// Metric groups of one kind by stat prefix.
@@ -52,6 +65,7 @@ impl Local {
             failures: FailureLog::default(),
             outlet: Outlet::default(),
             records: RefCell::default(),
+            handshakes: Cell::new(0),
             view: RefCell::new(view),
             rpc: RefCell::default(),
             http: RefCell::default(),
@@ -91,6 +105,20 @@ impl Local {
         let group = Rc::new(self.env.registry.register(scope, Counters::new("", NAMES)));
         self.guards.borrow_mut().insert(key, group.clone());
         group
+    }
+
+    /// Handshakes of one listener on this worker.
+    pub fn listener_ssl_stats(&self, model: &Listener) -> Registration<SslStats> {
+        self.env.registry.register(Scope::listener_ssl(&model.stat_name()), SslStats::default())
+    }
+
+    /// Counts a handshake with a client until the guard is dropped; `None`: too many are under way.
+    pub fn begin_handshake(self: &Rc<Self>) -> Option<Handshake> {
+        let open = self.handshakes.get();
+        (open < HANDSHAKES).then(|| {
+            self.handshakes.set(open + 1);
+            Handshake(self.clone())
+        })
     }
 
     fn group<T: StatGroup + Default + 'static>(

@@ -18,7 +18,7 @@ mod sniff;
 pub mod tcp;
 mod upstream_http2;
 
-pub use handle::{Bound, Drain, Handle};
+pub use handle::{Bound, Drain, Handle, Seen};
 pub use local::Local;
 pub use record::Record;
 pub use sniff::{Served, serve_sniffed};

@@ -45,14 +45,14 @@ enum Verdict {
     Unclear,
 }
 
-/// Serves a connection of an HTTP or RPC filter to its end.
-pub async fn serve_sniffed(mut io: Conn, handle: Rc<Handle>, local: Rc<Local>) -> Served {
+/// Serves a connection of an HTTP or RPC filter to its end. `early`: what was read of it already.
+pub async fn serve_sniffed(mut io: Conn, early: BytesMut, handle: Rc<Handle>, local: Rc<Local>) -> Served {
     let bound = handle.bound();
     let (protocol, idle) = match &bound.chain.filter {
         FilterSpec::Rpc { config, .. } => (config.downstream, config.idle_timeout),
         FilterSpec::Http { config, .. } if config.codec == Codec::Http1 => {
             drop(bound);
-            http1::serve(io, BytesMut::new(), handle, local).await;
+            http1::serve(io, early, handle, local).await;
             return Served::Yes;
         }
         FilterSpec::Http { config, .. } => (Protocol::Http2, config.idle_timeout),
@@ -61,10 +61,15 @@ pub async fn serve_sniffed(mut io: Conn, handle: Rc<Handle>, local: Rc<Local>) -
     let http1 = matches!(&bound.chain.filter, FilterSpec::Http { config, .. } if config.codec == Codec::Auto);
     drop(bound);
     if protocol == Protocol::Bolt {
-        rpc::serve(io, BytesMut::new(), handle, local).await;
+        rpc::serve(io, early, handle, local).await;
         return Served::Yes;
     }
-    let Some((verdict, early)) = first_bytes(&mut io, (protocol, http1), idle, &handle, &local).await else {
+    if io.session().is_some_and(|session| session.is_http2()) {
+        http2::serve(io, early.freeze(), handle, local).await;
+        return Served::Yes;
+    }
+    let told = first_bytes(&mut io, early, (protocol, http1), idle, &handle, &local).await;
+    let Some((verdict, early)) = told else {
         return Served::Yes;
     };
     match verdict {
@@ -92,13 +97,17 @@ const _: () = assert!(size(serve_sniffed) <= 1536);
 /// Reads until the protocol is clear. `None`: the client said nothing and left, or has to leave.
 async fn first_bytes(
     io: &mut Conn,
+    mut early: BytesMut,
     allowed: (Protocol, bool),
     idle: Option<Duration>,
     handle: &Handle,
     local: &Local,
 ) -> Option<(Verdict, BytesMut)> {
-    let mut early = BytesMut::new();
     loop {
+        match verdict(&early, allowed) {
+            Verdict::Unclear => {}
+            verdict => return Some((verdict, early)),
+        }
         let limit = if early.is_empty() { idle } else { Some(DECIDE) };
         let until = limit.map(|limit| Instant::now() + limit);
         let mut timer = pin!(until.map(|at| local.env.wheel.sleep_until(at)));
@@ -118,10 +127,6 @@ async fn first_bytes(
         })
         .await?;
         early.extend_from_slice(room.get(..read).unwrap_or_default());
-        match verdict(&early, allowed) {
-            Verdict::Unclear => {}
-            verdict => return Some((verdict, early)),
-        }
     }
 }
 

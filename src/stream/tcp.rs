@@ -38,9 +38,10 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into());
 }
 
-/// Serves a raw connection to its end.
+/// Serves a raw connection to its end. `early`: what was read of it already.
 pub async fn serve(
     mut client: Conn,
+    early: BytesMut,
     handle: Rc<Handle>,
     local: Rc<Local>,
     stats: Rc<Registration<TcpStats>>,
@@ -69,6 +70,8 @@ pub async fn serve(
         Ok((mut upstream, config, guards)) => {
             let own = upstream.local();
             let mut pump = Pump::new(&local, &config, begin);
+            pump.up.moved = early.len() as u64;
+            pump.up.rest = early;
             let cluster = &guards.2.cluster;
             let end = poll_fn(|cx| {
                 let end = pump.poll(&mut client, &mut upstream, &handle, cx);
@@ -135,7 +138,7 @@ async fn dial(
         })?;
         let host = tries.pick(&cluster, context)?;
         trail.reach(&host);
-        let connected = connect(&host, &cluster, &state).await.map_err(Failure::before);
+        let connected = connect(&host, &cluster, &state, &[]).await.map_err(Failure::before);
         let sign =
             connected.as_ref().map_or_else(|failure| sign_of(failure.reason), |_| Some(Sign::Connected));
         if let Some(sign) = sign {
@@ -388,7 +391,7 @@ impl Half {
         if self.rest.capacity() > 0 {
             self.rest = BytesMut::new();
         }
-        Poll::Ready(Ok(()))
+        Pin::new(to).poll_flush(cx)
     }
 
     /// One read, and as much writing as the other side takes. An error is one of reading.

@@ -4,9 +4,11 @@
 //! written by the build thread alone.
 
 mod control;
+mod ssl;
 mod tally;
 
 pub use control::{Computed, DrainStats};
+pub use ssl::{SdsStats, SslStats, Words};
 pub use tally::{ByReason, StatusCodes};
 
 use super::histogram::Histogram;
@@ -30,6 +32,9 @@ stat_group! {
         downstream_cx_destroy: Counter,
         downstream_cx_length_ms: Histogram,
         downstream_listener_filter_error: Counter,
+        /// Connections whose first bytes are waited for.
+        downstream_pre_cx_active: Gauge,
+        downstream_pre_cx_timeout: Counter,
         no_filter_chain_match: Counter,
         /// Pauses of accepting because the process ran out of file descriptors.
         accept_paused: Counter,

@@ -42,6 +42,23 @@ impl Scope {
         Self::named("envoy_listener", "envoy_listener_address", address)
     }
 
+    /// `listener.<address>.ssl.`
+    pub fn listener_ssl(address: &str) -> Self {
+        let listener = Self::listener(address);
+        Scope { prefix: format!("{}ssl.", listener.prefix), family: "envoy_listener_ssl", ..listener }
+    }
+
+    /// `cluster.<name>.ssl.`
+    pub fn cluster_ssl(name: &str) -> Self {
+        let cluster = Self::cluster(name);
+        Scope { prefix: format!("{}ssl.", cluster.prefix), family: "envoy_cluster_ssl", ..cluster }
+    }
+
+    /// `sds.<name>.`
+    pub fn sds(name: &str) -> Self {
+        Self::named("envoy_sds", "envoy_sds_secret", name)
+    }
+
     /// `http.<stat_prefix>.`
     pub fn http(stat_prefix: &str) -> Self {
         Self::named("envoy_http", "envoy_http_conn_manager_prefix", stat_prefix)

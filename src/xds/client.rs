@@ -15,7 +15,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::grpc::GrpcConnector;
-pub use super::grpc::{Address, AdsConfig};
+pub use super::grpc::{Address, AdsConfig, Asked};
 use super::types::ResourceType;
 use super::wire::Message;
 use crate::util::backoff::FullJitter;

@@ -57,6 +57,15 @@ pub enum Address {
     Unix(PathBuf),
 }
 
+/// Which service is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// All types on one stream.
+    Aggregated,
+    /// Secrets alone, state of the world.
+    Secrets,
+}
+
 /// How to reach the control plane.
 #[derive(Debug, Clone)]
 pub struct AdsConfig {
@@ -66,6 +75,8 @@ pub struct AdsConfig {
     pub variant: Variant,
     /// A stream per type, of the types' own services, instead of one aggregated stream.
     pub split: bool,
+    /// What is asked there.
+    pub service: Asked,
     /// `:authority` of the requests.
     pub authority: String,
     /// Further headers (`initial_metadata`).
@@ -93,6 +104,7 @@ impl AdsConfig {
             addresses,
             variant,
             split: false,
+            service: Asked::Aggregated,
             authority: "xds".to_owned(),
             metadata: Vec::new(),
             connect_timeout: Duration::from_secs(5),
@@ -112,6 +124,9 @@ impl AdsConfig {
         );
         let methods = if self.split { kind.methods() } else { AGGREGATED };
         match self.variant {
+            _ if matches!(self.service, Asked::Secrets) => {
+                "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets"
+            }
             Variant::Sotw => methods.0,
             Variant::Delta => methods.1,
         }

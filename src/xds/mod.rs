@@ -24,6 +24,7 @@ pub mod name;
 pub mod names;
 mod repeat;
 mod requests;
+pub mod sds;
 pub mod state;
 pub mod stats;
 mod ttl;

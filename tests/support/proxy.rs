@@ -27,12 +27,22 @@ pub struct Setup {
     pub drain_spread: Duration,
     /// Who resolves names; `None`: the system.
     pub resolver: Option<Arc<dyn Resolve>>,
+    /// Where secrets come from.
+    pub sds: mizzen::xds::sds::SdsConfig,
 }
 
 impl Setup {
     pub fn new(variant: Variant, workers: usize) -> Self {
         let options = Options { wait_for_sockets: true, ..Options::default() };
-        Setup { variant, workers, options, state_dir: None, drain_spread: Duration::ZERO, resolver: None }
+        Setup {
+            variant,
+            workers,
+            options,
+            state_dir: None,
+            drain_spread: Duration::ZERO,
+            resolver: None,
+            sds: mizzen::xds::sds::SdsConfig::default(),
+        }
     }
 
     /// Starts a proxy whose control plane is at `ads`.
@@ -56,6 +66,7 @@ impl Setup {
             static_unknown_fields: 0,
             drain_spread: self.drain_spread,
             resolver: self.resolver,
+            sds: self.sds,
             runtime: mizzen::model::Runtime::default(),
         })
         .expect("the proxy starts")

@@ -57,11 +57,17 @@ impl World {
     fn with(shared: Arc<Shared>, model: Arc<Cluster>, endpoints: Arc<Endpoints>, kept: Hosts) -> World {
         let (registry, random) = (Registry::new(), Random::seeded(7));
         let breakers = Arc::new(BreakerState::default());
-        let spec = Arc::new(ClusterSpec { id: ClusterId(0), model, breakers, shared: shared.clone() });
+        let spec = Arc::new(ClusterSpec {
+            id: ClusterId(0),
+            model,
+            breakers,
+            shared: shared.clone(),
+            sockets: Default::default(),
+        });
         let addresses: Vec<_> = endpoints.iter().map(|e| (&e.address, 0)).collect();
         let states = shared.hosts(&addresses);
         let host = |(e, state): (&Endpoint, _)| {
-            let made = || Host::new("c", e.address.clone(), e.hostname.clone(), state, &registry);
+            let made = || Host::new("c", e.address.clone(), e.hostname.clone(), state, None, &registry);
             (e.address.clone(), kept.get(&e.address).cloned().unwrap_or_else(made))
         };
         let hosts: Hosts = endpoints.iter().zip(states).map(host).collect();

@@ -5,7 +5,8 @@
 
 use crate::cluster::{Cluster, Host, State};
 use crate::message::Reason;
-use crate::net::{BindError, Conn, connect_from, options};
+use crate::net::{BindError, Conn, connect_from, count_handshake, options};
+use crate::tls::{Client, TlsError, Wish};
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -78,15 +79,30 @@ impl<C> Drop for Waiter<C> {
     }
 }
 
-/// Connects within the cluster's connect timeout and sets the options of upstream connections.
-pub(crate) async fn connect(host: &Host, cluster: &Cluster, state: &State) -> Result<Conn, Reason> {
+/// Protocols offered where a TLS context names none.
+pub(crate) type Offer = &'static [&'static str];
+
+/// Connects within the cluster's connect timeout, TLS included, and sets the options of upstream connections.
+pub(crate) async fn connect(
+    host: &Host,
+    cluster: &Cluster,
+    state: &State,
+    offer: Offer,
+) -> Result<Conn, Reason> {
     let model = &state.spec.model;
     let begin = Instant::now();
     let mut dialling = pin!(async {
-        match &model.bind {
-            None => Conn::connect(&host.address).await.map_err(BindError::Connect),
+        let io = match &model.bind {
+            None => Conn::connect(&host.address).await.map_err(BindError::Connect)?,
             // Boxed: few clusters bind.
-            Some(config) => Box::pin(connect_from(&host.address, config)).await,
+            Some(config) => Box::pin(connect_from(&host.address, config)).await?,
+        };
+        if let Conn::Tcp(stream) = &io {
+            options::upstream(stream, model.tcp_keepalive.as_ref());
+        }
+        match host.tls() {
+            None => Ok(Ok(io)),
+            Some(context) => Ok(Box::pin(encrypt(io, host, context, cluster, state, offer)).await),
         }
     });
     let mut limit = pin!(cluster.env().wheel.sleep(model.connect_timeout));
@@ -95,27 +111,55 @@ pub(crate) async fn connect(host: &Host, cluster: &Cluster, state: &State) -> Re
         Poll::Pending => limit.as_mut().poll(cx).map(|()| None),
     })
     .await;
+    let failed = || {
+        cluster.stats.upstream_cx_connect_fail.inc();
+        host.stats.cx_connect_fail.inc();
+    };
     match outcome {
-        Some(Ok(io)) => {
+        Some(Ok(Ok(io))) => {
             cluster.stats.upstream_cx_connect_ms.record(begin.elapsed().as_millis() as u64);
-            if let Conn::Tcp(stream) = &io {
-                options::upstream(stream, model.tcp_keepalive.as_ref());
-            }
             Ok(io)
+        }
+        Some(Ok(Err(_refused))) => {
+            failed();
+            Err(Reason::ConnectFailed)
         }
         Some(Err(error)) => {
             if matches!(error, BindError::Bind(_)) {
                 cluster.stats.bind_errors.inc();
             }
-            cluster.stats.upstream_cx_connect_fail.inc();
-            host.stats.cx_connect_fail.inc();
+            failed();
             Err(Reason::ConnectFailed)
         }
         None => {
             cluster.stats.upstream_cx_connect_timeout.inc();
-            cluster.stats.upstream_cx_connect_fail.inc();
-            host.stats.cx_connect_fail.inc();
+            failed();
             Err(Reason::ConnectTimeout)
         }
     }
+}
+
+/// Opens TLS on a connection. Never falls back to plaintext: whatever is missing is a failure.
+async fn encrypt(
+    io: Conn,
+    host: &Host,
+    context: &Client,
+    cluster: &Cluster,
+    state: &State,
+    offer: Offer,
+) -> Result<Conn, TlsError> {
+    let tls = context.model();
+    let named = tls.host_sni && !host.hostname.is_empty();
+    let wish = Wish {
+        alpn: None,
+        alpn_fallback: offer,
+        sni: named.then(|| host.hostname.as_str().into()),
+        check_name: tls.check_sni || state.spec.model.auto_san_validation,
+    };
+    let outcome = io.open_tls(context, &wish).await;
+    count_handshake(cluster.ssl(), outcome.as_ref());
+    if let Err(error) = &outcome {
+        tracing::debug!("cluster {}: handshake with {}: {error}", cluster.name, host.shown());
+    }
+    outcome
 }

@@ -301,7 +301,7 @@ impl Drop for Place<'_> {
 /// Dials a connection for whoever waits longest when it is there, so that a request that gives up does not end
 /// the attempt for the others. Then looks after the idle ones, unless somebody does.
 async fn run(host: Rc<Host>, cluster: Rc<Cluster>, state: Rc<State>, permit: Option<Permit>) {
-    let dialled = connect(&host, &cluster, &state).await;
+    let dialled = connect(&host, &cluster, &state, &["http/1.1"]).await;
     let pool = &host.http1;
     pool.dials.set(pool.dials.get().saturating_sub(1));
     let io: Conn = match dialled {

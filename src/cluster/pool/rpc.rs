@@ -164,7 +164,7 @@ struct Attempt {
 impl Attempt {
     async fn run(self, state: Rc<State>, permit: Option<Permit>) {
         let stats = self.cluster.stats.clone();
-        let io = match connect(&self.host, &self.cluster, &state).await {
+        let io = match connect(&self.host, &self.cluster, &state, &[]).await {
             Ok(io) => io,
             Err(reason) => {
                 if !self.dial.is_retired() {

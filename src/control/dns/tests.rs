@@ -40,7 +40,13 @@ fn start(logical: bool, pace: DnsPace, answers: Vec<Result<Answer, Lookup>>) -> 
         Discovery::Dns { endpoints: endpoints.clone(), logical, refresh, family: DnsFamily::Auto, pace };
     let model = Arc::new(Cluster::new("c", discovery));
     let breakers = Arc::new(BreakerState::default());
-    let spec = Arc::new(ClusterSpec { id: ClusterId(0), model, breakers, shared: Arc::default() });
+    let spec = Arc::new(ClusterSpec {
+        id: ClusterId(0),
+        model,
+        breakers,
+        shared: Arc::default(),
+        sockets: Default::default(),
+    });
     let current = watch::Sender::new(Watched { spec, endpoints });
     let script = Arc::new(Script(Mutex::new(answers.into()), Mutex::default()));
     let (sender, reports) = mpsc::unbounded_channel();

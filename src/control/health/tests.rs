@@ -199,7 +199,13 @@ async fn hosts_turn_and_the_first_round_is_reported() {
     model.health_checks = vec![Arc::new(quick)];
     let shared: Arc<crate::cluster::Shared> = Arc::default();
     let breakers = Arc::new(BreakerState::default());
-    let spec = ClusterSpec { id: ClusterId(3), model: Arc::new(model), breakers, shared: shared.clone() };
+    let spec = ClusterSpec {
+        id: ClusterId(3),
+        model: Arc::new(model),
+        breakers,
+        shared: shared.clone(),
+        sockets: Default::default(),
+    };
     let current = watch::Sender::new(Watched { spec: Arc::new(spec), endpoints });
     let (sender, mut reports) = mpsc::unbounded_channel();
     let resolver = Arc::new(super::super::dns::SystemResolver::default());

@@ -296,7 +296,13 @@ mod tests {
             let mut model = Cluster::new("c", Discovery::Static(Arc::default()));
             model.outlier = Some(Arc::new(config));
             let (breakers, shared) = (Arc::new(BreakerState::default()), Arc::new(Shared::default()));
-            let spec = ClusterSpec { id: ClusterId(0), model: Arc::new(model), breakers, shared };
+            let spec = ClusterSpec {
+                id: ClusterId(0),
+                model: Arc::new(model),
+                breakers,
+                shared,
+                sockets: Default::default(),
+            };
             let mut detector = Detector::new(spec.model.outlier.clone().unwrap());
             detector.follow(&spec, &endpoints);
             let states = (0..hosts).map(|port| spec.shared.host(&address(port)).unwrap()).collect();

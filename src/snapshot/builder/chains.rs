@@ -4,7 +4,7 @@ use super::Builder;
 use super::listeners::{Active, Pending, all_chains, route_source};
 use super::tables::TableKey;
 use crate::filter;
-use crate::model::{ClusterId, FilterChain, NetworkFilter, Protocol, RouteId, RouteSource};
+use crate::model::{ClusterId, Direction, FilterChain, NetworkFilter, Protocol, RouteId, RouteSource};
 use crate::router::WeightedPick;
 use crate::snapshot::{ChainSpec, FilterSpec, Leftover, ListenerSpec};
 use crate::telemetry::Scope;
@@ -67,7 +67,7 @@ impl Builder {
                 Some(old) => old.clone(),
                 None => {
                     let old = before.get(&slot).and_then(|old| old.spec.filters.as_deref());
-                    self.compile_chain(name, slot, chain, pending.since, old)
+                    self.compile_chain(name, slot, chain, (pending.since, model.direction), old)
                 }
             });
         }
@@ -97,9 +97,11 @@ impl Builder {
         listener: &Arc<str>,
         slot: Arc<str>,
         model: &FilterChain,
-        since: Instant,
+        (since, direction): (Instant, Direction),
         old: Option<&filter::Chain>,
     ) -> Arc<Chain> {
+        let inbound = direction == Direction::Inbound;
+        let tls = model.tls.as_ref().map(|tls| self.options.secrets.server(&tls.context, inbound));
         let mut chain_rds = None;
         let mut tcp = Vec::new();
         let table = route_source(model).map(|source| match source {
@@ -149,7 +151,7 @@ impl Builder {
             }
         };
         let leftover = Leftover::default();
-        let spec = Arc::new(ChainSpec { model: model.clone(), filter, filters, leftover });
+        let spec = Arc::new(ChainSpec { model: model.clone(), tls, filter, filters, leftover });
         Arc::new(Chain { spec, slot, table, rds: chain_rds, tcp })
     }
 

@@ -1,6 +1,7 @@
 //! What goes into the builder, and what it answers.
 
 use crate::model::{Address, Cluster, Endpoints, Listener, RouteConfig};
+use crate::tls::Secrets;
 use serde::Serialize;
 use std::fmt;
 use std::sync::Arc;
@@ -60,6 +61,8 @@ pub struct Options {
     pub max_chains: usize,
     /// Routes of one table. Default 100,000.
     pub max_routes: usize,
+    /// Where the TLS contexts of chains and clusters are kept.
+    pub secrets: Arc<Secrets>,
 }
 
 impl Default for Options {
@@ -74,6 +77,7 @@ impl Default for Options {
             max_resources: 100_000,
             max_chains: 1_000,
             max_routes: 100_000,
+            secrets: Arc::default(),
         }
     }
 }

@@ -4,7 +4,7 @@ use super::Builder;
 use super::change::{Event, Origin, Why};
 use super::clusters::assignment_name;
 use super::timers::Key;
-use crate::cluster::{ClusterSpec, History};
+use crate::cluster::{ClusterSpec, History, Sockets};
 use crate::model::{Address, Cluster, ClusterId, Discovery, Endpoints};
 use crate::snapshot::{ClusterEntry, ClusterSlot};
 use std::collections::BTreeSet;
@@ -178,7 +178,8 @@ impl Builder {
         let state = self.clusters.get_mut(id)?;
         let breakers = state.breakers.get_or_insert_default().clone();
         let shared = state.shared.get_or_insert_default().clone();
-        Some(Arc::new(ClusterSpec { id, model: model.clone(), breakers, shared }))
+        let sockets = Sockets::new(&model.sockets, &self.options.secrets);
+        Some(Arc::new(ClusterSpec { id, model: model.clone(), breakers, shared, sockets }))
     }
 
     /// Goes on with the old version of what cannot be activated yet, if there is one.

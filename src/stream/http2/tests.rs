@@ -17,6 +17,7 @@ use crate::snapshot::{ChainSpec, Snapshot, View};
 use crate::stream::serve_sniffed;
 use crate::telemetry::{Registry, Scope};
 use crate::util::random::Random;
+use bytes::BytesMut;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
@@ -117,6 +118,7 @@ pub(in crate::stream) fn snapshot(routes: Vec<Route>, clusters: &[Cluster]) -> V
                 model: Arc::new(model.clone()),
                 breakers: Arc::<BreakerState>::default(),
                 shared: Arc::default(),
+                sockets: Default::default(),
             }),
         })
     });
@@ -141,6 +143,7 @@ impl Proxy {
         let model = FilterChain {
             name: "c".into(),
             matcher: ChainMatch::default(),
+            tls: None,
             guards: Vec::new(),
             filter: NetworkFilter::Http(http_manager()),
         };
@@ -153,7 +156,7 @@ impl Proxy {
             }
             FilterSpec::Tcp { .. } => None,
         };
-        let chain = Arc::new(ChainSpec { model, filter, filters, leftover: Default::default() });
+        let chain = Arc::new(ChainSpec { model, tls: None, filter, filters, leftover: Default::default() });
         let proxy = Proxy { address, local: local.clone(), handles: handles.clone() };
         spawn_local(async move {
             loop {
@@ -161,7 +164,9 @@ impl Proxy {
                 let handle = Handle::new("l".into(), chain.clone(), PeerAddress::Ip(peer), Some(address));
                 handles.borrow_mut().push(handle.clone());
                 let local = local.clone();
-                spawn_local(async move { serve_sniffed(Conn::Tcp(stream), handle, local).await });
+                spawn_local(
+                    async move { serve_sniffed(Conn::Tcp(stream), BytesMut::new(), handle, local).await },
+                );
             }
         });
         proxy

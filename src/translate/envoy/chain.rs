@@ -1,9 +1,8 @@
 //! Filter chains: what they match and the filter they end in.
 
-use super::extension::plaintext_only;
-use super::filters;
-use super::values::{cidr, enumeration, within};
-use crate::model::{ChainMatch, Cidr, FilterChain, SourceType};
+use super::values::{cidr, enumeration, timeout, within};
+use super::{filters, tls};
+use crate::model::{ChainMatch, ChainTls, Cidr, FilterChain, SourceType};
 use crate::proto::envoy::config::core::v3::CidrRange;
 use crate::proto::envoy::config::listener::v3 as pb;
 use crate::translate::finding::{Findings, Path};
@@ -13,7 +12,9 @@ pub(super) fn filter_chain(
     chain: &pb::FilterChain,
     out: &mut Findings,
 ) -> Option<FilterChain> {
-    plaintext_only(path, chain.transport_socket.as_ref(), out);
+    let context = tls::downstream(path, chain.transport_socket.as_ref(), out);
+    let limit = chain.transport_socket_connect_timeout.as_ref();
+    let limit = timeout(&path.name("transport_socket_connect_timeout"), limit, None, out);
     if chain.use_proxy_proto == Some(true) {
         out.bad(&path.name("use_proxy_proto"), true, "not supported (nearest valid false)");
     }
@@ -22,8 +23,9 @@ pub(super) fn filter_chain(
         None => Some(ChainMatch::default()),
     };
     let filter = filters::terminal(&path.name("filters"), &chain.filters, out);
+    let tls = context.map(|context| ChainTls { context, timeout: limit });
     let (guards, filter) = filter?;
-    Some(FilterChain { name: chain.name.clone(), matcher: matcher?, guards, filter })
+    Some(FilterChain { name: chain.name.clone(), matcher: matcher?, tls, guards, filter })
 }
 
 fn chain_match(path: &Path<'_>, matcher: &pb::FilterChainMatch, out: &mut Findings) -> Option<ChainMatch> {

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::endpoints::{self, Hosts};
-use super::extension::{Extension, plaintext_only};
+use super::extension::Extension;
 use super::values::{FOREVER, ads_source, duration, enumeration, not_empty, positive};
-use super::{cluster_health, cluster_http, cluster_lb, cluster_limits};
-use crate::model::{Cluster, Discovery, DnsFamily, DnsPace, Endpoints, TcpKeepalive};
+use super::{cluster_health, cluster_http, cluster_lb, cluster_limits, tls};
+use crate::model::{
+    Cluster, Discovery, DnsFamily, DnsPace, Endpoints, SocketMatch, TcpKeepalive, TransportSockets,
+};
 use crate::proto::envoy::config::cluster::v3 as pb;
 use crate::translate::finding::{Findings, Path};
 
@@ -38,17 +40,40 @@ pub(super) fn cluster(message: &pb::Cluster, out: &mut Findings) -> Option<Clust
         interval: k.keepalive_interval.map(|s| Duration::from_secs(s.into())),
     });
     cluster_http::apply(message, &mut model, out);
+    if let Some(sockets) = sockets(message, out) {
+        if model.auto_sni && sockets.is_encrypted() {
+            let at = root.name("typed_extension_protocol_options");
+            let why = "the server name per request is not supported (nearest valid: sni)";
+            out.bad(&at.name("upstream_http_protocol_options").name("auto_sni"), true, why);
+        }
+        model.sockets = Arc::new(sockets);
+    }
     is_known.then_some(model)
+}
+
+/// Plaintext or TLS, by host.
+fn sockets(message: &pb::Cluster, out: &mut Findings) -> Option<TransportSockets> {
+    let root = Path::ROOT;
+    let fallback = tls::upstream(&root, message.transport_socket.as_ref(), out)?;
+    let at = root.name("transport_socket_matches");
+    let mut matches = Vec::with_capacity(message.transport_socket_matches.len());
+    for (i, item) in message.transport_socket_matches.iter().enumerate() {
+        let at = at.index(i);
+        if item.transport_socket.is_none() {
+            out.bad(&at.name("transport_socket"), &item.name, "is required (nearest valid: raw_buffer)");
+        }
+        matches.push(SocketMatch {
+            name: item.name.clone(),
+            labels: item.r#match.as_ref().map(endpoints::lb_texts).unwrap_or_default(),
+            socket: tls::upstream(&at, item.transport_socket.as_ref(), out)?,
+        });
+    }
+    Some(TransportSockets { fallback, matches })
 }
 
 /// What encrypts, restricts or redirects, and is not built.
 fn refuse_unbuilt(message: &pb::Cluster, out: &mut Findings) {
     let root = Path::ROOT;
-    plaintext_only(&root, message.transport_socket.as_ref(), out);
-    let at = root.name("transport_socket_matches");
-    for (i, item) in message.transport_socket_matches.iter().enumerate() {
-        plaintext_only(&at.index(i), item.transport_socket.as_ref(), out);
-    }
     if message.transport_socket_matcher.is_some() {
         out.bad(&root.name("transport_socket_matcher"), "", "not supported");
     }

@@ -70,6 +70,15 @@ fn typed(path: &Path<'_>, options: &HttpProtocolOptions, model: &mut Cluster, ou
     if !options.request_mirror_policies.is_empty() {
         out.bad(&path.name("request_mirror_policies"), "", "mirroring is not supported");
     }
+    if let Some(upstream) = &options.upstream_http_protocol_options {
+        let at = path.name("upstream_http_protocol_options");
+        model.auto_sni = upstream.auto_sni;
+        model.auto_san_validation = upstream.auto_san_validation;
+        if !upstream.override_auto_sni_header.is_empty() {
+            let field = at.name("override_auto_sni_header");
+            out.bad(&field, &upstream.override_auto_sni_header, "not supported (leave it out)");
+        }
+    }
     if options.retry_policy.is_some() {
         out.bad(&path.name("retry_policy"), "", "not supported here (nearest valid: on the route)");
     }

@@ -10,6 +10,8 @@ use crate::proto::envoy::config::endpoint::v3 as pb;
 use crate::translate::finding::{Findings, Path};
 use prost_types::Struct;
 
+/// What a host says of its transport socket.
+const SOCKET_MATCH: &str = "envoy.transport_socket_match";
 /// Highest priority value.
 const MAX_PRIORITY: u32 = 128;
 
@@ -120,7 +122,10 @@ fn endpoint(path: &Path<'_>, host: &pb::LbEndpoint, hosts: Hosts, out: &mut Find
             disabled: config.disable_active_health_check,
         })
     });
-    Some(Endpoint { address, hostname: inner.hostname.clone(), health: health?, weight, metadata, check })
+    let socket_match = host.metadata.as_ref().and_then(|m| m.filter_metadata.get(SOCKET_MATCH));
+    let socket_match = socket_match.map(lb_texts).unwrap_or_default();
+    let hostname = inner.hostname.clone();
+    Some(Endpoint { address, hostname, health: health?, weight, metadata, socket_match, check })
 }
 
 fn health(path: &Path<'_>, status: i32, out: &mut Findings) -> Option<Health> {

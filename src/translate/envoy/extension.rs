@@ -6,9 +6,6 @@ use prost::{Message, Name};
 use prost_types::{Any, Struct, value::Kind};
 use serde_json::{Map, Value as Json};
 
-use crate::proto::envoy::config::core::v3::TransportSocket;
-use crate::proto::envoy::config::core::v3::transport_socket::ConfigType;
-use crate::proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use crate::proto::{json, message_name, udpa, xds};
 use crate::translate::finding::{Findings, Path};
 use crate::translate::locate::locate;
@@ -90,22 +87,6 @@ fn decode<M: Message + Default>(path: &Path<'_>, bytes: &[u8], out: &mut Finding
             out.bad(path, "", error);
             None
         }
-    }
-}
-
-/// A transport socket that must not encrypt: absent, or raw_buffer.
-pub(super) fn plaintext_only(path: &Path<'_>, socket: Option<&TransportSocket>, out: &mut Findings) {
-    let Some(socket) = socket else { return };
-    let at = path.name("transport_socket");
-    let Some(ConfigType::TypedConfig(any)) = &socket.config_type else {
-        out.bad(&at, &socket.name, "transport sockets are known by type, but there is no typed_config");
-        return;
-    };
-    let config = at.name("typed_config");
-    let Some(extension) = Extension::open(&config, any, out) else { return };
-    if !extension.is::<RawBuffer>() {
-        let why = "this transport socket is not supported (nearest valid: raw_buffer)";
-        out.bad(&config, &extension.type_url, why);
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::MAX_CHAINS;
 use super::access_log;
 use super::chain::{self, overlap};
-use super::extension::Extension;
+use super::listener_filters;
 use super::values::{Accept, address, enumeration, not_empty};
 use crate::model::{Address, Direction, FilterChain, Listener, NetworkFilter};
 use crate::proto::envoy::config::core::v3::TrafficDirection;
@@ -22,7 +22,7 @@ pub(super) fn listener(message: &pb::Listener, out: &mut Findings) -> Option<Lis
     let root = Path::ROOT;
     let name = not_empty(&root.name("name"), &message.name, out);
     refuse_unbuilt(message, out);
-    listener_filters(message, out);
+    let inspectors = listener_filters::inspectors(message, out);
     let addresses = addresses(message, out);
     let (mut filter_chains, mut default_filter_chain) = chains(message, out);
     if is_lenient(message, out) {
@@ -51,6 +51,7 @@ pub(super) fn listener(message: &pb::Listener, out: &mut Findings) -> Option<Lis
         backlog: message.tcp_backlog_size.unwrap_or(BACKLOG),
         exact_balance: exact_balance(message, out),
         access_log: access_log::logs(&root.name("access_log"), &message.access_log, out),
+        inspectors,
     })
 }
 
@@ -85,26 +86,6 @@ fn refuse_unbuilt(message: &pb::Listener, out: &mut Findings) {
     ] {
         if set {
             out.bad(&root.name(field), "", "not supported (leave it out)");
-        }
-    }
-}
-
-fn listener_filters(message: &pb::Listener, out: &mut Findings) {
-    use pb::listener_filter::ConfigType;
-    let root = Path::ROOT;
-    let list = root.name("listener_filters");
-    for (i, filter) in message.listener_filters.iter().enumerate() {
-        let at = list.index(i);
-        match &filter.config_type {
-            Some(ConfigType::TypedConfig(any)) => {
-                let at = at.name("typed_config");
-                let Some(extension) = Extension::open(&at, any, out) else { continue };
-                out.bad(&at, &extension.type_url, "listener filters are not supported");
-            }
-            Some(ConfigType::ConfigDiscovery(_)) => {
-                out.bad(&at.name("config_discovery"), &filter.name, "listener filters are not supported");
-            }
-            None => out.bad(&at.name("typed_config"), &filter.name, "no typed_config"),
         }
     }
 }

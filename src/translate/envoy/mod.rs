@@ -11,6 +11,7 @@ use super::finding::{Findings, Note, NoteKind, Path, Rejection, Translated};
 use super::unknown::{self, RemarkKind};
 use crate::model;
 use crate::proto::envoy::config;
+use crate::proto::envoy::extensions::transport_sockets::tls::v3 as tls_proto;
 
 mod access_log;
 mod chain;
@@ -27,6 +28,7 @@ mod http_edge;
 mod http_filters;
 mod http_manager;
 mod listener;
+mod listener_filters;
 mod matchers;
 mod retry;
 mod route;
@@ -34,6 +36,8 @@ mod route_action;
 mod route_options;
 mod route_rewrite;
 mod tables;
+mod tls;
+mod tls_validation;
 mod values;
 
 pub use tables::{Known, route, route_after};
@@ -72,6 +76,14 @@ pub fn endpoints(bytes: &[u8]) -> Result<Translated<model::Endpoints>, Rejection
         }
         Some(endpoints::endpoints(&Path::ROOT, cla, endpoints::Hosts::Addresses, out))
     })
+}
+
+/// Translates an `envoy.extensions.transport_sockets.tls.v3.Secret`.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn secret(bytes: &[u8]) -> Result<Translated<model::Secret>, Rejection> {
+    translate::<tls_proto::Secret, _>("Secret", bytes, tls::secret)
 }
 
 /// The name of a resource of any of these four types, readable even if the rest does not decode.

@@ -238,6 +238,7 @@ fn hosts(ctx: &mut Context<'_>, of: &mut Object<'_>, cluster: &str, weights: boo
             health: Health::Healthy,
             weight,
             metadata,
+            socket_match: BTreeMap::new(),
             check: None,
         });
     }

@@ -4,7 +4,7 @@ use super::access_log;
 use super::filter::{self, ChainInfo};
 use super::read::{Context, Object, brief};
 use super::route::Routers;
-use crate::model::{Address, ChainMatch, Direction, FilterChain, Listener, NetworkFilter};
+use crate::model::{Address, ChainMatch, Direction, FilterChain, Inspectors, Listener, NetworkFilter};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -118,6 +118,7 @@ fn one(
     let chain = FilterChain {
         name: String::new(),
         matcher: ChainMatch::default(),
+        tls: None,
         guards: Vec::new(),
         filter: filter?,
     };
@@ -133,6 +134,7 @@ fn one(
         backlog: 1024,
         exact_balance: false,
         access_log: Default::default(),
+        inspectors: Inspectors::default(),
     })
 }
 

@@ -217,7 +217,7 @@ pub(super) const NO_EFFECT: &[(&str, &[&str])] = &[
     ),
     (
         "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-        &["hash_policy", "header_validation_config", "outlier_detection", "upstream_http_protocol_options"],
+        &["hash_policy", "header_validation_config", "outlier_detection"],
     ),
     ("envoy.config.endpoint.v3.ClusterLoadAssignment.Policy", &["endpoint_stale_after"]),
     ("envoy.config.endpoint.v3.Endpoint", &["additional_addresses"]),

@@ -64,6 +64,7 @@ fn cluster(hosts: &[SocketAddr], adapt: impl FnOnce(&mut model::Cluster)) -> Rc<
         model: Arc::new(model),
         breakers: Arc::<BreakerState>::default(),
         shared: Arc::default(),
+        sockets: Default::default(),
     };
     Cluster::new(&ClusterEntry { spec: Arc::new(spec), endpoints, history: Default::default() }, env)
 }

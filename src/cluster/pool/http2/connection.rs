@@ -80,7 +80,7 @@ impl Attempt {
         &self,
         state: &State,
     ) -> Result<(Rc<Wire>, SendRequest<Bytes>, Connection<WireIo, Bytes>), Reason> {
-        let wire = Wire::client(connect(&self.host, &self.cluster, state).await?);
+        let wire = Wire::client(connect(&self.host, &self.cluster, state, &["h2"]).await?);
         let mut handshake = pin!(settings::client(&state.spec.model.http2).handshake::<_, Bytes>(wire.io()));
         let opened = poll_fn(|cx| {
             let opened = handshake.as_mut().poll(cx);

@@ -216,6 +216,7 @@ pub(super) fn listener_model(name: &str, port: u16, filters: Vec<NetworkFilter>)
                 name: String::new(),
                 matcher: ChainMatch::default(),
                 guards: Vec::new(),
+                tls: None,
                 filter,
             })
             .collect(),
@@ -224,6 +225,7 @@ pub(super) fn listener_model(name: &str, port: u16, filters: Vec<NetworkFilter>)
         backlog: 1024,
         exact_balance: false,
         access_log: Default::default(),
+        inspectors: Default::default(),
     }
 }
 

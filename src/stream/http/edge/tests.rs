@@ -23,10 +23,12 @@ fn handle() -> Rc<Handle> {
         name: "c".into(),
         matcher: ChainMatch::default(),
         guards: Vec::new(),
+        tls: None,
         filter: NetworkFilter::Rpc(config.clone()),
     };
     let chain = ChainSpec {
         model,
+        tls: None,
         filter: FilterSpec::Rpc { config, routes: RouteId(0) },
         filters: None,
         leftover: crate::snapshot::Leftover::default(),

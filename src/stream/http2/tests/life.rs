@@ -80,6 +80,7 @@ fn a_connection_is_counted_by_whom_it_is_served() {
         let config = HttpManager { stat_prefix: "other".into(), ..http_manager() };
         let chain = ChainSpec {
             model: old.model.clone(),
+            tls: None,
             filter: http(config),
             filters: None,
             leftover: Default::default(),

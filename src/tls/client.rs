@@ -1,0 +1,196 @@
+//! TLS towards hosts.
+
+use super::secrets::Secrets;
+use super::server::{Sources, failed, recheck, versions};
+use super::session::{Session, Stream};
+use super::suites;
+use super::verify::Verifier;
+use super::{Identity, TlsError};
+use crate::model::{SanKind, SanMatch, StringMatch, UpstreamTls};
+use arc_swap::ArcSwapOption;
+use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::pki_types::ServerName;
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, SignatureScheme};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+
+/// Configurations kept per context: one for each list of protocols and each name that is asked for.
+const VARIANTS: usize = 256;
+
+/// What one connection asks for beside what is configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Wish {
+    /// Protocols offered instead of the configured ones.
+    pub alpn: Option<Arc<[String]>>,
+    /// Protocols offered when none are configured.
+    pub alpn_fallback: &'static [&'static str],
+    /// Server name instead of the configured one.
+    pub sni: Option<Arc<str>>,
+    /// The certificate must be for the server name.
+    pub check_name: bool,
+}
+
+/// The TLS context of a cluster's transport socket.
+pub struct Client {
+    model: Arc<UpstreamTls>,
+    sources: Sources,
+    built: ArcSwapOption<Built>,
+    building: Mutex<()>,
+}
+
+struct Built {
+    versions: Vec<u64>,
+    verifier: Arc<Verifier>,
+    local: Option<Arc<Identity>>,
+    keys: Vec<Arc<CertifiedKey>>,
+    configs: Mutex<HashMap<Wish, (Arc<ClientConfig>, Arc<Verifier>)>>,
+}
+
+impl Client {
+    pub(super) fn new(model: Arc<UpstreamTls>, secrets: &Secrets) -> Client {
+        let sources = Sources::new(&model.common, secrets);
+        Client { model, sources, built: ArcSwapOption::empty(), building: Mutex::new(()) }
+    }
+
+    /// As configured.
+    pub fn model(&self) -> &UpstreamTls {
+        &self.model
+    }
+
+    fn current(&self) -> Result<Arc<Built>, TlsError> {
+        let fresh = |built: &Arc<Built>| self.sources.is_current(&built.versions);
+        if let Some(built) = self.built.load_full().filter(fresh) {
+            return Ok(built);
+        }
+        let _one = self.building.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(built) = self.built.load_full().filter(fresh) {
+            return Ok(built);
+        }
+        let held = self.sources.take()?;
+        let built = Arc::new(Built {
+            versions: held.versions,
+            verifier: Arc::new(held.verifier),
+            local: held.identities.first().cloned(),
+            keys: held.identities.iter().map(|identity| identity.certified.clone()).collect(),
+            configs: Mutex::default(),
+        });
+        self.built.store(Some(built.clone()));
+        Ok(built)
+    }
+
+    fn config(&self, built: &Built, wish: &Wish) -> Result<(Arc<ClientConfig>, Arc<Verifier>), TlsError> {
+        let mut configs = built.configs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = configs.get(wish) {
+            return Ok(found.clone());
+        }
+        let made = self.make(built, wish)?;
+        if configs.len() >= VARIANTS {
+            configs.clear();
+        }
+        configs.insert(wish.clone(), made.clone());
+        Ok(made)
+    }
+
+    fn make(&self, built: &Built, wish: &Wish) -> Result<(Arc<ClientConfig>, Arc<Verifier>), TlsError> {
+        let common = &self.model.common;
+        let verifier = match wish.check_name {
+            true => Arc::new(built.verifier.for_name(self.name(wish))?),
+            false => built.verifier.clone(),
+        };
+        let provider = suites::restricted(common.ciphers.as_deref(), common.curves.as_deref());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&versions(common))
+            .map_err(|error| TlsError::Unusable(error.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier.clone());
+        let mut config = match built.keys.is_empty() {
+            true => config.with_no_client_auth(),
+            false => config.with_client_cert_resolver(Arc::new(Keys(built.keys.clone()))),
+        };
+        let bytes = |name: &str| name.as_bytes().to_vec();
+        config.alpn_protocols = match &wish.alpn {
+            Some(names) => names.iter().map(|name| bytes(name)).collect(),
+            None if common.alpn.is_empty() => wish.alpn_fallback.iter().map(|name| bytes(name)).collect(),
+            None => common.alpn.iter().map(|name| bytes(name)).collect(),
+        };
+        config.enable_sni = !self.name(wish).is_empty();
+        config.resumption = match self.model.max_session_keys {
+            0 => Resumption::disabled(),
+            keys => Resumption::in_memory_sessions(keys.min(1024) as usize),
+        };
+        Ok((Arc::new(config), verifier))
+    }
+
+    fn name<'a>(&'a self, wish: &'a Wish) -> &'a str {
+        wish.sni.as_deref().unwrap_or(&self.model.sni)
+    }
+
+    /// Opens TLS on a connection to `address`. The caller bounds the time.
+    ///
+    /// # Errors
+    /// There can be none, or it failed.
+    pub async fn connect<IO>(
+        &self,
+        io: IO,
+        wish: &Wish,
+        address: Option<IpAddr>,
+    ) -> Result<(Stream<IO>, Session), TlsError>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let built = self.current()?;
+        let (config, verifier) = self.config(&built, wish)?;
+        let name = match self.name(wish) {
+            // Never sent; sessions are kept by it.
+            "" => ServerName::from(address.unwrap_or(IpAddr::from([0, 0, 0, 0]))),
+            name => ServerName::try_from(name.to_owned())
+                .map_err(|_| TlsError::Unusable(format!("{name} cannot be a server name")))?,
+        };
+        let stream = TlsConnector::from(config).connect(name, io).await.map_err(|e| failed(&e))?;
+        let (_, state) = stream.get_ref();
+        let session = Session::new(state, None, verifier.checks(), built.local.clone());
+        if session.resumed
+            && let Some(peer) = &session.peer
+        {
+            recheck(&verifier, &peer.chain, webpki::KeyUsage::server_auth())?;
+        }
+        Ok((Stream::Client(stream), session))
+    }
+}
+
+impl Verifier {
+    /// The same, for certificates that are for `name` only.
+    fn for_name(&self, name: &str) -> Result<Verifier, TlsError> {
+        if name.is_empty() || self.trust.is_none() {
+            let why = "auto_san_validation needs a server name and a CA certificate";
+            return Err(TlsError::Unusable(why.to_owned()));
+        }
+        let kind = if name.parse::<IpAddr>().is_ok() { SanKind::Ip } else { SanKind::Dns };
+        let matcher = StringMatch::Exact { value: name.to_owned(), ignore_case: true };
+        Ok(Verifier {
+            trust: self.trust.clone(),
+            names: vec![SanMatch { kind: Some(kind), matcher }],
+            hashes: self.hashes.clone(),
+            spki: self.spki.clone(),
+            ..*self
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Keys(Vec<Arc<CertifiedKey>>);
+
+impl ResolvesClientCert for Keys {
+    // What the server hints at is not looked at: a mesh's roots change while connections are made.
+    fn resolve(&self, _hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.0.iter().find(|key| key.key.choose_scheme(schemes).is_some()).cloned()
+    }
+
+    fn has_certs(&self) -> bool {
+        !self.0.is_empty()
+    }
+}

@@ -1,0 +1,115 @@
+//! Listener filters: what looks at a connection before its filter chain is known.
+
+use std::time::Duration;
+
+use super::extension::Extension;
+use super::values::timeout;
+use crate::model::{Inspector, Inspectors, Predicate};
+use crate::proto::envoy::config::listener::v3 as pb;
+use crate::proto::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
+use crate::proto::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
+use crate::translate::finding::{Findings, Path};
+
+/// `listener_filters_timeout` if absent.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// How deep predicates may lie in one another.
+const DEPTH: usize = 16;
+
+pub(super) fn inspectors(message: &pb::Listener, out: &mut Findings) -> Inspectors {
+    use pb::listener_filter::ConfigType;
+    let root = Path::ROOT;
+    let limit = message.listener_filters_timeout.as_ref();
+    let limit = timeout(&root.name("listener_filters_timeout"), limit, Some(TIMEOUT), out);
+    let mut read = Inspectors {
+        timeout: limit,
+        continue_on_timeout: message.continue_on_listener_filters_timeout,
+        ..Inspectors::default()
+    };
+    let list = root.name("listener_filters");
+    for (i, filter) in message.listener_filters.iter().enumerate() {
+        let at = list.index(i);
+        let any = match &filter.config_type {
+            Some(ConfigType::TypedConfig(any)) => any,
+            Some(ConfigType::ConfigDiscovery(_)) => {
+                out.bad(&at.name("config_discovery"), &filter.name, "not supported (use typed_config)");
+                continue;
+            }
+            None => {
+                out.bad(&at.name("typed_config"), &filter.name, "no typed_config");
+                continue;
+            }
+        };
+        let config = at.name("typed_config");
+        let Some(extension) = Extension::open(&config, any, out) else { continue };
+        let disabled = match &filter.filter_disabled {
+            Some(rule) => match predicate(&at.name("filter_disabled"), rule, DEPTH, out) {
+                Some(rule) => Some(rule),
+                None => continue,
+            },
+            None => None,
+        };
+        if extension.is::<TlsInspector>() {
+            tls_inspector(&config, &extension, out);
+            read.tls = Some(Inspector { disabled });
+        } else if extension.is::<HttpInspector>() {
+            read.http = Some(Inspector { disabled });
+        } else {
+            let why = "this listener filter is not supported (nearest valid: TlsInspector, HttpInspector)";
+            out.bad(&config, &extension.type_url, why);
+        }
+    }
+    read
+}
+
+fn tls_inspector(path: &Path<'_>, extension: &Extension<'_>, out: &mut Findings) {
+    let Some(config) = extension.decode::<TlsInspector>(path, out) else { return };
+    for (field, set) in [
+        ("enable_ja3_fingerprinting", config.enable_ja3_fingerprinting == Some(true)),
+        ("enable_ja4_fingerprinting", config.enable_ja4_fingerprinting == Some(true)),
+        ("initial_read_buffer_size", config.initial_read_buffer_size.is_some()),
+        ("max_client_hello_size", config.max_client_hello_size.is_some()),
+        (
+            "close_connection_on_client_hello_parsing_errors",
+            config.close_connection_on_client_hello_parsing_errors,
+        ),
+    ] {
+        if set {
+            out.note(&path.name(field));
+        }
+    }
+}
+
+fn predicate(
+    path: &Path<'_>,
+    message: &pb::ListenerFilterChainMatchPredicate,
+    depth: usize,
+    out: &mut Findings,
+) -> Option<Predicate> {
+    use pb::listener_filter_chain_match_predicate::{MatchSet, Rule};
+    if depth == 0 {
+        out.bad(path, "", format_args!("more than {DEPTH} rules in one another"));
+        return None;
+    }
+    let all = |field: &str, set: &MatchSet, out: &mut Findings| -> Option<Vec<Predicate>> {
+        let at = path.name(field);
+        let at = at.name("rules");
+        set.rules.iter().enumerate().map(|(i, rule)| predicate(&at.index(i), rule, depth - 1, out)).collect()
+    };
+    match &message.rule {
+        Some(Rule::OrMatch(set)) => all("or_match", set, out).map(Predicate::Or),
+        Some(Rule::AndMatch(set)) => all("and_match", set, out).map(Predicate::And),
+        Some(Rule::NotMatch(inner)) => {
+            let inner = predicate(&path.name("not_match"), inner, depth - 1, out)?;
+            Some(Predicate::Not(Box::new(inner)))
+        }
+        Some(Rule::AnyMatch(_)) => Some(Predicate::Any),
+        Some(Rule::DestinationPortRange(range)) => Some(Predicate::Ports {
+            start: u32::try_from(range.start).unwrap_or(0),
+            end: u32::try_from(range.end).unwrap_or(0),
+        }),
+        None => {
+            out.bad(path, "", "no rule (nearest valid: destination_port_range)");
+            None
+        }
+    }
+}
