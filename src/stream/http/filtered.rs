@@ -48,7 +48,9 @@ impl Exchange {
         mut body: Source,
         begin: Instant,
     ) -> Result<Answer, Failure> {
-        let around = self.around(&planned, view, &head, begin);
+        let handle = self.down.handle.clone();
+        let principals = handle.principals();
+        let around = self.around(&planned, view, &head, begin, (&handle, principals.as_deref()));
         let mut stream = chain.begin(around.route, around.share);
         let passed = self.pass(chain, &mut stream, &around, &mut head, &mut body).await;
         // Filters may have made it another kind of call.
@@ -99,6 +101,7 @@ impl Exchange {
         view: &'a View,
         head: &request::Parts,
         begin: Instant,
+        (connection, principals): (&'a Handle, Option<&'a [String]>),
     ) -> Around<'a> {
         let (route, share, cluster) = match planned {
             Ok(Plan::Forward(to)) => {
@@ -115,8 +118,8 @@ impl Exchange {
             PeerAddress::Ip(address) => Some(address),
             PeerAddress::Unix => None,
         };
-        let peer =
-            Peer { direct, remote: self.caller.ip, local: handle.local, server_name: "", principals: None };
+        let server_name = connection.server_name();
+        let peer = Peer { direct, remote: self.caller.ip, local: handle.local, server_name, principals };
         let protocol = super::head::protocol(head.version);
         Around { local: self.down.local.clone(), handle, view, route, share, cluster, peer, begin, protocol }
     }
