@@ -93,10 +93,38 @@ pub struct Edge {
     pub upgrades: Vec<Upgrade>,
     /// `Expect: 100-continue` is the upstream's to answer.
     pub proxy_100_continue: bool,
-    /// `x-forwarded-client-cert` is passed on as it came: without TLS nobody has proved what it says.
-    pub keep_client_cert: bool,
+    /// What hosts are told of the client's certificate.
+    pub client_cert: ClientCert,
     /// The scheme that upstreams are told, whatever the client's.
     pub scheme: Option<RequestScheme>,
+}
+
+/// What becomes of `x-forwarded-client-cert`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ClientCert {
+    pub mode: CertMode,
+    /// What is said beside the hash.
+    pub subject: bool,
+    pub cert: bool,
+    pub chain: bool,
+    pub dns: bool,
+    pub uri: bool,
+}
+
+/// What counts: the client's word, its certificate, or both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum CertMode {
+    /// Taken out.
+    #[default]
+    Sanitize,
+    /// Left as it is where the client has shown a certificate, taken out elsewhere.
+    ForwardOnly,
+    /// As `ForwardOnly`, with the client's certificate appended.
+    AppendForward,
+    /// The client's certificate alone.
+    SanitizeSet,
+    /// Left as it is, whoever says it.
+    AlwaysForwardOnly,
 }
 
 /// What becomes of `x-request-id`.

@@ -46,8 +46,8 @@ pub(crate) use format::query_parameter;
 pub use format::{Block, Format, FormatError, TimeFormat};
 pub use headers::{EditValue, HeaderEdit, HeaderEdits, HeaderMatch, HeaderMatchKind};
 pub use http::{
-    Edge, EscapedSlashes, Http1Options, RequestId, RequestLimits, RequestScheme, Sampling, ServerHeader,
-    StripPort, Underscores,
+    CertMode, ClientCert, Edge, EscapedSlashes, Http1Options, RequestId, RequestLimits, RequestScheme,
+    Sampling, ServerHeader, StripPort, Underscores,
 };
 pub use ids::{ClusterId, RouteId};
 pub use inspect::{Inspector, Inspectors, Predicate};

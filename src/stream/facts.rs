@@ -92,7 +92,10 @@ impl Facts for StreamFacts<'_> {
                 put(self.route.map(|route| &route.model().name).filter(|n| !n.is_empty()).map(|v| v as _))
             }
             Fact::VirtualHostName => put(self.route.map(|route| &route.host().name as _)),
-            _ => false,
+            _ => match self.handle.and_then(|handle| handle.tls()) {
+                Some(session) => super::tls_facts::fact(session, fact, out),
+                None => false,
+            },
         }
     }
 

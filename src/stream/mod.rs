@@ -16,6 +16,7 @@ mod record;
 pub mod rpc;
 mod sniff;
 pub mod tcp;
+mod tls_facts;
 mod upstream_http2;
 
 pub use handle::{Bound, Drain, Handle, Seen};

@@ -1,5 +1,6 @@
 //! What a connection manager does with a request's head on arrival, and with a response's on departure.
 
+use super::client_cert;
 use super::head::with_authority;
 use super::path::{self, Resolved};
 use super::trace::{self, REQUEST_ID};
@@ -19,7 +20,6 @@ use std::time::{Duration, SystemTime};
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const EXTERNAL: HeaderName = HeaderName::from_static("x-envoy-external-address");
 const INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
 
@@ -71,9 +71,7 @@ pub(super) fn arrive(
         arrival.redirect = settle_path(head, edge)?;
     }
     let external = note_client(&mut head.headers, edge, handle, &mut arrival);
-    if !edge.keep_client_cert {
-        head.headers.remove(CLIENT_CERT);
-    }
+    client_cert::settle(&mut head.headers, &edge.client_cert, handle.tls().map(|session| &**session));
     if let Some(scheme) = edge.scheme {
         set_scheme(head, scheme)?;
     }
@@ -160,6 +158,7 @@ fn note_client(headers: &mut HeaderMap, edge: &Edge, handle: &Handle, arrival: &
         PeerAddress::Unix => None,
     };
     let hops = edge.trusted_hops as usize;
+    let scheme = HeaderValue::from_static(if handle.tls().is_some() { "https" } else { "http" });
     let (client, single) = if edge.use_remote_address {
         let single = !headers.contains_key(FORWARDED_FOR);
         let told = hops.checked_sub(1).and_then(|skip| forwarded(headers, skip));
@@ -167,7 +166,7 @@ fn note_client(headers: &mut HeaderMap, edge: &Edge, handle: &Handle, arrival: &
             append_list(headers, FORWARDED_FOR, &peer.to_string());
         }
         if hops == 0 || !headers.contains_key(FORWARDED_PROTO) {
-            headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+            headers.insert(FORWARDED_PROTO, scheme.clone());
         }
         if edge.append_port && (hops == 0 || !headers.contains_key(FORWARDED_PORT)) {
             let port = handle.local.map_or(0, |at| at.port());
@@ -179,7 +178,7 @@ fn note_client(headers: &mut HeaderMap, edge: &Edge, handle: &Handle, arrival: &
         (forwarded(headers, hops), single)
     };
     arrival.client = client;
-    headers.entry(FORWARDED_PROTO).or_insert_with(|| HeaderValue::from_static("http"));
+    headers.entry(FORWARDED_PROTO).or_insert(scheme);
     arrival.internal =
         single && client.is_some_and(|ip| edge.internal.iter().any(|range| range.contains(ip)));
     if arrival.internal {

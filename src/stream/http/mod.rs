@@ -7,6 +7,7 @@
 mod admission;
 mod bodies;
 mod client;
+mod client_cert;
 mod clock;
 mod convert;
 mod edge;

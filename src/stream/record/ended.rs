@@ -6,6 +6,7 @@ use crate::message::{Fact, Facts, Moment, Point};
 use crate::model::{Address, Block};
 use crate::net::PeerAddress;
 use crate::stream::Handle;
+use crate::stream::tls_facts;
 use crate::util::random::Random;
 use crate::util::text::{push_address, push_ip, push_number};
 use std::borrow::Cow;
@@ -244,7 +245,13 @@ impl Facts for Ended<'_> {
             Fact::AccessLogType => record.kind.word().put(out),
             Fact::Hostname => hostname().put(out),
             Fact::StreamId | Fact::UniqueId => self.uuid(out),
-            fact => self.downstream(fact, out).or_else(|| self.upstream_fact(fact, out)).unwrap_or(false),
+            fact => {
+                let told = self.downstream(fact, out).or_else(|| self.upstream_fact(fact, out));
+                told.unwrap_or_else(|| {
+                    let session = self.handle.and_then(|handle| handle.tls());
+                    session.is_some_and(|session| tls_facts::fact(session, fact, out))
+                })
+            }
         }
     }
 

@@ -3,8 +3,8 @@
 use super::extension::Extension;
 use super::values::{cidr, enumeration, timeout, within};
 use crate::model::{
-    Edge, EscapedSlashes, Http1Options, RequestId, RequestLimits, RequestScheme, Sampling, ServerHeader,
-    StripPort, Underscores, Upgrade,
+    CertMode, ClientCert, Edge, EscapedSlashes, Http1Options, RequestId, RequestLimits, RequestScheme,
+    Sampling, ServerHeader, StripPort, Underscores, Upgrade,
 };
 use crate::proto::envoy::config::core::v3 as core;
 use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
@@ -123,7 +123,7 @@ pub(super) fn edge(
         via: via(path, &manager.via, out),
         upgrades: upgrades(&path.name("upgrade_configs"), &manager.upgrade_configs, out),
         proxy_100_continue: manager.proxy_100_continue,
-        keep_client_cert: keep_client_cert(path, manager, out)?,
+        client_cert: client_cert(path, manager, out)?,
         scheme: scheme(path, manager, out),
     })
 }
@@ -166,17 +166,30 @@ fn request_id(path: &Path<'_>, manager: &pb::HttpConnectionManager, out: &mut Fi
     })
 }
 
-/// What is left of `x-forwarded-client-cert` where no client shows a certificate.
-fn keep_client_cert(
+/// What hosts are told of the client's certificate.
+fn client_cert(
     path: &Path<'_>,
     manager: &pb::HttpConnectionManager,
     out: &mut Findings,
-) -> Option<bool> {
+) -> Option<ClientCert> {
     use pb::http_connection_manager::ForwardClientCertDetails as Details;
     let at = path.name("forward_client_cert_details");
-    Some(match enumeration(&at, manager.forward_client_cert_details, out)? {
-        Details::AlwaysForwardOnly => true,
-        Details::Sanitize | Details::ForwardOnly | Details::AppendForward | Details::SanitizeSet => false,
+    let mode = match enumeration(&at, manager.forward_client_cert_details, out)? {
+        Details::Sanitize => CertMode::Sanitize,
+        Details::ForwardOnly => CertMode::ForwardOnly,
+        Details::AppendForward => CertMode::AppendForward,
+        Details::SanitizeSet => CertMode::SanitizeSet,
+        Details::AlwaysForwardOnly => CertMode::AlwaysForwardOnly,
+    };
+    let none = pb::http_connection_manager::SetCurrentClientCertDetails::default();
+    let set = manager.set_current_client_cert_details.as_ref().unwrap_or(&none);
+    Some(ClientCert {
+        mode,
+        subject: set.subject == Some(true),
+        cert: set.cert,
+        chain: set.chain,
+        dns: set.dns,
+        uri: set.uri,
     })
 }
 

@@ -108,7 +108,7 @@ fn nobody_says_who_he_is_by_a_field() {
     run(async {
         let server = Server::answering(OK).await;
         let mut config = http_manager();
-        config.edge.keep_client_cert = true;
+        config.edge.client_cert.mode = crate::model::CertMode::AlwaysForwardOnly;
         let (plain, kept) = (proxy(&server).await, proxy_with(config, server.address).await);
         let request = "GET / HTTP/1.1\r\nhost: h\r\nX-Forwarded-Client-Cert: By=admin\r\n\r\n";
         assert_eq!(ask(&plain, request).await, 200);

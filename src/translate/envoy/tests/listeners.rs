@@ -214,7 +214,7 @@ fn what_becomes_of_heads_is_read() {
         via: "mesh".into(),
         upgrades: vec![upgrade("websocket", true), upgrade("connect", false)],
         proxy_100_continue: true,
-        keep_client_cert: true,
+        client_cert: ClientCert { mode: CertMode::AlwaysForwardOnly, ..ClientCert::default() },
         scheme: Some(RequestScheme::Https),
     };
     assert_eq!(http.edge, edge);
