@@ -177,6 +177,24 @@ const FATE: &str = "%REQ(:METHOD)% %PATH% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESP
     %BYTES_RECEIVED% %BYTES_SENT% %UPSTREAM_CLUSTER% %ROUTE_NAME% %UPSTREAM_REQUEST_ATTEMPT_COUNT%";
 
 #[test]
+fn istios_default_line_is_filled() {
+    let world = World::http(
+        &text(
+            "\"%UPSTREAM_TRANSPORT_FAILURE_REASON%\" %UPSTREAM_CLUSTER_RAW% %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS%",
+        ),
+        None,
+        SOON,
+    );
+    world.get("/");
+    let line = &world.lines(1)[0];
+    let here = format!("127.0.0.1:{}", world.port);
+    assert!(line.starts_with("\"-\" up 127.0.0.1:") && line.ends_with(&here), "{line}");
+    world.get("/dead");
+    let line = &world.lines(2)[1];
+    assert_eq!(line, &format!("\"delayed_connect_error:_Connection_refused\" dead - {here}"));
+}
+
+#[test]
 fn every_fate_of_a_request_is_one_line() {
     let world = World::http(&text(FATE), None, SOON);
     let post = "POST /p HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\nconnection: close\r\n\r\nabc";

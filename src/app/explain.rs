@@ -64,6 +64,11 @@ fn encoded(text: &str) -> String {
     out
 }
 
+/// A part of the answer; null where there is none.
+fn at<'j>(json: &'j Json, path: &str) -> &'j Json {
+    json.pointer(path).unwrap_or(&Json::Null)
+}
+
 /// The answer for people: one block per filter chain.
 fn text(answer: &Json) -> String {
     let mut out = String::new();
@@ -73,33 +78,34 @@ fn text(answer: &Json) -> String {
         other => other.to_string(),
     };
     let list = |value: &Json| value.as_array().cloned().unwrap_or_default();
-    for one in list(&answer["answers"]) {
-        let addresses: Vec<String> = list(&one["addresses"]).iter().map(word).collect();
+    for one in list(at(answer, "/answers")) {
+        let addresses: Vec<String> = list(at(&one, "/addresses")).iter().map(word).collect();
         // Writing into a string cannot fail.
-        let _ = writeln!(out, "listener {} ({})", word(&one["listener"]), addresses.join(", "));
-        if one["filter_chain"].as_str().is_some_and(|name| !name.is_empty()) {
-            let _ = writeln!(out, "  filter chain {}", word(&one["filter_chain"]));
+        let _ = writeln!(out, "listener {} ({})", word(at(&one, "/listener")), addresses.join(", "));
+        if at(&one, "/filter_chain").as_str().is_some_and(|name| !name.is_empty()) {
+            let _ = writeln!(out, "  filter chain {}", word(at(&one, "/filter_chain")));
         }
-        if !one["virtual_host"].is_null() {
-            let _ = writeln!(out, "  virtual host {}", word(&one["virtual_host"]));
+        if !at(&one, "/virtual_host").is_null() {
+            let _ = writeln!(out, "  virtual host {}", word(at(&one, "/virtual_host")));
         }
-        for route in list(&one["rejected"]) {
-            let (at, name, why) = (word(&route["index"]), word(&route["route"]), word(&route["why"]));
+        for route in list(at(&one, "/rejected")) {
+            let (at, name, why) =
+                (word(at(&route, "/index")), word(at(&route, "/route")), word(at(&route, "/why")));
             let _ = writeln!(out, "  route {at} {name}: no, {why}");
         }
-        if !one["route"].is_null() {
-            let (at, name) = (word(&one["route"]["index"]), word(&one["route"]["name"]));
+        if !at(&one, "/route").is_null() {
+            let (at, name) = (word(at(&one, "/route/index")), word(at(&one, "/route/name")));
             let _ = writeln!(out, "  route {at} {name}: yes");
         }
-        for (key, title) in [("cluster", "cluster"), ("location", "location")] {
-            if !one[key].is_null() {
-                let _ = writeln!(out, "  {title} {}", word(&one[key]));
+        for (path, title) in [("/cluster", "cluster"), ("/location", "location")] {
+            if !at(&one, path).is_null() {
+                let _ = writeln!(out, "  {title} {}", word(at(&one, path)));
             }
         }
-        for host in list(&one["hosts"]) {
-            let _ = writeln!(out, "    host {} {}", word(&host["address"]), word(&host["health"]));
+        for host in list(at(&one, "/hosts")) {
+            let _ = writeln!(out, "    host {} {}", word(at(&host, "/address")), word(at(&host, "/health")));
         }
-        let _ = writeln!(out, "  {}", word(&one["verdict"]));
+        let _ = writeln!(out, "  {}", word(at(&one, "/verdict")));
     }
     out
 }

@@ -20,6 +20,8 @@ pub struct Host {
     shown: Box<str>,
     health: Arc<HostState>,
     tls: Option<Arc<Client>>,
+    /// What the system said of the last connection that could not be made; 0: nothing.
+    pub connect_error: Cell<i32>,
     /// Requests of this worker in flight to it.
     pub active: Cell<u32>,
     /// Its counters on this worker.
@@ -53,6 +55,7 @@ impl Host {
             shown: named.into(),
             health,
             tls,
+            connect_error: Cell::new(0),
             active: Cell::new(0),
             rpc: pool::rpc::Pool::default(),
             http1: pool::http1::Pool::default(),

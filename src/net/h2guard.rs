@@ -18,6 +18,7 @@ use bytes::{Buf, Bytes};
 use frames::{Echo, Follower, PREFACE};
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -260,6 +261,13 @@ impl Out {
 
 /// See [`Wire::io`].
 pub struct WireIo(Rc<Wire>);
+
+impl Wire {
+    /// Our own address; asks the system.
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.io.borrow().local()
+    }
+}
 
 impl AsyncRead for WireIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

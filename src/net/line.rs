@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -143,6 +144,11 @@ impl Line {
     pub fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_flush(cx))?;
         Pin::new(&mut *self.io.borrow_mut()).poll_shutdown(cx)
+    }
+
+    /// Our own address; asks the system.
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.io.borrow().local()
     }
 
     /// Bytes received and sent so far.

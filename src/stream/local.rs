@@ -28,6 +28,7 @@ pub struct Local {
     /// Log lines that wait to be written.
     pub outlet: Outlet,
     /// Records of streams that are over, for later ones.
+    #[expect(clippy::vec_box, reason = "they are boxed where they are used, and come back so")]
     pub(super) records: RefCell<Vec<Box<Record>>>,
     /// What filters count.
     pub filters: filter::Workers,

@@ -121,13 +121,19 @@ pub(crate) async fn connect(
             Ok(io)
         }
         Some(Ok(Err(_refused))) => {
+            host.connect_error.set(0);
             failed();
             Err(Reason::ConnectFailed)
         }
         Some(Err(error)) => {
-            if matches!(error, BindError::Bind(_)) {
-                cluster.stats.bind_errors.inc();
-            }
+            let said = match error {
+                BindError::Bind(error) => {
+                    cluster.stats.bind_errors.inc();
+                    error
+                }
+                BindError::Connect(error) => error,
+            };
+            host.connect_error.set(said.raw_os_error().unwrap_or_default());
             failed();
             Err(Reason::ConnectFailed)
         }

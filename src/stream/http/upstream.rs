@@ -76,6 +76,7 @@ impl Exchange {
                 self.watched(acquired).await?
             }
         };
+        self.record.connected(|| lease.local());
         let mut request = Request::new(());
         *request.method_mut() = head.method.clone();
         *request.headers_mut() = head.headers.clone();

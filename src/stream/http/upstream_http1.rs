@@ -27,6 +27,7 @@ impl Exchange {
     ) -> Result<(Response<Source>, Way), Failure> {
         let lease = self.lease(attempt).await?;
         let reused = lease.is_reused();
+        self.record.connected(|| lease.local());
         let changed = self.changed(to, attempt, head);
         let head = changed.as_deref().unwrap_or(head);
         let upgrade = matches!(self.change, Some(Change::Upgrade | Change::Extended));

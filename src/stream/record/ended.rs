@@ -2,7 +2,7 @@
 
 use super::Record;
 use crate::cluster::{Cluster, Host};
-use crate::message::{Fact, Facts, Moment, Point};
+use crate::message::{Fact, Facts, Moment, Point, Reason};
 use crate::model::{Address, Block};
 use crate::net::PeerAddress;
 use crate::stream::Handle;
@@ -166,9 +166,23 @@ impl Ended<'_> {
             Fact::UpstreamLocalPort => port(self.record.upstream_local).put(out),
             Fact::UpstreamRemoteAddressWithoutPort => ip(self.upstream(), out),
             Fact::UpstreamRemotePort => port(self.upstream()).put(out),
+            Fact::UpstreamTransportFailureReason => self.connect_error(out),
             Fact::UpstreamRequestAttemptCount => u64::from(self.record.attempts).put(out),
             _ => return None,
         })
+    }
+
+    /// What the system said, as Envoy words it.
+    fn connect_error(&self, out: &mut Vec<u8>) -> bool {
+        let said = self.host.map_or(0, |host| host.connect_error.get());
+        if self.record.reason != Some(Reason::ConnectFailed) || said == 0 {
+            return false;
+        }
+        let text = std::io::Error::from_raw_os_error(said).to_string();
+        let text = text.split(" (os error").next().unwrap_or_default().replace(' ', "_");
+        out.extend_from_slice(b"delayed_connect_error:_");
+        out.extend_from_slice(text.as_bytes());
+        true
     }
 
     fn flags(&self, long: bool, out: &mut Vec<u8>) -> bool {

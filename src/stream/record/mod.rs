@@ -36,6 +36,9 @@ pub type Logs = Option<Rc<Arc<AccessLogs>>>;
 /// Rejected routes kept.
 const REJECTED: usize = 8;
 
+/// Gives the values of a header, by its name, one by one.
+type Values<'v> = &'v dyn Fn(&str, &mut dyn FnMut(&[u8]));
+
 /// A part of a record's text.
 type Span = Option<(u32, u32)>;
 
@@ -277,7 +280,7 @@ impl Record {
     }
 
     /// Copies what the logs want of a head; `value` gives the values of a header, of which the first counts.
-    fn capture(&mut self, block: Block, value: &dyn Fn(&str, &mut dyn FnMut(&[u8]))) {
+    fn capture(&mut self, block: Block, value: Values<'_>) {
         let Some(logs) = &self.logs else { return };
         let Some(spans) = self.wanted.get_mut(block as usize) else { return };
         spans.clear();
@@ -293,6 +296,19 @@ impl Record {
         self.route_at = Some(route);
         self.route = keep(&mut self.text, route.name().as_bytes());
         self.host = keep(&mut self.text, route.host().name.as_bytes());
+    }
+
+    /// A try has a connection, of which `local` tells our address.
+    pub fn connected(&mut self, local: impl FnOnce() -> Option<SocketAddr>) {
+        if self.logs.is_none() {
+            return;
+        }
+        self.upstream_begin.get_or_insert_with(Instant::now);
+        let asked =
+            [Fact::UpstreamLocalAddress, Fact::UpstreamLocalAddressWithoutPort, Fact::UpstreamLocalPort];
+        if asked.into_iter().any(|fact| self.asks(fact)) {
+            self.upstream_local = local();
+        }
     }
 
     /// An upstream has answered.

@@ -13,6 +13,7 @@ use crate::protocol::http1::{
 };
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, request};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -40,6 +41,11 @@ impl Lease {
     pub(super) fn new(link: Rc<Link>, idle: Duration) -> Self {
         let idle = link.served.get().then_some(idle);
         Lease { link: Some(link), idle }
+    }
+
+    /// Our own address of the connection; asks the system.
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.link.as_ref()?.line.local()
     }
 
     /// Whether the connection has carried a request before. If so, a request that fails with nothing sent

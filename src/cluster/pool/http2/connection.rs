@@ -53,6 +53,7 @@ impl Attempt {
             idle_since: Cell::new(Instant::now()),
             stats: stats.clone(),
             host: Rc::downgrade(&self.host),
+            local: wire.local(),
         });
         if !self.dial.is_retired() {
             self.host.http2.links.borrow_mut().push(link.clone());

@@ -8,6 +8,7 @@ use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
 use http::Request;
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use tokio::time::Instant;
 
@@ -22,6 +23,7 @@ pub struct Link {
     pub(super) idle_since: Cell<Instant>,
     pub(super) stats: Rc<Registration<ClusterStats>>,
     pub(super) host: Weak<Host>,
+    pub(super) local: Option<SocketAddr>,
 }
 
 /// One stream's place on a connection, given back when dropped.
@@ -53,6 +55,11 @@ impl Link {
 }
 
 impl Lease {
+    /// Our own address of the connection.
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.0.local
+    }
+
     /// Opens the stream. `end`: the request has no body.
     ///
     /// # Errors
