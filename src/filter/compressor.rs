@@ -34,15 +34,27 @@ const AFTER: usize = 3;
 const TOO_SMALL: usize = 4;
 const ETAG: usize = 5;
 
-/// What is compressed if nothing else is said.
+/// What is compressed if nothing else is said, as in Envoy.
 const TYPES: &[&[u8]] = &[
+    b"application/ecmascript",
+    b"application/grpc-web",
+    b"application/grpc-web+proto",
     b"application/javascript",
     b"application/json",
+    b"application/x-javascript",
+    b"application/x-json",
     b"application/xhtml+xml",
+    b"application/xml",
     b"image/svg+xml",
     b"text/css",
+    b"text/ecmascript",
     b"text/html",
+    b"text/javascript",
+    b"text/js",
+    b"text/jscript",
     b"text/plain",
+    b"text/x-javascript",
+    b"text/x-js",
     b"text/xml",
 ];
 
@@ -82,9 +94,6 @@ pub(super) fn on_response(
     bodies: &mut Pipeline,
 ) {
     let Some(rule) = &config.response else { return };
-    if response.ends {
-        return;
-    }
     let group = world.stats.own(visit.place, || {
         let direction = if config.directions_in_names { "response." } else { "" };
         let (library, word) = (&config.library, config.algorithm.word());
@@ -107,7 +116,7 @@ pub(super) fn on_response(
     if compressible {
         vary(headers);
     }
-    if !compressible || !is_chosen(visit, config, headers) {
+    if !compressible || response.ends || !is_chosen(visit, config, headers) {
         return group.inc(NOT_COMPRESSED);
     }
     group.inc(COMPRESSED);
@@ -183,7 +192,7 @@ fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 fn vary(headers: &mut dyn Headers) {
     match headers.value("vary").map(Cow::into_owned) {
         None => headers.set("vary", b"Accept-Encoding"),
-        Some(held) if tokens(&held).any(|t| t.eq_ignore_ascii_case(b"accept-encoding") || t == b"*") => {}
+        Some(held) if tokens(&held).any(|t| t.eq_ignore_ascii_case(b"accept-encoding")) => {}
         Some(held) => headers.set("vary", &[&held, &b", Accept-Encoding"[..]].concat()),
     }
 }

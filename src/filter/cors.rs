@@ -65,7 +65,7 @@ pub(super) fn on_request(name: &str, place: usize, held: &mut Held, ctx: &mut Co
         group.inc(1);
         let forwards = policies.first(|policy| policy.forward_not_matching).unwrap_or(true);
         if preflight && !forwards && enabled {
-            return Verdict::Reply(Box::new(Reply::bare(200, "cors_response")));
+            return Verdict::Reply(Box::new(answer(&policies, None, ctx)));
         }
         return Verdict::Continue;
     }
@@ -77,9 +77,14 @@ pub(super) fn on_request(name: &str, place: usize, held: &mut Held, ctx: &mut Co
         *held = Held::Cors(State(origin));
         return Verdict::Continue;
     }
+    Verdict::Reply(Box::new(answer(&policies, Some(origin), ctx)))
+}
+
+/// The answer to a preflight; only a good origin is told that it may.
+fn answer(policies: &Policies<'_>, origin: Option<Vec<u8>>, ctx: &Context<'_>) -> Reply {
     let mut reply = Reply::bare(200, "cors_response");
     let headers = &mut reply.headers;
-    headers.push(("access-control-allow-origin", origin));
+    headers.extend(origin.map(|origin| ("access-control-allow-origin", origin)));
     if policies.credentials() {
         headers.push(("access-control-allow-credentials", b"true".to_vec()));
     }
@@ -96,7 +101,7 @@ pub(super) fn on_request(name: &str, place: usize, held: &mut Held, ctx: &mut Co
     {
         headers.push(("access-control-allow-private-network", b"true".to_vec()));
     }
-    Verdict::Reply(Box::new(reply))
+    reply
 }
 
 pub(super) fn on_response(name: &str, held: &Held, response: &mut Outgoing<'_>, world: &World<'_>) {

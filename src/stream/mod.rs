@@ -4,6 +4,7 @@
 //! [`Local`], a connection's [`Handle`], planning and retrying ([`exchange`]), and one RPC call whatever its
 //! client spoke ([`call`]). Takes in accepted connections; gives them back to the listener when they end.
 
+mod around;
 mod call;
 pub mod exchange;
 mod facts;

@@ -5,6 +5,7 @@
 //! together when the connection gets its turn.
 
 mod direct;
+mod filtered;
 mod request;
 
 use super::{Bound, Drain, Handle, Local, Record};

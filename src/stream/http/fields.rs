@@ -131,21 +131,3 @@ impl Request for Changing<'_> {
         self
     }
 }
-
-/// Where a request's head is not kept.
-pub(super) struct NoHead;
-
-impl Head for NoHead {
-    fn authority(&self) -> Option<&[u8]> {
-        None
-    }
-    fn path_and_query(&self) -> Option<&[u8]> {
-        None
-    }
-    fn method(&self) -> Option<&[u8]> {
-        None
-    }
-    fn header(&self, _: &str) -> Option<Cow<'_, [u8]>> {
-        None
-    }
-}

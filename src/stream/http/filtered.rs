@@ -3,38 +3,23 @@
 use super::Settings;
 use super::bodies::{Filtered, Held, hold, through};
 use super::exchange::{Answer, Exchange};
-use super::fields::{Changing, Fields, NoHead};
+use super::fields::{Changing, Fields};
 use super::head::RequestHead;
 use super::reply::Style;
 use super::source::Source;
-use crate::filter::{Chain, Outgoing, Peer, Reply, Step, Stream, World};
+use crate::filter::{Chain, Outgoing, Reply, Step, Stream};
 use crate::message::{Failure, Flags, Head, Reason};
-use crate::model::ClusterId;
-use crate::net::{PeerAddress, Unfinished};
-use crate::router::{Choice, RouteSpec};
+use crate::net::Unfinished;
 use crate::snapshot::View;
+use crate::stream::Local;
+use crate::stream::around::{Around, NoHead, Picked};
 use crate::stream::exchange::{Plan, Unplanned};
-use crate::stream::facts::StreamFacts;
-use crate::stream::{Handle, Local};
 use http::header::{CONTENT_LENGTH, EXPECT};
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, request};
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::time::Instant;
-
-/// What stays the same around one request.
-struct Around<'a> {
-    local: Rc<Local>,
-    handle: Rc<Handle>,
-    view: &'a View,
-    route: Option<&'a RouteSpec>,
-    share: Option<&'a Choice>,
-    cluster: Option<(String, String)>,
-    peer: Peer<'a>,
-    begin: Instant,
-    protocol: &'static str,
-}
 
 impl Exchange {
     /// As [`go`](Exchange::go), with the filters before and behind it.
@@ -48,10 +33,11 @@ impl Exchange {
         mut body: Source,
         begin: Instant,
     ) -> Result<Answer, Failure> {
-        let handle = self.down.handle.clone();
-        let principals = handle.principals();
-        let around = self.around(&planned, view, &head, begin, (&handle, principals.as_deref()));
-        let mut stream = chain.begin(around.route, around.share);
+        let (local, handle) = (self.down.local.clone(), self.down.handle.clone());
+        let protocol = super::head::protocol(head.version);
+        let picked = Picked::of(&planned);
+        let around = Around::new(&local, &handle, view, picked, self.caller.ip, begin, protocol);
+        let mut stream = chain.begin(around.route(), around.share());
         let passed = self.pass(chain, &mut stream, &around, &mut head, &mut body).await;
         // Filters may have made it another kind of call.
         let style = Style::of(&head, settings.rpc);
@@ -63,10 +49,16 @@ impl Exchange {
                 if !stream.metadata.is_empty() {
                     self.record.metadata = stream.metadata.clone();
                 }
+                let mut criteria = Vec::new();
+                around.criteria(&stream.metadata, &mut criteria);
+                let mut planned = planned;
+                if let (Ok(Plan::Forward(to)), false) = (&mut planned, criteria.is_empty()) {
+                    to.wish.get_or_insert_default().context.criteria = &criteria;
+                }
                 self.go(planned, settings, style, head, body, begin).await
             }
             Ok(Some(reply)) => {
-                around.route.into_iter().for_each(|route| self.record.route(route));
+                around.route().into_iter().for_each(|route| self.record.route(route));
                 Ok(self.reply(style, *reply))
             }
             Err(failure) => Err(failure),
@@ -95,35 +87,6 @@ impl Exchange {
         Ok(answer)
     }
 
-    fn around<'a>(
-        &self,
-        planned: &Result<Plan<'a>, Unplanned<'a>>,
-        view: &'a View,
-        head: &request::Parts,
-        begin: Instant,
-        (connection, principals): (&'a Handle, Option<&'a [String]>),
-    ) -> Around<'a> {
-        let (route, share, cluster) = match planned {
-            Ok(Plan::Forward(to)) => {
-                let model = to.cluster.state();
-                let stat = model.spec.model.alt_stat_name.clone();
-                let name = to.cluster.name.to_string();
-                (Some(to.route), to.share, Some((name.clone(), stat.unwrap_or(name))))
-            }
-            Ok(Plan::Direct(route, _) | Plan::Redirect(route, _)) => (Some(*route), None, None),
-            Err(unplanned) => (unplanned.route, None, None),
-        };
-        let handle = self.down.handle.clone();
-        let direct = match handle.peer {
-            PeerAddress::Ip(address) => Some(address),
-            PeerAddress::Unix => None,
-        };
-        let server_name = connection.server_name();
-        let peer = Peer { direct, remote: self.caller.ip, local: handle.local, server_name, principals };
-        let protocol = super::head::protocol(head.version);
-        Around { local: self.down.local.clone(), handle, view, route, share, cluster, peer, begin, protocol }
-    }
-
     /// Through all filters; an answer if one of them has it.
     async fn pass(
         &mut self,
@@ -142,7 +105,7 @@ impl Exchange {
                 Step::Done => break,
                 Step::Reply(reply) => return Ok(Some(reply)),
                 Step::Wait(time) => {
-                    let wait = around.local.env.wheel.sleep(time);
+                    let wait = self.down.local.env.wheel.sleep(time);
                     self.watched(async {
                         wait.await;
                         Ok(())
@@ -150,7 +113,13 @@ impl Exchange {
                     .await?;
                 }
                 Step::Hold(most) => {
-                    let held = self.held(body, head, most, &around.local).await?;
+                    let held = match self.held(body, head, most, &self.down.local.clone()).await {
+                        Err(Failure { reason: reason @ Reason::TooLarge, .. }) => {
+                            let reply = Reply::text(reason, 413, "Payload Too Large", reason.details());
+                            return Ok(Some(Box::new(reply)));
+                        }
+                        held => held?,
+                    };
                     buffered = Some(held.len());
                     *body = Source::Held(held);
                 }
@@ -159,7 +128,7 @@ impl Exchange {
         let pipeline = std::mem::take(&mut stream.request_body);
         if !pipeline.is_empty() && self.change.is_none() && !body.is_end_stream() {
             let inner = std::mem::replace(body, Source::Held(Held::default()));
-            *body = Source::Filtered(Box::new(Filtered::new(inner, pipeline, &around.local.env.wheel)));
+            *body = Source::Filtered(Box::new(Filtered::new(inner, pipeline, &self.down.local.env.wheel)));
         }
         Ok(None)
     }
@@ -231,7 +200,7 @@ impl Exchange {
         if pipeline.is_empty() || self.switched || ends {
             return;
         }
-        let wheel = &around.local.env.wheel;
+        let wheel = &self.down.local.env.wheel;
         if let Some(flow) = answer.relayed_body() {
             return flow.filter(pipeline, wheel);
         }
@@ -245,42 +214,5 @@ impl Exchange {
                 *answer = Answer::whole(response, whole);
             }
         }
-    }
-}
-
-impl Around<'_> {
-    /// Does `work` with everything a filter may ask.
-    fn with<T>(&self, chain: &Arc<Chain>, work: &mut dyn FnMut(World<'_>) -> T) -> T {
-        let stats = self.local.filters.of(chain);
-        let facts = StreamFacts {
-            protocol: self.protocol,
-            request: &NoHead,
-            begin: self.begin,
-            handle: Some(&self.handle),
-            route: self.route,
-            attempt: None,
-            response: None,
-            metadata: None,
-        };
-        let hosts = |name: &str| self.hosts(name);
-        work(World {
-            random: &self.local.env.random,
-            stats: &stats,
-            peer: &self.peer,
-            route: self.route,
-            share: self.share,
-            cluster: self.cluster.as_ref().map(|(name, stat)| (name.as_str(), stat.as_str())),
-            facts: &facts,
-            hosts: &hosts,
-            failing: crate::telemetry::is_failing_checks(),
-        })
-    }
-
-    fn hosts(&self, name: &str) -> Option<(usize, usize)> {
-        let id: ClusterId = self.view.cluster_id(name.as_bytes())?;
-        let state = self.local.cluster(id, self.view).ok()?.state();
-        let good = |health| matches!(health, crate::model::Health::Healthy | crate::model::Health::Degraded);
-        let healthy = state.hosts().filter(|host| good(host.health().health(crate::model::Health::Healthy)));
-        Some((healthy.count(), state.hosts().count()))
     }
 }

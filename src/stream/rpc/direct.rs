@@ -69,7 +69,7 @@ impl Way {
         ticket: &mut Ticket,
     ) -> Result<Way, Option<First>> {
         let FilterSpec::Rpc { config, routes } = &course.bound.chain.filter else { return Err(None) };
-        if config.upstream == Some(Protocol::Http2) {
+        if config.upstream == Some(Protocol::Http2) || course.bound.chain.filters.is_some() {
             return Err(None);
         }
         let plan = exchange::plan_drawn(

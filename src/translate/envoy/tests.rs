@@ -5,6 +5,7 @@ use crate::model::*;
 use crate::proto::json::decode_json;
 
 mod clusters;
+mod http_filters;
 mod listeners;
 mod routes;
 mod tables;

@@ -3,7 +3,7 @@
 use super::read::{Context, Object, brief};
 use super::route::{self, Routers};
 use crate::model::{
-    AccessLogs, Criteria, NetworkFilter, Protocol, RouteConfig, RouteSource, RpcProxy, TcpProxy,
+    AccessLogs, Criteria, HttpFilter, NetworkFilter, Protocol, RouteConfig, RouteSource, RpcProxy, TcpProxy,
     WeightedCluster,
 };
 use std::sync::Arc;
@@ -14,6 +14,8 @@ pub(super) struct ChainInfo<'a> {
     pub listener: &'a str,
     pub idle_timeout: Option<Duration>,
     pub logs: Arc<AccessLogs>,
+    /// Its stream filters.
+    pub filters: Vec<HttpFilter>,
 }
 
 pub(super) fn proxy(
@@ -79,7 +81,7 @@ pub(super) fn proxy(
         drain_goaway: bolt.goaway,
         max_frame: bolt.max_frame.unwrap_or(RpcProxy::MAX_FRAME),
         access_log: info.logs.clone(),
-        filters: Vec::new(),
+        filters: info.filters.clone(),
         application_errors: bolt.application_errors,
     }))
 }

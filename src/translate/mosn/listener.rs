@@ -4,6 +4,7 @@ use super::access_log;
 use super::filter::{self, ChainInfo};
 use super::read::{Context, Object, brief};
 use super::route::Routers;
+use super::stream_filter;
 use crate::model::{Address, ChainMatch, Direction, FilterChain, Inspectors, Listener, NetworkFilter};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -104,7 +105,7 @@ fn one(
     let idle = listener.duration(ctx, "connection_idle_timeout").unwrap_or(Duration::from_secs(90));
     let buffer = listener.number(ctx, "per_conn_buffer_limit_bytes").filter(|limit| *limit > 0);
     original_destination(ctx, &mut listener);
-    stream_filters(ctx, &mut listener);
+    let filters_of_streams = stream_filter::stream_filters(ctx, &mut listener);
     if listener.flag(ctx, "inspector") == Some(true) {
         ctx.warn(&listener.at("inspector"), true, "has a meaning with TLS only, which comes later");
     }
@@ -112,7 +113,12 @@ fn one(
     listener.no_effect(ctx, "log_path", "MOSN has dropped it as well: use servers[0].default_log_path");
     listener.no_effect(ctx, "log_level", "MOSN has dropped it as well: use servers[0].default_log_level");
     listener.skip(ctx, &["reuseport", "default_read_buffer_size"]);
-    let info = ChainInfo { listener: &name, idle_timeout: (!idle.is_zero()).then_some(idle), logs };
+    let info = ChainInfo {
+        listener: &name,
+        idle_timeout: (!idle.is_zero()).then_some(idle),
+        logs,
+        filters: filters_of_streams,
+    };
     let filter = terminal(ctx, &listener.at("filter_chains[0].filters"), filters, &info, routers);
     listener.finish(ctx);
     let chain = FilterChain {
@@ -213,37 +219,6 @@ fn original_destination(ctx: &mut Context<'_>, listener: &mut Object<'_>) {
             other => {
                 ctx.warn(&filter.at("type"), other.unwrap_or_default(), "unknown listener filter, skipped")
             }
-        }
-    }
-}
-
-/// Filters whose absence opens a door or changes what is sent.
-const NEEDED: &[&str] = &[
-    "ip_access",
-    "jwt_authn",
-    "rbac",
-    "flowControlFilter",
-    "payload_limit",
-    "transcoder",
-    "proxywasm",
-    "header_to_metadata",
-    "mixer",
-    "fault",
-    "mirror",
-    "dsl",
-];
-
-fn stream_filters(ctx: &mut Context<'_>, listener: &mut Object<'_>) {
-    for mut filter in listener.objects(ctx, "stream_filters") {
-        let kind = filter.text(ctx, "type").unwrap_or_default();
-        let plugin = filter.value(ctx, "go_plugin_config").is_some();
-        let path = filter.at("type");
-        if plugin {
-            ctx.error(&path, kind, "Go plugins are not supported");
-        } else if NEEDED.contains(&kind) {
-            ctx.error(&path, kind, "this stream filter comes later, and traffic would differ without it");
-        } else {
-            ctx.warn(&path, kind, "unknown or not built stream filter, skipped");
         }
     }
 }

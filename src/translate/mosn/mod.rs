@@ -15,6 +15,7 @@ mod headers;
 mod listener;
 mod read;
 mod route;
+mod stream_filter;
 
 pub use super::fault::{Finding, Severity, join};
 pub use read::ReadFolder;

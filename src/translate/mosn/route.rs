@@ -3,6 +3,7 @@
 use super::action;
 use super::headers;
 use super::read::{Context, Object};
+use super::stream_filter::per_filter;
 use crate::model::{HeaderMatch, PathMatch, Regex, Route, RouteConfig, RouteMatch, VirtualHost};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -95,14 +96,22 @@ fn virtual_host(ctx: &mut Context<'_>, mut host: Object<'_>) -> VirtualHost {
     let (request_headers, response_headers) = headers::edits(ctx, &mut host);
     let routes = host.objects(ctx, "routers");
     let routes = routes.into_iter().filter_map(|route| one_route(ctx, route).map(Arc::new)).collect();
-    host.no_effect(ctx, "per_filter_config", "stream filters come later");
+    let filters = per_filter(ctx, &mut host);
     match host.text(ctx, "require_tls") {
         None | Some("" | "NONE") => {}
         Some(other) => ctx.warn(&host.at("require_tls"), other, "has no effect, in MOSN neither"),
     }
     host.skip(ctx, &["virtual_clusters"]);
     host.finish(ctx);
-    VirtualHost { name, domains, routes, request_headers, response_headers, ..VirtualHost::default() }
+    VirtualHost {
+        name,
+        domains,
+        routes,
+        request_headers,
+        response_headers,
+        filters,
+        ..VirtualHost::default()
+    }
 }
 
 /// MOSN's forms in Envoy's spelling: `host:*` and `*:8080` mean the same there.
@@ -134,14 +143,14 @@ fn one_route(ctx: &mut Context<'_>, mut route: Object<'_>) -> Option<Route> {
     };
     let name = route.text(ctx, "name").unwrap_or_default().to_owned();
     let action = action::action(ctx, &mut route);
-    route.no_effect(ctx, "per_filter_config", "stream filters come later");
+    let filters = per_filter(ctx, &mut route);
     route.no_effect(ctx, "request_mirror_policies", "mirroring comes later");
     route.skip(ctx, &["metadata", "decorator"]);
     let levels = action.as_ref().map(|made| (made.request_headers.clone(), made.response_headers.clone()));
     route.finish(ctx);
     let (request_headers, response_headers) = levels?;
     let route = Route::new(&name, matcher?, action?.action);
-    Some(Route { request_headers, response_headers, ..route })
+    Some(Route { request_headers, response_headers, filters, ..route })
 }
 
 /// One kind of rule, by MOSN's precedence.

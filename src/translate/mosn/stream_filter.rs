@@ -3,8 +3,9 @@
 use super::headers;
 use super::read::{Context, Object, brief};
 use crate::model::{
-    AbortWith, Algorithm, Cidr, Compression, Compressor, Fault, FaultAbort, FaultDelay, FilterConfig, FilterRule,
-    Fraction, HeaderRule, HeaderToMetadata, HttpFilter, IpAccess, MetadataValue, RouteFilter, RouteFilters, RuleSource,
+    AbortWith, Algorithm, Cidr, Compression, Compressor, Fault, FaultAbort, FaultDelay, FilterConfig,
+    FilterRule, Fraction, HeaderRule, HeaderToMetadata, HttpFilter, IpAccess, MetadataValue, RouteFilter,
+    RouteFilters, RuleSource,
 };
 use std::net::IpAddr;
 
@@ -42,7 +43,11 @@ pub(super) fn stream_filters(ctx: &mut Context<'_>, listener: &mut Object<'_>) -
             "header_to_metadata" => with(ctx, config, &filter, header_to_metadata),
             "gzip" => with(ctx, config, &filter, gzip),
             _ if NEEDED.contains(&kind.as_str()) => {
-                ctx.error(&path, &kind, "this stream filter comes later, and traffic would differ without it");
+                ctx.error(
+                    &path,
+                    &kind,
+                    "this stream filter comes later, and traffic would differ without it",
+                );
                 None
             }
             _ => {
@@ -50,7 +55,11 @@ pub(super) fn stream_filters(ctx: &mut Context<'_>, listener: &mut Object<'_>) -
                 None
             }
         };
-        read.extend(known.map(|config| HttpFilter { name: kind, disabled: false, rule: FilterRule::new(config) }));
+        read.extend(known.map(|config| HttpFilter {
+            name: kind,
+            disabled: false,
+            rule: FilterRule::new(config),
+        }));
     }
     // Before the route is known; the order within each half is the configured one.
     read.sort_by_key(|filter| !matches!(filter.rule.config, FilterConfig::IpAccess(_)));

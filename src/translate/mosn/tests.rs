@@ -335,8 +335,14 @@ fn findings_name_their_field() {
         (
             "/servers/0/listeners/0",
             "stream_filters",
-            json!([{"type": "ip_access"}]),
-            "E servers[0].listeners[0].stream_filters[0].type: ip_access:",
+            json!([{"type": "jwt_authn"}]),
+            "E servers[0].listeners[0].stream_filters[0].type: jwt_authn:",
+        ),
+        (
+            "/servers/0/listeners/0",
+            "stream_filters",
+            json!([{"type": "ip_access", "config": {"default_action": "some"}}]),
+            "E servers[0].listeners[0].stream_filters[0].config.default_action: some:",
         ),
         (
             "/servers/0/listeners/0",

@@ -24,7 +24,7 @@ fn with(extra: Json) -> Json {
     listener
 }
 
-fn manager(extra: Json) -> Json {
+pub fn manager(extra: Json) -> Json {
     let mut config = json!({"@type": HCM, "stat_prefix": "h",
         "rds": {"route_config_name": "r", "config_source": {"ads": {}}},
         "http_filters": [{"name": "x", "typed_config": {"@type": ROUTER}}]});

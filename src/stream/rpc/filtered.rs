@@ -1,0 +1,135 @@
+//! Calls through the filters of their listener. Filters act on requests; answers come back as they are.
+
+use super::Downstream;
+use super::request::{Course, Ticket, status_of_http};
+use crate::filter::{Chain, Reply, Step};
+use crate::message::{Failure, Head, Headers, Request};
+use crate::protocol::bolt::{self, Status};
+use crate::protocol::rpc::{Frame, HeaderEdit};
+use crate::stream::around::{Around, Picked};
+use crate::stream::exchange::{Plan, Unplanned};
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// What becomes of a call.
+pub(super) enum Passed {
+    /// It goes on.
+    On,
+    /// A filter has answered it; nobody waits for the answer to a one-way call.
+    Answered(Option<Frame>),
+}
+
+/// The headers of a call. Each change writes the block anew.
+struct Changing<'a>(&'a mut Frame);
+
+impl Changing<'_> {
+    /// A block that would be too long stays as it is.
+    fn edit(&mut self, edit: HeaderEdit<'_>) {
+        if let Ok(edited) = self.0.edit_headers([edit]) {
+            *self.0 = edited;
+        }
+    }
+}
+
+impl Head for Changing<'_> {
+    fn authority(&self) -> Option<&[u8]> {
+        None
+    }
+    fn path_and_query(&self) -> Option<&[u8]> {
+        None
+    }
+    fn method(&self) -> Option<&[u8]> {
+        None
+    }
+    fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        Head::header(&*self.0, name)
+    }
+}
+
+impl Headers for Changing<'_> {
+    fn value(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        Head::header(&*self.0, name)
+    }
+
+    fn each(&self, each: &mut dyn FnMut(&str, &[u8])) {
+        for (name, value) in self.0.headers() {
+            let name = name.and_then(|name| std::str::from_utf8(name).ok());
+            name.into_iter().for_each(|name| each(name, value.unwrap_or_default()));
+        }
+    }
+
+    fn set(&mut self, name: &str, value: &[u8]) {
+        self.edit(HeaderEdit::Set(name.as_bytes(), value));
+    }
+
+    fn append(&mut self, name: &str, value: &[u8]) {
+        self.edit(HeaderEdit::Append(name.as_bytes(), value));
+    }
+
+    fn remove(&mut self, name: &str) -> bool {
+        let there = Head::header(&*self.0, name).is_some();
+        if there {
+            self.edit(HeaderEdit::Remove(name.as_bytes()));
+        }
+        there
+    }
+}
+
+impl Request for Changing<'_> {
+    fn head(&self) -> &dyn Head {
+        self
+    }
+}
+
+/// Through all filters of `chain`. What load balancers are to be told is appended to `criteria`.
+pub(super) async fn pass(
+    chain: &Arc<Chain>,
+    planned: &Result<Plan<'_>, Unplanned<'_>>,
+    frame: &mut Frame,
+    (down, course): (&Downstream, &Course),
+    ticket: &mut Ticket,
+    criteria: &mut Vec<(Box<str>, Box<str>)>,
+) -> Result<Passed, Failure> {
+    let picked = Picked::of(planned);
+    let remote = exchange_peer(down);
+    let around = Around::new(&down.local, &down.handle, &course.view, picked, remote, ticket.begin, "bolt");
+    let mut stream = chain.begin(around.route(), around.share());
+    let mut buffered = None;
+    loop {
+        let length = frame.content().len();
+        let step = around.with(chain, &mut |world| {
+            chain.request(&mut stream, &mut Changing(frame), world, length == 0, buffered)
+        });
+        match step {
+            Step::Done => break,
+            Step::Wait(time) => down.local.env.wheel.sleep(time).await,
+            // A frame is always whole.
+            Step::Hold(most) if length > most => {
+                return Err(Failure::before(crate::message::Reason::TooLarge));
+            }
+            Step::Hold(_) => buffered = Some(length),
+            Step::Reply(reply) => {
+                around.route().into_iter().for_each(|route| ticket.route(route));
+                return answered(down, *reply, ticket).map(Passed::Answered);
+            }
+        }
+    }
+    around.criteria(&stream.metadata, criteria);
+    Ok(Passed::On)
+}
+
+fn exchange_peer(down: &Downstream) -> Option<std::net::IpAddr> {
+    crate::stream::exchange::Caller::of(&down.handle).ip
+}
+
+fn answered(down: &Downstream, reply: Reply, ticket: &mut Ticket) -> Result<Option<Frame>, Failure> {
+    if let Some(reason) = reply.reason {
+        ticket.refused(down, reason);
+    }
+    if ticket.oneway {
+        return Ok(None);
+    }
+    let status = if reply.status < 400 { Status::Success } else { status_of_http(reply.status) };
+    let frame = bolt::response(ticket.id, status, b"", [], &reply.body[..]);
+    frame.map(Some).map_err(|_| Failure::before(crate::message::Reason::TooLarge))
+}

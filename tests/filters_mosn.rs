@@ -1,0 +1,93 @@
+//! MOSN's stream filters on bolt listeners, from a configuration file.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use mizzen::protocol::bolt::Status;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use support::bolt::{Peer, call};
+use support::process::{Dir, Program};
+use support::proxy::{free_port, wait_listening};
+use support::traffic::{bolt_server, server_of};
+
+mod support;
+
+struct World {
+    _program: Program,
+    _dir: Dir,
+    port: u16,
+}
+
+/// A bolt listener with these filters; calls that say so go to the second route.
+async fn start(filters: Value, second: Value) -> World {
+    let (one, two) = (bolt_server("one").await, bolt_server("two").await);
+    let (port, admin, dir) = (free_port(), free_port(), Dir::new());
+    let service = |value: &str| json!({"headers": [{"name": "service", "value": value}]});
+    let hosts = json!([
+        {"address": one.to_string(), "metadata": {"filter_metadata": {"mosn.lb": {"version": "1"}}}},
+        {"address": two.to_string(), "metadata": {"filter_metadata": {"mosn.lb": {"version": "2"}}}}]);
+    let config = json!({
+        "servers": [{"default_log_path": "stdout", "listeners": [{
+            "name": "l", "address": format!("127.0.0.1:{port}"), "bind_port": true, "stream_filters": filters,
+            "filter_chains": [{"filters": [{"type": "proxy", "config": {
+                "downstream_protocol": "bolt", "upstream_protocol": "bolt",
+                "virtual_hosts": [{"name": "v", "domains": ["*"], "routers": [
+                    {"match": service("special"), "route": {"cluster_name": "c"}, "per_filter_config": second},
+                    {"match": service(".*"), "route": {"cluster_name": "c"}}]}]}}]}]}]}],
+        "cluster_manager": {"clusters": [{"name": "c", "type": "SIMPLE", "lb_type": "LB_ROUNDROBIN", "hosts": hosts,
+            "lb_subset_config": {"fall_back_policy": 1, "subset_selectors": [["version"]]}}]},
+        "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": admin}}}});
+    let program = Program::start(&dir.write("mosn.json", &config), &[], None);
+    wait_listening(([127, 0, 0, 1], port).into()).await;
+    World { _program: program, _dir: dir, port }
+}
+
+const OK: u16 = 0;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_meet_faults_and_routes_have_their_own() {
+    let abort = json!({"abort": {"status": 503, "percentage": 100}});
+    let delay = json!({"fault": {"delay": {"fixed_delay": "200ms", "percentage": 100}}});
+    let world = start(json!([{"type": "fault", "config": abort}]), delay).await;
+    let mut peer = Peer::connect(world.port).await;
+    let busy = Status::ServerThreadpoolBusy.code();
+    assert_eq!(peer.ask(&call(7, 5000, &[], b"x")).await, (7, busy));
+    let begin = Instant::now();
+    let special = support::bolt::call_to("special", 8, 5000, &[], b"x");
+    assert_eq!(peer.ask(&special).await, (8, OK));
+    assert!(begin.elapsed() >= Duration::from_millis(190), "not delayed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn addresses_are_admitted_by_lists() {
+    let lists = |action: &str| {
+        json!([{"type": "ip_access", "config": {"default_action": "allow",
+            "ips": [{"action": action, "addrs": ["127.0.0.0/8", "10.1.1.1"]}]}}])
+    };
+    let refused = Status::ServerException.code();
+    for (action, status) in [("allow", OK), ("deny", refused)] {
+        let world = start(lists(action), json!({})).await;
+        let mut peer = Peer::connect(world.port).await;
+        assert_eq!(peer.ask(&call(1, 5000, &[], b"x")).await, (1, status), "{action}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn headers_choose_the_subset() {
+    let rules = json!([{"type": "header_to_metadata", "config": {"request_rules": [
+        {"header": "x-version", "on_header_present": {"key": "version"}, "remove": true}]}}]);
+    let world = start(rules, json!({})).await;
+    let mut peer = Peer::connect(world.port).await;
+    for id in 0..6 {
+        for (version, name) in [("1", "one"), ("2", "two")] {
+            peer.send(&call(id, 5000, &[("x-version", version)], b"x")).await;
+            assert_eq!(server_of(&peer.next().await.unwrap()), name);
+        }
+    }
+}
