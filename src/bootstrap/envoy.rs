@@ -7,7 +7,6 @@ use crate::proto::envoy::config::bootstrap::v3::Bootstrap as Message;
 use crate::proto::envoy::config::bootstrap::v3::runtime_layer::LayerSpecifier;
 use crate::proto::envoy::config::core::v3::{self as core, Node, address, socket_address};
 use crate::proto::json::decode_json_lenient;
-use crate::proto::message_name;
 use crate::telemetry::StatsConfig;
 use crate::translate::envoy as translate;
 use crate::translate::locate::locate;
@@ -137,8 +136,7 @@ fn static_resources(map: &Map<String, Value>, mixed: bool, made: &mut Made, find
                 }
                 "listeners" => {
                     for (path, listener) in items.iter().enumerate().map(|(i, l)| (format!("{at}[{i}]"), l)) {
-                        let mut listener = named(listener);
-                        harmless(&mut listener);
+                        let listener = named(listener);
                         let model = resource(LISTENER, &listener, &path, translate::listener, made, findings);
                         made.listeners.extend(model);
                     }
@@ -166,36 +164,6 @@ fn named(listener: &Value) -> Value {
         listener.as_object_mut().map(|map| map.insert("name".to_owned(), name.into()));
     }
     listener
-}
-
-/// HTTP filters that may be left out of a static listener: a client that accepts compressed answers takes plain
-/// ones as well. Istio's bootstrap has them on its metrics port, and a sidecar that refused it would not start.
-const HARMLESS: [&str; 1] = ["envoy.extensions.filters.http.compressor.v3.Compressor"];
-
-/// Marks those filters as optional, in either spelling of the keys.
-fn harmless(json: &mut Value) {
-    match json {
-        Value::Array(items) => items.iter_mut().for_each(harmless),
-        Value::Object(map) => {
-            for (key, value) in map.iter_mut() {
-                let Some(filters) =
-                    value.as_array_mut().filter(|_| key == "http_filters" || key == "httpFilters")
-                else {
-                    harmless(value);
-                    continue;
-                };
-                for filter in filters.iter_mut().filter_map(Value::as_object_mut) {
-                    let config = filter.get("typed_config").or(filter.get("typedConfig"));
-                    let kind = config.and_then(|config| config.get("@type")).and_then(Value::as_str);
-                    if kind.is_some_and(|kind| HARMLESS.contains(&message_name(kind))) {
-                        filter.remove("isOptional");
-                        filter.insert("is_optional".to_owned(), true.into());
-                    }
-                }
-            }
-        }
-        _ => {}
-    }
 }
 
 fn resource<T>(

@@ -322,25 +322,29 @@ fn the_samples_load() {
     }
 }
 #[test]
-fn a_static_listener_may_ask_for_compression_and_not_for_other_filters() {
+fn a_static_listener_may_ask_for_compression_and_not_for_filters_that_are_not_there() {
     let dir = Dir::new();
-    let read = |kind: &str| {
+    let read = |kind: &str, mut config: Value| {
+        config["@type"] = format!("type.googleapis.com/envoy.extensions.filters.http.{kind}").into();
         let document = serde_json::json!({"static_resources": {"listeners": [{
             "name": "m", "address": {"socket_address": {"address": "0.0.0.0", "port_value": 15090}},
             "filter_chains": [{"filters": [{"name": "hcm", "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
                 "stat_prefix": "stats", "route_config": {"virtual_hosts": []},
                 "http_filters": [
-                    {"name": "x", "typed_config": {"@type": format!("type.googleapis.com/envoy.extensions.filters.http.{kind}"), "a": {}}},
+                    {"name": "x", "typed_config": config},
                     {"name": "router", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}},
                 ]}}]}],
         }]}});
         load(&dir.write("h.json", &document.to_string()), None)
     };
-    let made = read("compressor.v3.Compressor").unwrap();
-    assert!(made.listeners.len() == 1 && made.warnings.iter().any(|w| w.value.ends_with("Compressor")));
+    let library = "type.googleapis.com/envoy.extensions.compression.gzip.compressor.v3.Gzip";
+    let library = serde_json::json!({"name": "g", "typed_config": {"@type": library}});
+    let made = read("compressor.v3.Compressor", serde_json::json!({"compressor_library": library})).unwrap();
+    assert_eq!((made.listeners.len(), made.warnings.len()), (1, 0), "{:?}", made.warnings);
     assert!(
-        errors(read("rbac.v3.RBAC"))[0].contains("static_resources.listeners[0].filter_chains[0].filters[0]")
+        errors(read("jwt_authn.v3.JwtAuthentication", serde_json::json!({})))[0]
+            .contains("static_resources.listeners[0].filter_chains[0].filters[0]")
     );
 }
 
