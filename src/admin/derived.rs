@@ -2,7 +2,7 @@
 //! thousand clusters pay nothing for those nobody looks at.
 
 use crate::cluster::{ClusterEntry, ClusterSlot, History, Level};
-use crate::model::{Discovery, Health, NetworkFilter, RouteSource};
+use crate::model::{Discovery, Health, NetworkFilter, Priority, RouteSource};
 use crate::snapshot::{Snapshot, Store};
 use crate::telemetry::{Registry, Sample, Scope, StatGroup, Value};
 use std::collections::{BTreeMap, HashMap};
@@ -170,16 +170,26 @@ impl StatGroup for Serving {
         gauge("membership_healthy", healthy);
         gauge("membership_degraded", degraded);
         gauge("max_host_weight", entry.endpoints.iter().map(|e| i64::from(e.weight)).max().unwrap_or(0));
-        let limits = &entry.spec.model.breakers.default;
+        breakers(entry, &mut gauge);
+    }
+}
+
+/// Which limits are reached, and what is left where that is asked for.
+fn breakers(entry: &ClusterEntry, gauge: &mut dyn FnMut(&str, i64)) {
+    let spec = &entry.spec;
+    for (priority, word) in [(Priority::Default, "default"), (Priority::High, "high")] {
+        let limits = spec.model.breakers.of(priority);
         for (level, open, remaining) in [
             (Level::Connections, "cx_open", "remaining_cx"),
             (Level::Pending, "rq_pending_open", "remaining_pending"),
             (Level::Requests, "rq_open", "remaining_rq"),
             (Level::Retries, "rq_retry_open", "remaining_retries"),
         ] {
-            let (active, limit) = (entry.spec.breakers.active(level), level.limit(limits));
-            gauge(&format!("circuit_breakers.default.{open}"), i64::from(active >= limit));
-            gauge(&format!("circuit_breakers.default.{remaining}"), i64::from(limit.saturating_sub(active)));
+            let active = spec.breakers.active(level, priority);
+            let limit = spec.breakers.limit(level, priority, limits);
+            gauge(&format!("circuit_breakers.{word}.{open}"), i64::from(active >= limit));
+            let left = if limits.track_remaining { limit.saturating_sub(active) } else { 0 };
+            gauge(&format!("circuit_breakers.{word}.{remaining}"), i64::from(left));
         }
     }
 }

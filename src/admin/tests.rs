@@ -55,7 +55,7 @@ struct Admin {
 fn cluster(id: u32, name: &str, hosts: &[&str]) -> ClusterSlot {
     let discovery = Discovery::Eds { service_name: format!("{name}-eds"), initial_fetch_timeout: None };
     let mut cluster = model::Cluster::new(name, discovery);
-    cluster.breakers.default = Thresholds { max_requests: 7, ..Thresholds::default() };
+    cluster.breakers.default = Thresholds { max_requests: 7, track_remaining: true, ..Thresholds::default() };
     let endpoints = Endpoints::of(name, hosts.iter().map(|h| Address::Ip(h.parse().unwrap())));
     ClusterSlot::Ready(ClusterEntry {
         history: History { membership_changes: 3, fetch_timeouts: 0 },

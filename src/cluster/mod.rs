@@ -23,7 +23,7 @@ pub use sockets::Sockets;
 pub use table::Table;
 pub use upstream::{Cluster, State};
 
-use crate::model::{self, ClusterId, Endpoint, Endpoints};
+use crate::model::{self, ClusterId, Endpoint, Endpoints, Priority};
 use crate::net::{ReadPool, Wheel};
 use crate::telemetry::{ClusterStats, Registration, Registry, Scope, SslStats};
 use crate::util::random::Random;
@@ -45,6 +45,14 @@ pub struct ClusterSpec {
 }
 
 impl ClusterSpec {
+    /// Takes one unit of `level` unless the limits of `priority` forbid it; see [`BreakerState::acquire`].
+    ///
+    /// # Errors
+    /// The limit is reached.
+    pub fn acquire(&self, level: Level, priority: Priority) -> Result<Option<Permit>, Overflow> {
+        self.breakers.acquire(level, priority, &self.model.breakers)
+    }
+
     /// Flags a host begins with.
     pub fn first_flags(&self, endpoint: &Endpoint) -> u32 {
         let checked = !self.model.health_checks.is_empty();

@@ -35,6 +35,10 @@ macro_rules! reasons {
         impl Reason {
             /// All causes, for counters indexed by `as usize`.
             pub const ALL: &'static [Reason] = &[$(Reason::$name,)*];
+            /// Whether a limit of the cluster was reached.
+            pub fn is_overflow(self) -> bool {
+                matches!(self, Reason::OverflowConnections | Reason::OverflowPending | Reason::OverflowRequests)
+            }
             /// The word in logs and counters.
             pub fn word(self) -> &'static str { match self { $(Reason::$name => $word,)* } }
             /// HTTP status of the local reply.
@@ -77,6 +81,10 @@ reasons! {
     Timeout = ("timeout", 504, 7, "UT", "response_timeout");
     /// One try took longer than its share and no try was left.
     PerTryTimeout = ("per_try_timeout", 504, 7, "UT", "upstream_per_try_timeout");
+    /// One try made no progress for its idle timeout and no try was left.
+    PerTryIdle = ("per_try_idle_timeout", 504, 7, "UT", "upstream_per_try_idle_timeout");
+    /// What the request asked of the router cannot be read.
+    InvalidEnvoyHeader = ("invalid_envoy_header", 400, 9, "IH", "request_headers_failed_strict_check");
     /// No progress for the stream idle timeout.
     StreamIdle = ("stream_idle_timeout", 408, 7, "SI", "stream_idle_timeout");
     /// The client did not send its whole request in time.

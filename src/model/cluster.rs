@@ -9,7 +9,7 @@ pub use resilience::{
     StatusRange,
 };
 
-use super::{Endpoints, TransportSockets};
+use super::{Endpoints, Priority, TransportSockets};
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -176,6 +176,16 @@ impl Default for Thresholds {
             max_retries: 3,
             retry_budget: None,
             track_remaining: false,
+        }
+    }
+}
+
+impl Breakers {
+    /// Those that count for `priority`.
+    pub fn of(&self, priority: Priority) -> &Thresholds {
+        match priority {
+            Priority::Default => &self.default,
+            Priority::High => &self.high,
         }
     }
 }

@@ -58,6 +58,17 @@ impl Default for RequestLimits {
     }
 }
 
+/// The router filter.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RouterOptions {
+    /// No `x-envoy-…` fields of the router's own to hosts and clients.
+    pub suppress_headers: bool,
+    /// `x-envoy-expected-rq-timeout-ms` of a request from inside is its time limit, and goes on as it is.
+    pub respect_expected_timeout: bool,
+    /// `x-envoy-…` fields, in lower case, that have to be readable.
+    pub strict_headers: Vec<String>,
+}
+
 /// What becomes of heads on arrival and departure.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Edge {

@@ -162,6 +162,8 @@ pub struct HttpManager {
     pub access_log: Arc<AccessLogs>,
     /// HTTP filters before the router, in the order requests pass them.
     pub filters: Vec<super::HttpFilter>,
+    /// Its last HTTP filter.
+    pub router: super::RouterOptions,
 }
 
 /// What HCM speaks to clients.

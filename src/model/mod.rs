@@ -47,7 +47,7 @@ pub use format::{Block, Format, FormatError, TimeFormat};
 pub use headers::{EditValue, HeaderEdit, HeaderEdits, HeaderMatch, HeaderMatchKind};
 pub use http::{
     CertMode, ClientCert, Edge, EscapedSlashes, Http1Options, RequestId, RequestLimits, RequestScheme,
-    Sampling, ServerHeader, StripPort, Underscores,
+    RouterOptions, Sampling, ServerHeader, StripPort, Underscores,
 };
 pub use ids::{ClusterId, RouteId};
 pub use inspect::{Inspector, Inspectors, Predicate};

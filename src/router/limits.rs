@@ -2,7 +2,7 @@
 
 use super::{ActionSpec, RouteSpec};
 use crate::message::Head;
-use crate::model::{Action, DrawBy, RetryPolicy};
+use crate::model::{Action, DrawBy, HeaderMatch, HeaderMatchKind, RetryPolicy};
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -77,10 +77,11 @@ impl RouteSpec {
         let (on, grpc_on) = (head.header("x-envoy-retry-on"), head.header("x-envoy-retry-grpc-on"));
         let most = number(head, "x-envoy-max-retries");
         let codes = head.header("x-envoy-retriable-status-codes");
+        let names = head.header("x-envoy-retriable-header-names");
         if own.is_none() && on.is_none() && grpc_on.is_none() {
             return None;
         }
-        if on.is_none() && grpc_on.is_none() && most.is_none() && codes.is_none() {
+        if on.is_none() && grpc_on.is_none() && most.is_none() && codes.is_none() && names.is_none() {
             return own.map(Cow::Borrowed);
         }
         let mut policy = own.cloned().unwrap_or_default();
@@ -91,6 +92,14 @@ impl RouteSpec {
             policy.on.add_grpc(word);
         }
         policy.status_codes.extend(words(codes.as_deref()).filter_map(|code| code.parse::<u16>().ok()));
+        policy.headers.extend(words(names.as_deref()).filter(|name| !name.is_empty()).map(|name| {
+            HeaderMatch {
+                name: name.to_ascii_lowercase(),
+                kind: HeaderMatchKind::Present(true),
+                invert: false,
+                treat_missing_as_empty: false,
+            }
+        }));
         if let Some(most) = most {
             policy.retries = u32::try_from(most).unwrap_or(u32::MAX);
         }

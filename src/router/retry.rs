@@ -59,7 +59,7 @@ pub fn wants_failure(policy: &RetryPolicy, failure: Failure) -> bool {
         Reason::UpstreamClosed | Reason::UpstreamReset | Reason::UpstreamProtocol => {
             on.reset || on.five_xx || on.gateway_error || (on.reset_before_request && !failure.sent)
         }
-        Reason::PerTryTimeout => on.five_xx || on.gateway_error || on.reset,
+        Reason::PerTryTimeout | Reason::PerTryIdle => on.five_xx || on.gateway_error || on.reset,
         _ => false,
     }
 }
@@ -145,6 +145,7 @@ mod tests {
             ("reset-before-request", Failure::before(Reason::UpstreamClosed), true),
             ("5xx", Failure::after(Reason::PerTryTimeout), true),
             ("connect-failure", Failure::after(Reason::PerTryTimeout), false),
+            ("gateway-error", Failure::after(Reason::PerTryIdle), true),
             ("5xx", Failure::before(Reason::OverflowRequests), false),
             ("5xx", Failure::after(Reason::Timeout), false),
         ] {

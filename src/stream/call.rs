@@ -134,7 +134,8 @@ impl Call {
             }
         };
         self.trail.follow(&attempt);
-        let (deadline, late) = match tries.per_try().map(|limit| Instant::now() + limit) {
+        let limit = tries.per_try().into_iter().chain(tries.per_try_idle()).min();
+        let (deadline, late) = match limit.map(|limit| Instant::now() + limit) {
             Some(own) if deadline.is_none_or(|whole| own < whole) => (Some(own), Reason::PerTryTimeout),
             _ => (deadline, Reason::Timeout),
         };
@@ -156,7 +157,9 @@ impl Call {
         let host = &attempt.host;
         let mux = match host.rpc.ready() {
             Some(mux) => mux,
-            None => Box::pin(rpc::Pool::acquire(host, &attempt.cluster, &attempt.state)).await?,
+            None => {
+                Box::pin(rpc::Pool::acquire(host, &attempt.cluster, &attempt.state, attempt.priority)).await?
+            }
         };
         let frame = self.take(keep);
         let charge = self.charge.take();
@@ -175,7 +178,8 @@ impl Call {
         keep: bool,
     ) -> Result<Option<Frame>, Failure> {
         let target = self.target(&attempt.host, forward, begin).ok_or(Failure::before(Reason::Conversion))?;
-        let lease = http2::Pool::acquire(&attempt.host, &attempt.cluster, &attempt.state).await?;
+        let lease =
+            http2::Pool::acquire(&attempt.host, &attempt.cluster, &attempt.state, attempt.priority).await?;
         // A GOAWAY may meet it on its way; a copy of a small frame is cheaper than its loss.
         let frame = self.take(keep || self.frame.len() <= SMALL);
         let (reads, charge) = (attempt.cluster.env().reads.clone(), self.charge.take());

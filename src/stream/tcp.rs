@@ -9,7 +9,7 @@ use super::{Drain, Handle, Local, Record};
 use crate::cluster::pool::connect;
 use crate::cluster::{Cluster, Level, PickContext, Sign};
 use crate::message::{Failure, Flags, Reason};
-use crate::model::{LogKind, TcpProxy};
+use crate::model::{LogKind, Priority, TcpProxy};
 use crate::net::{Conn, Sleep, Wheel};
 use crate::snapshot::FilterSpec;
 use crate::telemetry::{ClusterStats, Registration, TcpStats};
@@ -131,7 +131,7 @@ async fn dial(
     let mut tries = Tries::default();
     loop {
         let state = cluster.state();
-        let permit = state.spec.breakers.acquire(Level::Connections, &state.spec.model.breakers.default);
+        let permit = state.spec.acquire(Level::Connections, Priority::Default);
         let permit = permit.map_err(|_full| {
             cluster.stats.upstream_cx_overflow.inc();
             Failure::before(Reason::OverflowConnections)

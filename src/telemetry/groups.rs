@@ -193,6 +193,7 @@ stat_group! {
         upstream_rq_cancelled: Counter,
         upstream_rq_timeout: Counter,
         upstream_rq_per_try_timeout: Counter,
+        upstream_rq_per_try_idle_timeout: Counter,
         upstream_rq_rx_reset: Counter,
         upstream_rq_tx_reset: Counter,
         upstream_rq_retry: Counter,

@@ -17,6 +17,7 @@ pub use stream::{Closed, Lease, Receiver, Sender};
 use super::dial::connect;
 use crate::cluster::{Cluster, Host, Level, Permit, State};
 use crate::message::{Failure, Reason};
+use crate::model::Priority;
 use crate::net::{Conn, Wheel};
 use learned::Learned;
 use link::Link;
@@ -56,6 +57,8 @@ struct Waiter {
     state: Rc<State>,
     /// Wants a connection that has carried nothing yet.
     fresh: bool,
+    /// Whose limits count.
+    priority: Priority,
 }
 
 impl Waiter {
@@ -99,10 +102,11 @@ impl Pool {
         host: &Rc<Host>,
         cluster: &Rc<Cluster>,
         state: &Rc<State>,
+        priority: Priority,
     ) -> Result<Lease, Failure> {
         match host.http1.ready() {
             Some(lease) => Ok(lease),
-            None => Pool::wait(host, cluster, state, false).await,
+            None => Pool::wait(host, cluster, state, priority, false).await,
         }
     }
 
@@ -114,17 +118,19 @@ impl Pool {
         host: &Rc<Host>,
         cluster: &Rc<Cluster>,
         state: &Rc<State>,
+        priority: Priority,
     ) -> Result<Lease, Failure> {
-        Pool::wait(host, cluster, state, true).await
+        Pool::wait(host, cluster, state, priority, true).await
     }
 
     async fn wait(
         host: &Rc<Host>,
         cluster: &Rc<Cluster>,
         state: &Rc<State>,
+        priority: Priority,
         fresh: bool,
     ) -> Result<Lease, Failure> {
-        let waiting = state.spec.breakers.acquire(Level::Pending, &state.spec.model.breakers.default);
+        let waiting = state.spec.acquire(Level::Pending, priority);
         let _waiting = waiting.map_err(|_| {
             cluster.stats.upstream_rq_pending_overflow.inc();
             Failure::before(Reason::OverflowPending)
@@ -136,6 +142,7 @@ impl Pool {
             cluster: cluster.clone(),
             state: state.clone(),
             fresh,
+            priority,
         });
         host.http1.waiting.borrow_mut().push_back(waiter.clone());
         let place = Place { host, waiter };
@@ -161,11 +168,11 @@ impl Pool {
                 if waiting.len() <= pool.dials.get() {
                     return true;
                 }
-                waiting.front().map(|waiter| (waiter.cluster.clone(), waiter.state.clone()))
+                let first = waiting.front();
+                first.map(|waiter| (waiter.cluster.clone(), waiter.state.clone(), waiter.priority))
             };
-            let Some((cluster, state)) = next else { return true };
-            let limits = &state.spec.model.breakers.default;
-            match state.spec.breakers.acquire(Level::Connections, limits) {
+            let Some((cluster, state, priority)) = next else { return true };
+            match state.spec.acquire(Level::Connections, priority) {
                 Ok(permit) => {
                     pool.dials.set(pool.dials.get() + 1);
                     spawn_local(run(host.clone(), cluster, state, permit));

@@ -12,6 +12,7 @@ pub use link::{Lease, Link, failure_of};
 use super::dial::Dial;
 use crate::cluster::{Cluster, Host, Level, State};
 use crate::message::{Failure, Reason};
+use crate::model::Priority;
 use crate::protocol::bridge;
 use connection::Attempt;
 use http::{Uri, uri::Scheme};
@@ -68,12 +69,13 @@ impl Pool {
         host: &Rc<Host>,
         cluster: &Rc<Cluster>,
         state: &Rc<State>,
+        priority: Priority,
     ) -> Result<Lease, Failure> {
         if let Some(lease) = host.http2.ready() {
-            host.http2.widen(host, cluster, state);
+            host.http2.widen(host, cluster, state, priority);
             return Ok(lease);
         }
-        let waiting = state.spec.breakers.acquire(Level::Pending, &state.spec.model.breakers.default);
+        let waiting = state.spec.acquire(Level::Pending, priority);
         let _waiting = waiting.map_err(|_full| {
             cluster.stats.upstream_rq_pending_overflow.inc();
             Failure::before(Reason::OverflowPending)
@@ -82,7 +84,7 @@ impl Pool {
         let _counted = host.wait(cluster);
         let pool = &host.http2;
         loop {
-            let lease = match pool.dial(host, cluster, state).map_err(Failure::before)? {
+            let lease = match pool.dial(host, cluster, state, priority).map_err(Failure::before)? {
                 Some(dial) => {
                     let link = dial.wait().await.map_err(|reason| {
                         cluster.stats.upstream_rq_pending_failure_eject.inc();
@@ -108,12 +110,13 @@ impl Pool {
         host: &Rc<Host>,
         cluster: &Rc<Cluster>,
         state: &Rc<State>,
+        priority: Priority,
     ) -> Result<Option<Rc<Dial<Link>>>, Reason> {
         let roomy = |dial: &&Rc<Dial<Link>>| (dial.waiters() as usize) < self.peer_limit.get();
         if let Some(dial) = self.dials.borrow().iter().find(roomy) {
             return Ok(Some(dial.clone()));
         }
-        let permit = state.spec.breakers.acquire(Level::Connections, &state.spec.model.breakers.default);
+        let permit = state.spec.acquire(Level::Connections, priority);
         let Ok(permit) = permit else {
             cluster.stats.upstream_cx_overflow.inc();
             return match (self.dials.borrow().first(), self.links.borrow().is_empty()) {
@@ -130,10 +133,10 @@ impl Pool {
     }
 
     /// Dials ahead while there are fewer connections than configured.
-    fn widen(&self, host: &Rc<Host>, cluster: &Rc<Cluster>, state: &Rc<State>) {
+    fn widen(&self, host: &Rc<Host>, cluster: &Rc<Cluster>, state: &Rc<State>, priority: Priority) {
         let wanted = state.spec.model.connections_per_host as usize;
         if wanted > 1 && self.links.borrow().len() + self.dials.borrow().len() < wanted {
-            let _ = self.dial(host, cluster, state);
+            let _ = self.dial(host, cluster, state, priority);
         }
     }
 

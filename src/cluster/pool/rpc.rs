@@ -6,6 +6,7 @@ use super::dial::{Dial, connect};
 use super::mux::Mux;
 use crate::cluster::{Cluster, Host, Level, Permit, State};
 use crate::message::{Failure, Reason};
+use crate::model::Priority;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use tokio::task::spawn_local;
@@ -57,18 +58,17 @@ impl Pool {
         host: &Rc<Host>,
         cluster: &Rc<Cluster>,
         state: &Rc<State>,
+        priority: Priority,
     ) -> Result<Rc<Mux>, Failure> {
         if let Some(mux) = host.rpc.ready() {
             return Ok(mux);
         }
-        let model = &state.spec.model;
-        let limits = &model.breakers.default;
-        let waiting = state.spec.breakers.acquire(Level::Pending, limits);
+        let waiting = state.spec.acquire(Level::Pending, priority);
         let _waiting = waiting.map_err(|_full| {
             cluster.stats.upstream_rq_pending_overflow.inc();
             Failure::before(Reason::OverflowPending)
         })?;
-        let dial = host.rpc.dial(host, cluster, state).map_err(Failure::before)?;
+        let dial = host.rpc.dial(host, cluster, state, priority).map_err(Failure::before)?;
         if dial.waiters() >= MAX_WAITING {
             cluster.stats.upstream_rq_pending_overflow.inc();
             return Err(Failure::before(Reason::OverflowPending));
@@ -87,6 +87,7 @@ impl Pool {
         host: &Rc<Host>,
         cluster: &Rc<Cluster>,
         state: &Rc<State>,
+        priority: Priority,
     ) -> Result<Rc<Dial<Mux>>, Reason> {
         let mut slots = self.slots.borrow_mut();
         let wanted = state.spec.model.connections_per_host.max(1) as usize;
@@ -98,7 +99,7 @@ impl Pool {
         if let Some(Slot::Dialling(dial)) = slot {
             return Ok(dial.clone());
         }
-        let permit = state.spec.breakers.acquire(Level::Connections, &state.spec.model.breakers.default);
+        let permit = state.spec.acquire(Level::Connections, priority);
         let permit = permit.map_err(|_full| {
             cluster.stats.upstream_cx_overflow.inc();
             Reason::OverflowConnections

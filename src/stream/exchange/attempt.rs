@@ -3,6 +3,7 @@
 use super::Tries;
 use crate::cluster::{ActiveGuard, Cluster, Host, Level, Permit, PickContext, Sign, State};
 use crate::message::{Failure, Reason};
+use crate::model::Priority;
 use crate::stream::Local;
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -20,6 +21,8 @@ pub struct Attempt {
     pub cluster: Rc<Cluster>,
     /// The cluster's settings this try works with.
     pub state: Rc<State>,
+    /// Whose limits count.
+    pub priority: Priority,
     counted: Cell<bool>,
     _permit: Option<Permit>,
     _active: ActiveGuard,
@@ -37,7 +40,7 @@ impl Attempt {
     ) -> Result<Self, Failure> {
         let stats = &cluster.stats;
         let state = cluster.state();
-        let permit = state.spec.breakers.acquire(Level::Requests, &state.spec.model.breakers.default);
+        let permit = state.spec.acquire(Level::Requests, tries.priority());
         let permit = permit.map_err(|_full| {
             stats.upstream_rq_active_overflow.inc();
             Failure::before(Reason::OverflowRequests)
@@ -47,7 +50,8 @@ impl Attempt {
         stats.upstream_rq_total.inc();
         stats.upstream_rq_active.inc();
         let (cluster, counted) = (cluster.clone(), Cell::new(false));
-        Ok(Attempt { host, cluster, state, counted, _permit: permit, _active: active })
+        let priority = tries.priority();
+        Ok(Attempt { host, cluster, state, priority, counted, _permit: permit, _active: active })
     }
 
     /// Its host answered with `status`, or what is like it.
@@ -76,6 +80,7 @@ impl Attempt {
                         self.host.stats.rq_timeout.inc();
                     }
                     Reason::PerTryTimeout => stats.upstream_rq_per_try_timeout.inc(),
+                    Reason::PerTryIdle => stats.upstream_rq_per_try_idle_timeout.inc(),
                     Reason::UpstreamReset | Reason::UpstreamRefused => stats.upstream_rq_rx_reset.inc(),
                     Reason::DownstreamReset => stats.upstream_rq_cancelled.inc(),
                     _ => {}
@@ -94,7 +99,7 @@ pub fn sign_of(reason: Reason) -> Option<Sign> {
         | Reason::UpstreamReset
         | Reason::UpstreamRefused
         | Reason::UpstreamProtocol => Some(Sign::ConnectFailed),
-        Reason::Timeout | Reason::PerTryTimeout => Some(Sign::LocalTimeout),
+        Reason::Timeout | Reason::PerTryTimeout | Reason::PerTryIdle => Some(Sign::LocalTimeout),
         _ => None,
     }
 }

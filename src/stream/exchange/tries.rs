@@ -2,8 +2,8 @@
 
 use crate::cluster::{Cluster, Host, Level, Permit, PickContext};
 use crate::message::{Failure, Head, Reason};
-use crate::model::RetryPolicy;
-use crate::router::{RouteSpec, retry};
+use crate::model::{Priority, RetryPolicy};
+use crate::router::{ActionSpec, RouteSpec, retry};
 use std::borrow::Cow;
 use std::ops::Deref;
 use std::rc::Rc;
@@ -38,6 +38,7 @@ pub struct Tries<'v> {
     retry_permit: Option<Permit>,
     is_rpc: bool,
     exhausted: bool,
+    priority: Priority,
 }
 
 /// What an attempt came to, as retry policies see it.
@@ -66,7 +67,16 @@ impl<'v> Tries<'v> {
             Cow::Borrowed(policy) => Policy::Route(policy),
             Cow::Owned(policy) => Policy::Asked(Box::new(policy)),
         });
-        Tries { policy, ..Tries::default() }
+        let priority = match &route.action {
+            ActionSpec::Route(action) => action.priority,
+            _ => Priority::Default,
+        };
+        Tries { policy, priority, ..Tries::default() }
+    }
+
+    /// Whose limits count.
+    pub fn priority(&self) -> Priority {
+        self.priority
     }
 
     /// They are an RPC call's.
@@ -160,7 +170,7 @@ impl<'v> Tries<'v> {
         let state = cluster.state();
         // The retry before this one is over.
         self.retry_permit = None;
-        match state.spec.breakers.acquire(Level::Retries, &state.spec.model.breakers.default) {
+        match state.spec.acquire(Level::Retries, self.priority) {
             Ok(permit) => self.retry_permit = permit,
             Err(_full) => {
                 cluster.stats.upstream_rq_retry_overflow.inc();

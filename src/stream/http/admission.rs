@@ -7,6 +7,7 @@ use super::exchange::{Answer, Exchange};
 use super::head::{Admitted, admit, wanted};
 use super::reply::Style;
 use crate::message::{Failure, Reason};
+use crate::snapshot::View;
 use crate::stream::exchange::Forward;
 use http::header::{EXPECT, LOCATION};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, request};
@@ -41,6 +42,16 @@ impl Exchange {
         self.caller.ip = arrival.client.or(self.caller.ip);
         self.expect((expect, expects), edge.proxy_100_continue, head);
         Ok(())
+    }
+
+    /// Takes from a request from outside what its table says only requests from inside may bring.
+    pub(super) fn hide_internal(&self, view: &View, settings: &Settings<'_>, head: &mut request::Parts) {
+        if settings.edge.is_none() || self.internal {
+            return;
+        }
+        for name in view.route_table(settings.routes).iter().flat_map(|table| table.internal_only_headers()) {
+            head.headers.remove(name.as_str());
+        }
     }
 
     /// Tells a client that waits for it to go on, unless that is the upstream's to say. `there`: there is an

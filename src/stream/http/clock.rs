@@ -20,7 +20,9 @@ pub struct Clock {
     deadline: Option<Instant>,
     per_try: Option<Duration>,
     try_deadline: Option<Instant>,
-    request_ended: bool,
+    /// Without progress since `try_begin` or later.
+    try_idle: Option<Duration>,
+    try_begin: Instant,
     ended_at: Option<Instant>,
     request_by: Option<Instant>,
 }
@@ -38,7 +40,8 @@ impl Clock {
             deadline: None,
             per_try: None,
             try_deadline: None,
-            request_ended: false,
+            try_idle: None,
+            try_begin: now,
             ended_at: None,
             request_by: None,
         }
@@ -53,7 +56,7 @@ impl Clock {
         self.deadline = None;
         self.per_try = None;
         self.try_deadline = None;
-        self.request_ended = false;
+        self.try_idle = None;
         self.ended_at = None;
         self.request_by = None;
     }
@@ -70,11 +73,16 @@ impl Clock {
         self.request_by = Some(by);
     }
 
-    /// A try begins that has `limit` from the request's end to the response's head.
-    pub fn begin_try(&mut self, limit: Option<Duration>) {
+    /// A try begins that has `limit` from the request's end to the response's head, and ends after `idle`
+    /// without progress.
+    pub fn begin_try(&mut self, limit: Option<Duration>, idle: Option<Duration>) {
         self.per_try = limit;
+        self.try_idle = idle;
         self.try_deadline = None;
-        if self.request_ended {
+        if idle.is_some() {
+            self.try_begin = Instant::now();
+        }
+        if self.ended_at.is_some() {
             self.try_deadline = limit.map(|limit| Instant::now() + limit);
         }
     }
@@ -87,10 +95,9 @@ impl Clock {
 
     /// The client has sent the whole request.
     pub fn request_ended(&mut self) {
-        if self.request_ended {
+        if self.ended_at.is_some() {
             return;
         }
-        self.request_ended = true;
         self.request_by = None;
         let now = Instant::now();
         self.ended_at = Some(now);
@@ -117,9 +124,9 @@ impl Clock {
         }
         loop {
             let idle_at = self.idle.map(|idle| self.last + idle);
-            let Some(due) =
-                [idle_at, self.deadline, self.try_deadline, self.request_by].into_iter().flatten().min()
-            else {
+            let try_idle_at = self.try_idle.map(|idle| self.last.max(self.try_begin) + idle);
+            let ends = [idle_at, self.deadline, self.try_deadline, try_idle_at, self.request_by];
+            let Some(due) = ends.into_iter().flatten().min() else {
                 return Poll::Pending;
             };
             if !self.armed || due < self.timer.deadline() {
@@ -136,6 +143,9 @@ impl Clock {
             }
             if self.try_deadline.is_some_and(|at| at <= now) {
                 return Poll::Ready(Reason::PerTryTimeout);
+            }
+            if try_idle_at.is_some_and(|at| at <= now) {
+                return Poll::Ready(Reason::PerTryIdle);
             }
             if self.request_by.is_some_and(|at| at <= now) {
                 return Poll::Ready(Reason::RequestTimeout);

@@ -11,6 +11,7 @@ use super::head::{Change, RequestHead, edit, facts, protocol, set_path};
 use super::relay::{End, Relay, send_whole};
 use super::reply::Style;
 use super::source::Source;
+use super::steering::Told;
 use super::{Downstream, Settings};
 use crate::message::{Failure, Reason};
 use crate::model::{Block, LogKind, Protocol};
@@ -54,6 +55,8 @@ pub(super) struct Exchange {
     pub(super) fresh: bool,
     /// The last try failed as tries on connections do that their server is closing.
     pub(super) stale: bool,
+    /// What the client is told of its way.
+    pub(super) told: Told,
     /// How the names of the response were written.
     pub(super) case: Option<Rc<NameCase>>,
     /// What it came to.
@@ -116,6 +119,7 @@ pub fn run(
         told_100: false,
         fresh: false,
         stale: false,
+        told: Told::default(),
         case: None,
         answer: None,
     });
@@ -173,6 +177,7 @@ impl Exchange {
         if self.record.has_failed() {
             self.record.explain(view.route_table(settings.routes).map(|table| &**table));
         }
+        self.told.write(answer.response.headers_mut(), settings.router);
         if let Some(edge) = settings.edge {
             let status = answer.response.status();
             edge::depart(status, answer.response.headers_mut(), edge, settings.server_name, &arrival);
@@ -185,10 +190,11 @@ impl Exchange {
         view: &View,
         settings: &Settings<'_>,
         style: Style,
-        head: request::Parts,
+        mut head: request::Parts,
         body: Source,
         begin: Instant,
     ) -> Result<Answer, Failure> {
+        self.hide_internal(view, settings, &mut head);
         let planned = plan(&self.down.local, view, settings.routes, &RequestHead(&head), self.caller);
         match settings.chain {
             None => self.go(planned, settings, style, head, body, begin).await,
@@ -382,5 +388,5 @@ fn set_location(
     }
     // The response's edits see the path as it was rewritten.
     let path = head.uri.path_and_query().and_then(|path| route.redirected_path(path.as_str().as_bytes()));
-    path.map_or(Ok(()), |path| set_path(head, path))
+    path.map_or(Ok(()), |path| set_path(head, path, true))
 }

@@ -6,9 +6,11 @@ use super::flow::{Broken, Flow};
 use super::head::{RequestHead, edit, facts, joined, rewrite};
 use super::relay::Relay;
 use super::source::Source;
+use super::steering::{self, Notice};
 use super::upstream::Way;
 use crate::message::{Failure, Flags, Reason};
 use crate::model::Block;
+use crate::router::Limits;
 use crate::stream::exchange::{Attempt, Forward, Outcome, Tries};
 use crate::stream::facts::StreamFacts;
 use http::header::SET_COOKIE;
@@ -33,16 +35,24 @@ impl Exchange {
         begin: Instant,
     ) -> Result<Answer, Failure> {
         self.allow_change(&to, settings, &head)?;
-        rewrite(&mut head, &to, &self.down.handle, begin, &self.record.metadata)?;
+        rewrite(&mut head, &to, &self.down.handle, begin, &self.record.metadata, settings.router)?;
         self.record.request(&RequestHead(&head));
+        if let Some(options) = settings.router.filter(|_| self.internal) {
+            steering::read(&mut head.headers, options)?;
+        }
         let mut tries = to.tries(&RequestHead(&head), self.internal);
         self.trail.enter(&to.cluster);
-        let limit = to.cluster.state().spec.model.buffer_limit;
+        let limit = to.route.buffer_limit().map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        let limit = limit.unwrap_or_else(|| to.cluster.state().spec.model.buffer_limit);
         let mut up = Flow::new(body, if tries.may_resend() { limit } else { SMALL.min(limit) });
         let mut limits = to.route.limits(&RequestHead(&head), self.internal);
         if self.change.is_some() {
             limits.timeout = None;
         }
+        if self.internal {
+            steering::take(&mut head.headers);
+        }
+        let notice = Notice::new(&head, to.route, &limits, settings.router);
         let idle = limits.idle.or(settings.stream_idle);
         let end = match limits.max_stream {
             None => self.clock.deadline(),
@@ -53,7 +63,10 @@ impl Exchange {
             self.clock.request_ended();
         }
         loop {
-            let result = self.attempt(&to, &mut tries, &head, &mut up).await;
+            notice.write(&mut head.headers, tries.made() + 1, self.clock.ended_at());
+            self.told.attempts = to.route.host().attempt_count_in_response.then_some(tries.made() + 1);
+            let result = self.attempt(&to, &mut tries, &limits, &head, &mut up).await;
+            self.told.overloaded = result.as_ref().is_err_and(|failure| failure.reason.is_overflow());
             let outcome = match &result {
                 Ok((response, ..)) => {
                     let headers = |name: &str| joined(response.headers(), name);
@@ -91,6 +104,9 @@ impl Exchange {
                 self.clock.limit(idle, None, end);
             }
             let (mut parts, body) = response.into_parts();
+            if let Some(options) = settings.router {
+                steering::note_service_time(&mut parts.headers, options, self.clock.ended_at());
+            }
             set_cookies(&to, &mut parts.headers);
             let seen = RequestHead(&head);
             let plan = to.response_edits.resolved(
@@ -130,13 +146,14 @@ impl Exchange {
         &mut self,
         to: &Forward<'_>,
         tries: &mut Tries<'_>,
+        limits: &Limits,
         head: &request::Parts,
         up: &mut Flow,
     ) -> Result<(Response<Source>, Attempt, Way), Failure> {
         let attempt = Attempt::begin(&to.cluster, to.context(), tries)?;
         self.trail.follow(&attempt);
-        self.clock.begin_try(tries.per_try());
         self.record.attempts = tries.made();
+        self.clock.begin_try(limits.per_try, limits.per_try_idle);
         let result = self.send(to, &attempt, head, up).await;
         self.record.received = up.bytes();
         attempt.count(&result);

@@ -1,7 +1,7 @@
 //! Heads: what routers see of a request, and the changes made on its way.
 
 use crate::message::{Failure, Head, Metadata, Reason};
-use crate::model::{Block, HeaderEdit};
+use crate::model::{Block, HeaderEdit, RouterOptions};
 use crate::net::h2::MAX_HEADERS;
 use crate::router::{Edit, EditPlan, RouteSpec};
 use crate::stream::Handle;
@@ -211,6 +211,7 @@ pub fn rewrite(
     handle: &Handle,
     begin: Instant,
     metadata: &Metadata,
+    router: Option<&RouterOptions>,
 ) -> Result<(), Failure> {
     let invalid = || Failure::before(Reason::LocalReset);
     if let Some(host) = to.share.and_then(|share| share.host_rewrite.as_deref()) {
@@ -236,7 +237,7 @@ pub fn rewrite(
         let _ = head.headers.try_append("x-forwarded-host", old);
     }
     if let Some(path) = path {
-        set_path(head, path)?;
+        set_path(head, path, router.is_none_or(|router| !router.suppress_headers))?;
     }
     if let Some(host) = host {
         let authority = Authority::try_from(host).map_err(|_| invalid())?;
@@ -245,15 +246,15 @@ pub fn rewrite(
     Ok(())
 }
 
-/// Gives the head another path and query, and notes the old one in `x-envoy-original-path`.
+/// Gives the head another path and query, and notes the old one in `x-envoy-original-path` if `note` says so.
 ///
 /// # Errors
 /// It is none.
-pub fn set_path(head: &mut request::Parts, path: Vec<u8>) -> Result<(), Failure> {
+pub fn set_path(head: &mut request::Parts, path: Vec<u8>, note: bool) -> Result<(), Failure> {
     let invalid = |_| Failure::before(Reason::LocalReset);
     let path = PathAndQuery::try_from(path).map_err(invalid)?;
     let old = head.uri.path_and_query().and_then(|old| HeaderValue::from_str(old.as_str()).ok());
-    if let Some(old) = old {
+    if let Some(old) = old.filter(|_| note) {
         // A map that is full keeps what it has.
         let _ = head.headers.try_insert("x-envoy-original-path", old);
     }

@@ -23,6 +23,7 @@ mod reply;
 mod sink;
 mod source;
 mod stats;
+mod steering;
 mod trace;
 mod upstream;
 mod upstream_http1;
@@ -36,7 +37,7 @@ pub use stats::{Stats, Version};
 
 use super::{Bound, Handle, Local};
 use crate::filter::Chain;
-use crate::model::{Edge, Protocol, RouteId};
+use crate::model::{Edge, Protocol, RouteId, RouterOptions};
 use crate::net::h2::MAX_HEADERS;
 use crate::snapshot::{ChainSpec, FilterSpec};
 use bytes::Bytes;
@@ -107,6 +108,8 @@ struct Settings<'a> {
     server_name: &'a str,
     /// The filters before the router, if there are any.
     chain: Option<&'a Arc<Chain>>,
+    /// Those of a connection manager.
+    router: Option<&'a RouterOptions>,
 }
 
 impl<'a> Settings<'a> {
@@ -125,6 +128,7 @@ impl<'a> Settings<'a> {
                 max_frame: 0,
                 server_name: &config.server_name,
                 chain,
+                router: Some(&config.router),
             }),
             FilterSpec::Rpc { config, routes } => Some(Settings {
                 routes: *routes,
@@ -138,6 +142,7 @@ impl<'a> Settings<'a> {
                 max_frame: config.max_frame,
                 server_name: "",
                 chain,
+                router: None,
             }),
             FilterSpec::Tcp { .. } => None,
         }

@@ -244,7 +244,9 @@ impl Stats {
                 match reason {
                     Reason::NoRoute => stats.no_route.inc(),
                     Reason::UnknownCluster => stats.no_cluster.inc(),
-                    Reason::Timeout | Reason::PerTryTimeout => stats.downstream_rq_timeout.inc(),
+                    Reason::Timeout | Reason::PerTryTimeout | Reason::PerTryIdle => {
+                        stats.downstream_rq_timeout.inc();
+                    }
                     Reason::StreamIdle => stats.downstream_rq_idle_timeout.inc(),
                     Reason::TooLarge => stats.downstream_rq_too_large.inc(),
                     Reason::DownstreamReset => stats.downstream_rq_rx_reset.inc(),

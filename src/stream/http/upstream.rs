@@ -71,8 +71,8 @@ impl Exchange {
         let lease = match attempt.host.http2.ready() {
             Some(lease) => lease,
             None => {
-                let acquired =
-                    Box::pin(http2::Pool::acquire(&attempt.host, &attempt.cluster, &attempt.state));
+                let Attempt { host, cluster, state, priority, .. } = attempt;
+                let acquired = Box::pin(http2::Pool::acquire(host, cluster, state, *priority));
                 self.watched(acquired).await?
             }
         };

@@ -62,13 +62,13 @@ impl Exchange {
     }
 
     async fn lease(&mut self, attempt: &Attempt) -> Result<Lease, Failure> {
-        let (host, cluster, state) = (&attempt.host, &attempt.cluster, &attempt.state);
+        let Attempt { host, cluster, state, priority, .. } = attempt;
         if self.fresh {
-            return self.watched(Box::pin(Pool::acquire_new(host, cluster, state))).await;
+            return self.watched(Box::pin(Pool::acquire_new(host, cluster, state, *priority))).await;
         }
         match host.http1.ready() {
             Some(lease) => Ok(lease),
-            None => self.watched(Box::pin(Pool::acquire(host, cluster, state))).await,
+            None => self.watched(Box::pin(Pool::acquire(host, cluster, state, *priority))).await,
         }
     }
 

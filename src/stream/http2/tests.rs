@@ -76,6 +76,7 @@ pub(in crate::stream) fn http_manager() -> HttpManager {
         server_name: "envoy".into(),
         access_log: Default::default(),
         filters: Vec::new(),
+        router: RouterOptions::default(),
     }
 }
 

@@ -2,18 +2,30 @@
 
 use std::time::Duration;
 
+use prost::{Message, Name};
+
 use super::access_log;
 use super::cluster_http::http2;
 use super::filters::{IDLE, inline_routes, rds};
 use super::values::{enumeration, not_empty, timeout};
 use super::{http_edge, http_filters};
-use crate::model::{Codec, Http2Options, HttpManager, RouteSource};
+use crate::model::{Codec, Http2Options, HttpManager, RouteSource, RouterOptions};
+use crate::proto;
 use crate::proto::envoy::config::core::v3 as core;
+use crate::proto::envoy::extensions::filters::http::router::v3::Router;
 use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use crate::translate::finding::{Findings, Path};
 
 /// `stream_idle_timeout` if absent.
 const STREAM_IDLE: Duration = Duration::from_secs(300);
+/// What `strict_check_headers` may name.
+const STRICT_HEADERS: [&str; 5] = [
+    "x-envoy-upstream-rq-timeout-ms",
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-envoy-max-retries",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-retry-on",
+];
 /// Streams a client may have at once, if not set.
 const MAX_STREAMS: u32 = 1024;
 
@@ -54,6 +66,7 @@ pub(super) fn manager(
         server_name: server_name(&manager.server_name),
         access_log: access_log::logs(&path.name("access_log"), &manager.access_log, out),
         filters,
+        router: router(&path.name("http_filters"), &manager.http_filters, out),
         codec: codec?,
         routes: routes?,
     })
@@ -104,5 +117,34 @@ fn routes(path: &Path<'_>, manager: &pb::HttpConnectionManager, out: &mut Findin
             out.bad(path, "", "no routes (one of rds, route_config)");
             None
         }
+    }
+}
+
+/// The settings of the router.
+fn router(path: &Path<'_>, filters: &[pb::HttpFilter], out: &mut Findings) -> RouterOptions {
+    use pb::http_filter::ConfigType;
+    let routers = filters.iter().enumerate().filter_map(|(i, filter)| match &filter.config_type {
+        // What cannot be read is told where the filters are.
+        Some(ConfigType::TypedConfig(any)) if proto::message_name(&any.type_url) == Router::full_name() => {
+            Router::decode(&*any.value).ok().map(|router| (i, router))
+        }
+        _ => None,
+    });
+    let Some((i, router)) = routers.last() else { return RouterOptions::default() };
+    let at = path.index(i);
+    let at = at.name("typed_config");
+    let at = at.name("strict_check_headers");
+    let strict_headers: Vec<String> =
+        router.strict_check_headers.iter().map(|name| name.to_ascii_lowercase()).collect();
+    for (i, name) in strict_headers.iter().enumerate() {
+        if !STRICT_HEADERS.contains(&name.as_str()) {
+            let why = format!("cannot be checked (valid: {})", STRICT_HEADERS.join(", "));
+            out.bad(&at.index(i), name, why);
+        }
+    }
+    RouterOptions {
+        suppress_headers: router.suppress_envoy_headers,
+        respect_expected_timeout: router.respect_expected_rq_timeout,
+        strict_headers,
     }
 }

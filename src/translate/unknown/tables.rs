@@ -95,12 +95,9 @@ pub(super) const NO_EFFECT: &[(&str, &[&str])] = &[
             "typed_header_validation_config",
         ],
     ),
-    (
-        "envoy.extensions.filters.http.router.v3.Router",
-        &["respect_expected_rq_timeout", "strict_check_headers", "upstream_log"],
-    ),
     // Properties are always sorted; what a log line is sent as matters to nobody.
     ("envoy.config.core.v3.JsonFormatOptions", &["sort_properties"]),
+    ("envoy.extensions.filters.http.router.v3.Router", &["upstream_log"]),
     (
         "envoy.extensions.filters.http.fault.v3.HTTPFault",
         &[
@@ -155,26 +152,13 @@ pub(super) const NO_EFFECT: &[(&str, &[&str])] = &[
     ("envoy.config.core.v3.KeepaliveSettings", &["connection_idle_interval", "interval_jitter"]),
     (
         "envoy.config.route.v3.RouteConfiguration",
-        &[
-            "cluster_specifier_plugins",
-            "internal_only_headers",
-            "request_mirror_policies",
-            "validate_clusters",
-        ],
+        &["cluster_specifier_plugins", "request_mirror_policies", "validate_clusters"],
     ),
     (
         "envoy.config.route.v3.VirtualHost",
-        &[
-            "hedge_policy",
-            "include_attempt_count_in_response",
-            "include_is_timeout_retry_header",
-            "include_request_attempt_count",
-            "request_body_buffer_limit",
-            "request_mirror_policies",
-            "virtual_clusters",
-        ],
+        &["hedge_policy", "include_is_timeout_retry_header", "request_mirror_policies", "virtual_clusters"],
     ),
-    ("envoy.config.route.v3.Route", &["request_body_buffer_limit", "tracing"]),
+    ("envoy.config.route.v3.Route", &["tracing"]),
     (
         "envoy.config.route.v3.RouteAction",
         &[
@@ -182,20 +166,11 @@ pub(super) const NO_EFFECT: &[(&str, &[&str])] = &[
             "early_data_policy",
             "flush_timeout",
             "hedge_policy",
-            "priority",
             "request_mirror_policies",
         ],
     ),
     ("envoy.config.route.v3.WeightedCluster", &["runtime_key_prefix", "total_weight"]),
-    (
-        "envoy.config.route.v3.RetryPolicy",
-        &[
-            "per_try_idle_timeout",
-            "rate_limited_retry_back_off",
-            "retry_options_predicates",
-            "retry_priority",
-        ],
-    ),
+    ("envoy.config.route.v3.RetryPolicy", &["retry_options_predicates", "retry_priority"]),
     (
         "envoy.config.cluster.v3.Cluster",
         &[

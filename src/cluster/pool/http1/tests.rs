@@ -4,7 +4,7 @@ mod limits;
 
 use super::*;
 use crate::cluster::{BreakerState, ClusterEntry, ClusterSpec, Env};
-use crate::model::{self, Address, Discovery, Endpoints};
+use crate::model::{self, Address, Discovery, Endpoints, Priority};
 use crate::net::ReadPool;
 use crate::protocol::http1::{BodyLength, ResponseHead};
 use crate::telemetry::Registry;
@@ -37,7 +37,7 @@ impl World {
     }
 
     async fn acquire(&self) -> Result<Lease, Failure> {
-        Pool::acquire(&self.host, &self.cluster, &self.cluster.state()).await
+        Pool::acquire(&self.host, &self.cluster, &self.cluster.state(), Priority::Default).await
     }
 
     /// A connection that has carried one exchange, and its server's side.

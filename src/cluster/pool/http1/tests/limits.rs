@@ -49,7 +49,7 @@ async fn limits_that_leave_no_hope_fail_at_once() {
         let world = World::new(|_| {}).await;
         let World { listener, cluster, host } = world;
         drop(listener);
-        let refused = Pool::acquire(&host, &cluster, &cluster.state()).await;
+        let refused = Pool::acquire(&host, &cluster, &cluster.state(), Priority::Default).await;
         assert_eq!(refused.err(), Some(Failure::before(Reason::ConnectFailed)));
     };
     LocalSet::new().run_until(run).await;
@@ -66,7 +66,7 @@ async fn idle_connections_of_other_hosts_give_way() {
         let cluster = cluster(&addresses, |model| model.breakers.default.max_connections = 1);
         let hosts: Vec<_> = cluster.state().hosts().cloned().collect();
         for host in &hosts {
-            let lease = Pool::acquire(host, &cluster, &cluster.state()).await.unwrap();
+            let lease = Pool::acquire(host, &cluster, &cluster.state(), Priority::Default).await.unwrap();
             drop(lease);
             assert_eq!(host.http1.idle(), 1);
         }
@@ -82,8 +82,10 @@ async fn a_new_connection_can_be_had_while_used_ones_are_idle() {
             let world = World::new(|model| model.breakers.default.max_connections = limit).await;
             let _first = world.used(OK).await;
             let state = world.cluster.state();
-            let (lease, _second) =
-                tokio::join!(Pool::acquire_new(&world.host, &world.cluster, &state), world.accept());
+            let (lease, _second) = tokio::join!(
+                Pool::acquire_new(&world.host, &world.cluster, &state, Priority::Default),
+                world.accept()
+            );
             assert!(!lease.unwrap().is_reused());
             assert_eq!(world.host.http1.open(), limit as usize);
         }
