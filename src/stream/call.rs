@@ -3,8 +3,8 @@
 use super::exchange::{Attempt, Forward, Outcome, Trail, Tries, within};
 use super::facts::StreamFacts;
 use super::{Local, upstream_http2};
-use crate::cluster::Host;
 use crate::cluster::pool::{http2, rpc};
+use crate::cluster::{Cluster, Host, PickContext};
 use crate::message::{Failure, Reason};
 use crate::model::{self, Block, Protocol};
 use crate::net::Charge;
@@ -15,8 +15,11 @@ use crate::router::{Edit, EditPlan, ForwardSpec};
 use http::{Uri, uri::Scheme};
 use std::rc::Rc;
 use std::time::Duration;
+use tokio::task::spawn_local;
 use tokio::time::Instant;
 
+/// Time limit of a copy whose call has none.
+const COPY_LIMIT: Duration = Duration::from_secs(300);
 /// Frames up to this many bytes are kept until they are answered.
 const SMALL: usize = 16 * 1024;
 
@@ -77,6 +80,10 @@ impl Call {
     ) -> Result<Option<Frame>, Failure> {
         if !forward.request_edits.is_empty() {
             self.frame = self.edited_request(begin, &forward)?;
+        }
+        for (_, cluster) in forward.wish.iter().flat_map(|wish| &wish.mirrors) {
+            let limit = time_limit(&self.frame, forward.action).unwrap_or(COPY_LIMIT);
+            spawn_local(mirror(local.clone(), cluster.clone(), self.frame.copy(), upstream, limit));
         }
         let deadline = time_limit(&self.frame, forward.action).map(|limit| begin + limit);
         let mut tries = forward.tries(&self.frame, false).rpc();
@@ -207,6 +214,31 @@ impl Call {
         let copy = if keep { self.frame.copy() } else { Frame::spent() };
         std::mem::replace(&mut self.frame, copy)
     }
+}
+
+/// Sends a copy of a call to another cluster. It has that cluster's limits, tells outlier detection nothing, and
+/// nobody sees its answer.
+async fn mirror(local: Rc<Local>, cluster: Rc<Cluster>, frame: Frame, upstream: Protocol, limit: Duration) {
+    let mut tries = Tries::default().rpc();
+    let attempt = Attempt::begin(&cluster, PickContext::default(), &mut tries);
+    // Counted where it is refused.
+    let Ok(attempt) = attempt.map(Attempt::unjudged) else { return };
+    let sending = async {
+        let (host, state, priority) = (&attempt.host, &attempt.state, attempt.priority);
+        if upstream == Protocol::Http2 {
+            let target = host.http2.target(host).ok_or(Failure::before(Reason::Conversion))?;
+            let lease = http2::Pool::acquire(host, &cluster, state, priority).await?;
+            let reads = cluster.env().reads.clone();
+            return upstream_http2::call(frame, target, &lease, reads, None).await.map(Some);
+        }
+        let mux = rpc::Pool::acquire(host, &cluster, state, priority).await?;
+        match frame.kind() {
+            Kind::Oneway => mux.send_oneway(frame, None).map(|()| None),
+            _ => mux.call(frame, None)?.await.map(Some),
+        }
+    };
+    let result = within(&local, Some(Instant::now() + limit), Reason::Timeout, sending).await;
+    count(&attempt, &result);
 }
 
 fn facts<'a>(frame: &'a Frame, begin: Instant, forward: &Forward<'a>) -> StreamFacts<'a> {

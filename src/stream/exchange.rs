@@ -9,7 +9,7 @@ pub use tries::{Outcome, Tries};
 use super::{Handle, Local};
 use crate::cluster::{Cluster, Host, PickContext};
 use crate::message::{Failure, Head, Reason};
-use crate::model::{DirectResponse, Redirect, RouteId};
+use crate::model::{ClusterChoice, DirectResponse, Mirror, Redirect, RouteId};
 use crate::net::PeerAddress;
 use crate::router::{ActionSpec, Choice, Draw, Drawn, EditPlan, ForwardSpec, NewCookie, RouteSpec};
 use crate::snapshot::View;
@@ -53,6 +53,8 @@ pub struct Wish<'v> {
     pub context: PickContext<'v>,
     /// What the client is to send next time, so that it meets the same host.
     pub cookies: Vec<NewCookie>,
+    /// Who gets a copy of it.
+    pub mirrors: Vec<(&'v Mirror, Rc<Cluster>)>,
 }
 
 impl<'v> Plan<'v> {
@@ -70,6 +72,11 @@ impl<'v> Forward<'v> {
     /// retries.
     pub fn tries(&self, head: &impl Head, internal: bool) -> Tries<'v> {
         Tries::new(self.route, head, internal)
+    }
+
+    /// Whether somebody gets a copy.
+    pub fn is_mirrored(&self) -> bool {
+        self.wish.as_ref().is_some_and(|wish| !wish.mirrors.is_empty())
     }
 
     /// What every pick is told of the request.
@@ -184,12 +191,39 @@ pub fn plan_drawn<'v>(
         hash = Some(hashed());
     }
     let Draw { request_edits, response_edits, criteria, share } = draw;
-    let wish = (hash.is_some() || !criteria.is_empty()).then(|| {
+    let mirrors = mirrors(local, view, action, head, draws);
+    let wish = (hash.is_some() || !criteria.is_empty() || !mirrors.is_empty()).then(|| {
         let hash = hash.unwrap_or_default();
         let context = PickContext { hash: hash.value, criteria, ..PickContext::default() };
-        Box::new(Wish { context, cookies: hash.cookies })
+        Box::new(Wish { context, cookies: hash.cookies, mirrors })
     });
     Ok(Plan::Forward(Forward { route, action, request_edits, response_edits, share, cluster, wish }))
+}
+
+/// Who gets a copy of the request: clusters that are there and want this one.
+fn mirrors<'v>(
+    local: &Local,
+    view: &'v View,
+    action: &'v ForwardSpec,
+    head: &impl Head,
+    draws: Draws,
+) -> Vec<(&'v Mirror, Rc<Cluster>)> {
+    let each = (1..).zip(&action.mirrors).filter_map(|(turn, spec)| {
+        if !spec.wants(draws.cookie().rotate_left(turn)) {
+            return None;
+        }
+        let id = match (&spec.model.cluster, spec.cluster) {
+            (_, Some(id)) => Some(id),
+            (ClusterChoice::Header(name), None) => {
+                let mut id = None;
+                head.each_value(name, &mut |value| id = id.or(Some(view.cluster_id(value))));
+                id.flatten()
+            }
+            _ => None,
+        };
+        Some((&spec.model, local.cluster(id?, view).ok()?))
+    });
+    each.collect()
 }
 
 /// Where a request went last, for the line about its failure.

@@ -199,6 +199,8 @@ stat_group! {
         upstream_rq_retry: Counter,
         upstream_rq_retry_success: Counter,
         upstream_rq_retry_overflow: Counter,
+        /// Bodies too large to be kept for another try or a copy.
+        retry_or_shadow_abandoned: Counter,
         upstream_rq_retry_limit_exceeded: Counter,
         upstream_rq_retry_backoff_exponential: Counter,
         upstream_rq_retry_backoff_ratelimited: Counter,

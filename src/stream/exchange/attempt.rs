@@ -24,6 +24,8 @@ pub struct Attempt {
     /// Whose limits count.
     pub priority: Priority,
     counted: Cell<bool>,
+    /// Outlier detection hears of it.
+    judged: bool,
     _permit: Option<Permit>,
     _active: ActiveGuard,
 }
@@ -51,12 +53,29 @@ impl Attempt {
         stats.upstream_rq_active.inc();
         let (cluster, counted) = (cluster.clone(), Cell::new(false));
         let priority = tries.priority();
-        Ok(Attempt { host, cluster, state, priority, counted, _permit: permit, _active: active })
+        Ok(Attempt {
+            host,
+            cluster,
+            state,
+            priority,
+            counted,
+            judged: true,
+            _permit: permit,
+            _active: active,
+        })
+    }
+
+    /// How it ends says nothing about its host.
+    pub fn unjudged(mut self) -> Self {
+        self.judged = false;
+        self
     }
 
     /// Its host answered with `status`, or what is like it.
     pub fn answered(&self, status: u16) {
-        self.state.report(&self.host, Sign::Status(status));
+        if self.judged {
+            self.state.report(&self.host, Sign::Status(status));
+        }
     }
 
     /// Counts how it ended.
@@ -69,7 +88,7 @@ impl Attempt {
                 self.host.stats.rq_success.inc();
             }
             Err(failure) => {
-                if let Some(sign) = sign_of(failure.reason) {
+                if let Some(sign) = sign_of(failure.reason).filter(|_| self.judged) {
                     self.state.report(&self.host, sign);
                 }
                 self.host.stats.rq_error.inc();

@@ -132,13 +132,23 @@ pub(super) fn through(pipeline: &mut Pipeline, whole: Bytes) -> Result<Bytes, Fa
 }
 
 /// A body that is here already, and its trailers.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Held {
     data: Bytes,
     trailers: Option<HeaderMap>,
 }
 
 impl Held {
+    /// Made of `parts`; one alone is not copied.
+    pub(super) fn new(parts: Vec<Bytes>, trailers: Option<HeaderMap>) -> Self {
+        let data = match parts.as_slice() {
+            [] => Bytes::new(),
+            [only] => only.clone(),
+            many => many.concat().into(),
+        };
+        Held { data, trailers }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.data.len()
     }

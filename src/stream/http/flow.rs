@@ -9,6 +9,7 @@ use super::sink::{Gone, Sink};
 use super::source::{Fault, Source};
 use crate::filter::Pipeline;
 use crate::net::Wheel;
+use super::tap::Tap;
 use crate::net::h2::STREAM_WINDOW;
 use crate::protocol::http1::NameCase;
 use bytes::{Bytes, BytesMut};
@@ -46,6 +47,9 @@ pub struct Flow {
     /// Taken from the source and not yet released to its window.
     owed: usize,
     keep: Option<Keep>,
+    /// More came than could be kept.
+    outgrown: bool,
+    tap: Option<Tap>,
     moved: u64,
     /// The sink takes nothing now; how often that began and ended.
     waits: bool,
@@ -87,6 +91,8 @@ impl Flow {
             done: false,
             owed: 0,
             keep: (keep > 0).then_some(Keep { chunks: Vec::new(), room: keep }),
+            outgrown: false,
+            tap: None,
             moved: 0,
             waits: false,
             paused: 0,
@@ -133,6 +139,20 @@ impl Flow {
     /// Whether everything that came so far can be sent again.
     pub fn can_restart(&self) -> bool {
         self.keep.is_some()
+    }
+
+    /// Whether more came than could be kept.
+    pub fn is_outgrown(&self) -> bool {
+        self.outgrown
+    }
+
+    /// Has the body copied; nothing of it has been moved yet.
+    pub fn tap(&mut self, mut tap: Tap) {
+        if self.ended {
+            tap.end(None);
+        } else {
+            self.tap = Some(tap);
+        }
     }
 
     /// From now on nothing is kept.
@@ -287,6 +307,7 @@ impl Flow {
                 self.account(&bytes);
                 // Known now, the end travels with the last bytes rather than in a frame of its own.
                 self.ended = self.from.is_end_stream();
+                self.end_tap();
                 Poll::Ready(Ok(Some(bytes)))
             }
             Some(Err(error)) => Poll::Ready(Err(Broken::Source(error))),
@@ -296,13 +317,25 @@ impl Flow {
                     noted.clone_from(trailers);
                 }
                 self.ended = true;
+                self.end_tap();
                 Poll::Ready(Ok(None))
             }
         }
     }
 
+    fn end_tap(&mut self) {
+        if self.ended
+            && let Some(mut tap) = self.tap.take()
+        {
+            tap.end(self.trailers.as_ref());
+        }
+    }
+
     fn account(&mut self, bytes: &Bytes) {
         self.moved += bytes.len() as u64;
+        if let Some(tap) = &mut self.tap {
+            tap.take(bytes);
+        }
         match &mut self.keep {
             Some(keep) if keep.room >= bytes.len() + KEPT_COST => {
                 keep.room -= bytes.len() + KEPT_COST;
@@ -310,8 +343,9 @@ impl Flow {
                 // Kept anyway, it need not wait for the sink.
                 self.from.release(bytes.len());
             }
-            _ => {
-                self.keep = None;
+            keep => {
+                self.outgrown |= keep.is_some();
+                *keep = None;
                 self.owed += bytes.len();
             }
         }

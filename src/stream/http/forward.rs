@@ -1,15 +1,17 @@
 //! The tries of one request: sends it to hosts of its cluster until a response's head is to be forwarded.
 
 use super::Settings;
+use super::client::Client;
 use super::exchange::{Answer, Exchange};
 use super::flow::{Broken, Flow};
 use super::head::{RequestHead, edit, facts, joined, rewrite};
+use super::mirror;
 use super::relay::Relay;
 use super::source::Source;
 use super::steering::{self, Notice};
 use super::upstream::Way;
 use crate::message::{Failure, Flags, Reason};
-use crate::model::Block;
+use crate::model::{Block, UpstreamProtocol};
 use crate::router::Limits;
 use crate::stream::exchange::{Attempt, Forward, Outcome, Tries};
 use crate::stream::facts::StreamFacts;
@@ -52,6 +54,14 @@ impl Exchange {
         if self.internal {
             steering::take(&mut head.headers);
         }
+        if self.change.is_none() && to.is_mirrored() {
+            let client = match self.client {
+                Client::Http2(_) => UpstreamProtocol::Http2,
+                Client::Http1(_) => UpstreamProtocol::Http1,
+            };
+            let tap = mirror::tap(&self.down.local, &to, &head, limits.timeout, limit, client);
+            tap.into_iter().for_each(|tap| up.tap(tap));
+        }
         let notice = Notice::new(&head, to.route, &limits, settings.router);
         let idle = limits.idle.or(settings.stream_idle);
         let end = match limits.max_stream {
@@ -67,6 +77,10 @@ impl Exchange {
             self.told.attempts = to.route.host().attempt_count_in_response.then_some(tries.made() + 1);
             let result = self.attempt(&to, &mut tries, &limits, &head, &mut up).await;
             self.told.overloaded = result.as_ref().is_err_and(|failure| failure.reason.is_overflow());
+            // A copy that is given up is counted where it is.
+            if up.is_outgrown() && tries.may_resend() && tries.made() == 1 && !to.is_mirrored() {
+                to.cluster.stats.retry_or_shadow_abandoned.inc();
+            }
             let outcome = match &result {
                 Ok((response, ..)) => {
                     let headers = |name: &str| joined(response.headers(), name);

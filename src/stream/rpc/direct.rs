@@ -83,7 +83,8 @@ impl Way {
         let Ok(Plan::Forward(forward)) = plan else { return Err(None) };
         let mut tries = forward.tries(frame, false).rpc();
         let edits = !forward.request_edits.is_empty() || !forward.response_edits.is_empty();
-        if edits || tries.per_try().is_some() || tries.per_try_idle().is_some() {
+        let special = edits || forward.is_mirrored();
+        if special || tries.per_try().is_some() || tries.per_try_idle().is_some() {
             return Err(None);
         }
         let attempt = Attempt::begin(&forward.cluster, forward.context(), &mut tries)

@@ -150,24 +150,15 @@ pub(super) const NO_EFFECT: &[(&str, &[&str])] = &[
         ],
     ),
     ("envoy.config.core.v3.KeepaliveSettings", &["connection_idle_interval", "interval_jitter"]),
-    (
-        "envoy.config.route.v3.RouteConfiguration",
-        &["cluster_specifier_plugins", "request_mirror_policies", "validate_clusters"],
-    ),
+    ("envoy.config.route.v3.RouteConfiguration", &["cluster_specifier_plugins", "validate_clusters"]),
     (
         "envoy.config.route.v3.VirtualHost",
-        &["hedge_policy", "include_is_timeout_retry_header", "request_mirror_policies", "virtual_clusters"],
+        &["hedge_policy", "include_is_timeout_retry_header", "virtual_clusters"],
     ),
     ("envoy.config.route.v3.Route", &["tracing"]),
     (
         "envoy.config.route.v3.RouteAction",
-        &[
-            "cluster_not_found_response_code",
-            "early_data_policy",
-            "flush_timeout",
-            "hedge_policy",
-            "request_mirror_policies",
-        ],
+        &["cluster_not_found_response_code", "early_data_policy", "flush_timeout", "hedge_policy"],
     ),
     ("envoy.config.route.v3.WeightedCluster", &["runtime_key_prefix", "total_weight"]),
     ("envoy.config.route.v3.RetryPolicy", &["retry_options_predicates", "retry_priority"]),
