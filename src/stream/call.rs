@@ -238,7 +238,7 @@ async fn mirror(local: Rc<Local>, cluster: Rc<Cluster>, frame: Frame, upstream: 
         }
     };
     let result = within(&local, Some(Instant::now() + limit), Reason::Timeout, sending).await;
-    count(&attempt, &result);
+    count(&attempt, &result, false);
 }
 
 fn facts<'a>(frame: &'a Frame, begin: Instant, forward: &Forward<'a>) -> StreamFacts<'a> {

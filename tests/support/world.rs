@@ -33,6 +33,14 @@ impl World {
         World { ads, proxy, port }
     }
 
+    /// Publishes what was set in `ads` and waits until each of `kinds` is accepted.
+    pub async fn push(&self, kinds: &[Type]) {
+        self.ads.push().await;
+        for kind in kinds {
+            self.ads.wait_ack(*kind).await;
+        }
+    }
+
     /// A counter or gauge, all workers added.
     pub fn number(&self, name: &str) -> i64 {
         self.proxy.registry.number(name)

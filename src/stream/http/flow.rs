@@ -7,9 +7,9 @@
 use super::bodies::{Filtered, Held};
 use super::sink::{Gone, Sink};
 use super::source::{Fault, Source};
+use super::tap::Tap;
 use crate::filter::Pipeline;
 use crate::net::Wheel;
-use super::tap::Tap;
 use crate::net::h2::STREAM_WINDOW;
 use crate::protocol::http1::NameCase;
 use bytes::{Bytes, BytesMut};
