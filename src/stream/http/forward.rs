@@ -98,6 +98,8 @@ impl Exchange {
                 && let Some(pause) = tries.again(outcome, &to.cluster, self.clock.deadline())
             {
                 drop(result);
+                // Its limits are not those of the pause.
+                self.clock.begin_try(None, None);
                 let local = self.down.local.clone();
                 let wait = local.env.wheel.sleep(pause);
                 self.watched(async {
