@@ -18,22 +18,20 @@ pub enum Role {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Extras {
     None,
-    /// Many virtual hosts, the last of which has many routes.
-    Table,
+    /// So many virtual hosts, the last of which has many routes.
+    Table(usize),
     /// A line of JSON for each request, to a file in memory.
     Log,
 }
 
-/// Virtual hosts of [`Extras::Table`], and routes of the last of them.
-pub const HOSTS: usize = 1000;
-/// See [`HOSTS`].
-pub const ROUTES: usize = 1000;
+/// Routes of the last host of [`Extras::Table`].
+const ROUTES: usize = 1000;
 
 impl Role {
     /// Host and beginning of the target that a request must have to take the longest way.
     pub fn place(self) -> (String, String) {
         match self {
-            Self::H1(Extras::Table) => (table_host(HOSTS - 1), format!("{}/", table_path(ROUTES - 1))),
+            Self::H1(Extras::Table(hosts)) => (table_host(hosts - 1), format!("{}/", table_path(ROUTES - 1))),
             _ => ("bench.local".to_owned(), "/".to_owned()),
         }
     }
@@ -92,13 +90,13 @@ fn routes(cluster: &str) -> Value {
     ]})
 }
 
-fn table(cluster: &str) -> Value {
+fn table(hosts: usize, cluster: &str) -> Value {
     let host = |at: usize| {
-        let many = if at + 1 == HOSTS { ROUTES } else { 1 };
+        let many = if at + 1 == hosts { ROUTES } else { 1 };
         let routes: Vec<Value> = (0..many).map(|at| route(&table_path(at), cluster)).collect();
         json!({"name": format!("host-{at}"), "domains": [table_host(at)], "routes": routes})
     };
-    json!({"name": "routes", "virtual_hosts": (0..HOSTS).map(host).collect::<Vec<_>>()})
+    json!({"name": "routes", "virtual_hosts": (0..hosts).map(host).collect::<Vec<_>>()})
 }
 
 fn tcp_proxy(cluster: &str) -> Value {
@@ -156,7 +154,7 @@ pub fn bootstrap(role: Role, port: u16, middle: u16, backend: u16, log: &str) ->
         Role::Bolt => vec![listener("bolt", port, rpc_proxy("bolt", "bolt", "backend"))],
         Role::H2c => manager("HTTP2", routes("backend"), None),
         Role::H1(Extras::None) => manager("HTTP1", routes("backend"), None),
-        Role::H1(Extras::Table) => manager("HTTP1", table("backend"), None),
+        Role::H1(Extras::Table(hosts)) => manager("HTTP1", table(hosts, "backend"), None),
         Role::H1(Extras::Log) => manager("HTTP1", routes("backend"), Some(log)),
         Role::TwoHops => {
             clusters.push(cluster("middle", middle, true));

@@ -50,7 +50,9 @@ pub fn memory(setup: &Setup) -> Result<()> {
     for (name, role, kind, count, most) in kinds {
         match connections(setup, role, kind, count) {
             Ok(row) => {
-                println!("{count} idle {name} connections, each after one request (target: ≤ {most} KB each)");
+                println!(
+                    "{count} idle {name} connections, each after one request (target: ≤ {most} KB each)"
+                );
                 table(&["", "RSS MB before", "after", "KB each", "MB after their end"], &[row]);
             }
             Err(error) => println!("{count} idle {name} connections: not measured: {error:#}\n"),

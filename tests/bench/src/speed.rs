@@ -156,7 +156,7 @@ fn print_target(target: &Target, runners: &[Runner]) {
         Than::One(label) => find(runners, label),
         Than::Best => runners
             .iter()
-            .filter(|runner| !matches!(runner.entrant.peer, Peer::Mizzen | Peer::Relay))
+            .filter(|runner| !matches!(runner.entrant.peer, Peer::Mizzen | Peer::Relay | Peer::SmallRelay))
             .min_by(|a, b| {
                 let cpu = |runner: &Runner| spread(runner, cpu_per_request).median;
                 cpu(a).total_cmp(&cpu(b))
