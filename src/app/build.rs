@@ -10,6 +10,7 @@ use super::lifecycle::Lifecycle;
 use super::sockets::Sockets;
 use crate::snapshot::Store;
 use crate::snapshot::builder::{Builder, Change, Counts, Event, Order, Origin, Report, Status};
+use crate::util::park::Park;
 use crate::worker::Sender;
 use crate::xds::client::ClientEvent;
 use crate::xds::disk::Saved;
@@ -108,14 +109,15 @@ impl Build {
         refused
     }
 
-    /// Works until told to quit.
-    pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
+    /// Works until told to quit. Takes the thread it is called on.
+    pub fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
+        let mut park = Park::default();
         loop {
             let due = self.deadline().unwrap_or_else(|| Instant::now() + IDLE);
-            match tokio::time::timeout_at(due.into(), inputs.recv()).await {
-                Ok(None | Some(Input::Quit)) => break,
-                Ok(Some(input)) => self.take(input),
-                Err(_due) => {}
+            match park.until(due, |context| inputs.poll_recv(context)) {
+                Some(None | Some(Input::Quit)) => break,
+                Some(Some(input)) => self.take(input),
+                None => {}
             }
             self.pump(Instant::now());
         }

@@ -277,13 +277,12 @@ fn start_build(
     fixed: Vec<Change>,
     inputs: mpsc::Receiver<Input>,
 ) -> std::io::Result<JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     for refused in build.apply_static(fixed) {
         tracing::error!("bootstrap: {refused}");
     }
     std::thread::Builder::new().name("build".into()).spawn(move || {
         // Serving comes first: configuration work gives way to the workers.
         let _ = rustix::process::nice(10);
-        runtime.block_on(build.run(inputs));
+        build.run(inputs);
     })
 }

@@ -1,6 +1,6 @@
 //! A compiled RouteConfiguration.
 
-use super::domains::{Domains, normal};
+use super::domains::Domains;
 use super::matcher::Target;
 use super::{CompiledHost, RouteSpec};
 use crate::message::Head;
@@ -35,7 +35,7 @@ impl RouteTable {
         RouteTable {
             domains: match same {
                 Some(last) => last.domains.clone(),
-                None => Arc::new(index(&hosts, config.ignore_port)),
+                None => Arc::new(Domains::new(&hosts, config.ignore_port)),
             },
             hosts,
             ignore_parameters: config.ignore_path_parameters,
@@ -50,7 +50,7 @@ impl RouteTable {
 
     /// The virtual host for `authority`; `None` when no domain covers it.
     pub fn host(&self, authority: Option<&[u8]>) -> Option<&Arc<CompiledHost>> {
-        self.hosts.get(self.domains.find(authority)? as usize)
+        self.hosts.get(self.domains.find(authority, &self.hosts)? as usize)
     }
 
     /// Headers that only requests from inside may bring, lower case: others lose them before the look-up.
@@ -73,12 +73,4 @@ impl RouteTable {
 fn same_domains(a: &[Arc<CompiledHost>], b: &[Arc<CompiledHost>]) -> bool {
     a.len() == b.len()
         && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b) || a.model.domains == b.model.domains)
-}
-
-fn index(hosts: &[Arc<CompiledHost>], ignore_port: bool) -> Domains {
-    let owned: Vec<_> = (0u32..)
-        .zip(hosts)
-        .flat_map(|(at, host)| host.model.domains.iter().map(move |domain| (normal(domain), at)))
-        .collect();
-    Domains::new(owned.iter().map(|(domain, at)| (domain.as_ref(), *at)), ignore_port)
 }

@@ -2,18 +2,21 @@
 
 use super::Snapshot;
 use arc_swap::ArcSwap;
-use std::sync::Arc;
-use tokio::sync::watch;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::Notify;
 
 /// Holds the current snapshot. The builder publishes; workers and the admin read.
+///
+/// Each worker is woken by a [`Notify`] of its own: tokio's `watch` spreads its receivers over several lists and
+/// wakes one that comes back while it still walks them again, which made two or three wake-ups of every push.
 pub struct Store {
     current: ArcSwap<Snapshot>,
-    generation: watch::Sender<u64>,
+    watches: Mutex<Vec<Arc<Notify>>>,
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Store { current: ArcSwap::from_pointee(Snapshot::default()), generation: watch::Sender::new(0) }
+        Store { current: ArcSwap::from_pointee(Snapshot::default()), watches: Mutex::default() }
     }
 }
 
@@ -21,9 +24,10 @@ impl Store {
     /// Makes `snapshot` the current one and wakes the workers. The caller keeps the `Arc` until it is its
     /// only owner, so that no worker ever drops a large table.
     pub fn publish(&self, snapshot: Arc<Snapshot>) {
-        let generation = snapshot.generation;
         self.current.store(snapshot);
-        self.generation.send_replace(generation);
+        for watch in self.watches.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            watch.notify_one();
+        }
     }
 
     /// The current snapshot.
@@ -31,8 +35,10 @@ impl Store {
         self.current.load_full()
     }
 
-    /// A receiver that sees each new generation number (intermediate ones may be skipped).
-    pub fn watch(&self) -> watch::Receiver<u64> {
-        self.generation.subscribe()
+    /// Who waits on it is told once of publications since it waited last. For as long as the store lives.
+    pub fn watch(&self) -> Arc<Notify> {
+        let watch = Arc::new(Notify::new());
+        self.watches.lock().unwrap_or_else(PoisonError::into_inner).push(watch.clone());
+        watch
     }
 }

@@ -1,8 +1,9 @@
-//! Leaf helpers: random numbers, durations, back-off, hashing, base64. Use nothing else of this crate.
+//! Leaf helpers: random numbers, durations, back-off, hashing, base64, waiting. Use nothing else of this crate.
 
 pub mod backoff;
 pub mod base64;
 pub mod duration;
 pub mod hash;
+pub mod park;
 pub mod random;
 pub mod text;

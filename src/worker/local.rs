@@ -35,7 +35,7 @@ struct Running {
 }
 
 async fn serve(settings: Settings, mut commands: mpsc::UnboundedReceiver<Command>) {
-    let mut generations = settings.store.watch();
+    let published = settings.store.watch();
     let env = Rc::new(Env {
         wheel: Wheel::new(),
         random: Random::default(),
@@ -54,17 +54,11 @@ async fn serve(settings: Settings, mut commands: mpsc::UnboundedReceiver<Command
         tokio::select! {
             // Snapshots before commands: a socket opens only after its listener is known.
             biased;
-            changed = generations.changed() => match changed {
-                Ok(()) => running.follow(),
-                Err(_) => return,
-            },
+            () = published.notified() => running.follow(),
             command = commands.recv() => match command {
                 None | Some(Command::Quit) => return,
                 Some(command) => {
-                    if generations.has_changed().unwrap_or(false) {
-                        generations.mark_unchanged();
-                        running.follow();
-                    }
+                    running.follow();
                     running.obey(command);
                 }
             },
@@ -75,11 +69,11 @@ async fn serve(settings: Settings, mut commands: mpsc::UnboundedReceiver<Command
 impl Running {
     /// Replaces the view and brings listeners and clusters to it.
     fn follow(&mut self) {
-        let old = self.local.view();
-        let new = View::new(self.store.load());
+        let (old, new) = (self.local.view(), self.store.load());
         if new.generation == old.generation {
             return;
         }
+        let new = View::new(new);
         // The view first: a connection that is rebound must find its routes.
         self.local.set_view(new.clone());
         self.listeners.sync(&old, &new);
