@@ -4,12 +4,12 @@
 use crate::cluster::{ClusterEntry, ClusterSlot, History, Level};
 use crate::model::{Discovery, Health, NetworkFilter, Priority, RouteSource};
 use crate::snapshot::{Snapshot, Store};
-use crate::telemetry::{Registry, Sample, Scope, StatGroup, Value};
+use crate::telemetry::{HistogramData, Registry, Sample, Scope, StatGroup, Value};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// What the control plane has done with one name, in Envoy's words.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Updates {
     pub update_attempt: u64,
     pub update_success: u64,
@@ -27,6 +27,8 @@ pub struct Updates {
     pub version_text: Arc<str>,
     /// How often waiting for the first copy was given up.
     pub init_fetch_timeout: u64,
+    /// How many milliseconds good copies took, each its share of its response.
+    pub update_duration: HistogramData,
 }
 
 /// Gives the updates of all names of a type.
@@ -108,6 +110,7 @@ impl Updates {
         counter("update_rejected", self.update_rejected);
         counter("update_empty", self.update_empty);
         out("update_time", time(self.update_time));
+        out("update_duration", Value::Histogram(Box::new(self.update_duration.clone())));
         out("version", Value::Gauge(self.version));
         let text = (self.update_success > 0).then(|| Arc::new(self.version_text.to_string()));
         out("version_text", Value::Text(text));

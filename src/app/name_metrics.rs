@@ -47,5 +47,6 @@ fn updates(stats: &NameStats, failures: u64) -> Updates {
         version: version_hash(&stats.version),
         version_text: stats.version.clone(),
         init_fetch_timeout: 0,
+        update_duration: stats.durations(),
     }
 }

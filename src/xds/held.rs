@@ -218,7 +218,7 @@ impl Store {
         }
         (held.seen, held.at) = (self.sequence, u32::try_from(index).unwrap_or(u32::MAX));
         if let Some(stats) = pass.names.get_mut(held.key.index()) {
-            stats.accepted(version, false, pass.reading.now.unix_ms);
+            stats.confirmed(version, pass.reading.now.unix_ms);
         }
         held.version = version.clone();
         held.unconfirmed = false;
@@ -257,7 +257,7 @@ impl Store {
         (held.seen, held.at) = (self.sequence, at);
         if !held.withdrawn && held.bytes == raw.bytes {
             if let Some(stats) = pass.names.get_mut(held.key.index()) {
-                stats.accepted(&raw.version, false, now.unix_ms);
+                stats.confirmed(&raw.version, now.unix_ms);
             }
             held.version = raw.version;
             held.unconfirmed = false;

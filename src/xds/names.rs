@@ -3,10 +3,12 @@
 //!
 //! Owns one small record per EDS and RDS name, in a slab under one lock that the state takes once per
 //! response; whoever holds a name keeps its key. Gives out copies to the metrics, which alone need the names.
-//! Histograms are kept per type only: ten thousand of them would cost more than what they tell.
+//! What took no millisecond, nearly all, is counted; only the rest needs a distribution.
 
+use crate::telemetry::HistogramData;
 use slab::Slab;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// The numbers of one name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +27,10 @@ pub struct NameStats {
     pub emptied: u32,
     /// `update_failure` of the type when the name was subscribed.
     pub failures_before: u32,
+    /// Good copies that took less than a millisecond.
+    quick: u32,
+    /// How many milliseconds the others took.
+    slow: Option<Box<HistogramData>>,
     /// The last good copy, ms since 1970; 0 before the first.
     pub updated_ms: u64,
     /// The last good copy that differed, ms since 1970; 0 before the first.
@@ -41,21 +47,39 @@ impl NameStats {
             rejected: 0,
             emptied: 0,
             failures_before,
+            quick: 0,
+            slow: None,
             updated_ms: 0,
             changed_ms: 0,
         }
     }
 
-    /// A good copy has come.
-    pub(super) fn accepted(&mut self, version: &Arc<str>, changed: bool, unix_ms: u64) {
+    /// A good copy has come that is equal to what is held.
+    pub(super) fn confirmed(&mut self, version: &Arc<str>, unix_ms: u64) {
         self.success += 1;
         self.updated_ms = unix_ms;
         self.version = version.clone();
-        if changed {
-            self.changed_ms = unix_ms;
-        } else {
-            self.unchanged += 1;
+        self.unchanged += 1;
+        self.quick += 1;
+    }
+
+    /// A good copy has come that differs; it `took` so long to apply.
+    pub(super) fn changed(&mut self, version: &Arc<str>, unix_ms: u64, took: Duration) {
+        self.success += 1;
+        (self.updated_ms, self.changed_ms) = (unix_ms, unix_ms);
+        self.version = version.clone();
+        match u64::try_from(took.as_millis()).unwrap_or(u64::MAX) {
+            0 => self.quick += 1,
+            ms => self.slow.get_or_insert_default().record(ms, 1),
         }
+    }
+
+    /// How many milliseconds good copies took.
+    #[must_use]
+    pub fn durations(&self) -> HistogramData {
+        let mut all = self.slow.as_deref().cloned().unwrap_or_default();
+        all.record(0, self.quick.into());
+        all
     }
 
     /// The server took it back.

@@ -7,6 +7,7 @@ use hickory_resolver::proto::rr::{RData, RecordType};
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// What a name stands for.
@@ -36,22 +37,23 @@ pub trait Resolve: Send + Sync {
     fn resolve<'a>(&'a self, name: &'a str, family: DnsFamily) -> Looking<'a>;
 }
 
-/// The servers and the hosts file of the system. Answers are not cached: the askers know when to ask again.
-pub struct SystemResolver(Result<TokioResolver, String>);
+/// The servers and the hosts file of the system, read at the first question: most proxies never ask one.
+/// Answers are not cached: the askers know when to ask again.
+#[derive(Default)]
+pub struct SystemResolver(OnceLock<Result<TokioResolver, String>>);
 
-impl Default for SystemResolver {
-    fn default() -> Self {
-        let builder = TokioResolver::builder_tokio().map(|mut builder| {
-            builder.options_mut().cache_size = 0;
-            builder.build()
-        });
-        SystemResolver(builder.and_then(|built| built).map_err(|error| error.to_string()))
-    }
+fn system() -> Result<TokioResolver, String> {
+    let builder = TokioResolver::builder_tokio().map(|mut builder| {
+        builder.options_mut().cache_size = 0;
+        builder.build()
+    });
+    builder.and_then(|built| built).map_err(|error| error.to_string())
 }
 
 impl SystemResolver {
     async fn ask(&self, name: &str, kind: RecordType) -> Result<Answer, Lookup> {
-        let resolver = self.0.as_ref().map_err(|why| Lookup::Failed(format!("{name}: {why}")))?;
+        let resolver = self.0.get_or_init(system);
+        let resolver = resolver.as_ref().map_err(|why| Lookup::Failed(format!("{name}: {why}")))?;
         match resolver.lookup(name, kind).await {
             Ok(found) => {
                 let addresses = found.answers().iter().filter_map(|record| match &record.data {

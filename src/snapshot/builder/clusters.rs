@@ -76,8 +76,8 @@ pub(super) struct Clusters {
     pub(super) dirty: BTreeSet<ClusterId>,
     /// To be looked at because something that held them let go.
     pub(super) going: BTreeSet<ClusterId>,
-    /// Waiters of clusters whose readiness changed.
-    pub(super) woken: BTreeSet<Waiter>,
+    /// Waiters of clusters whose readiness changed, and the cluster.
+    pub(super) woken: BTreeSet<(Waiter, ClusterId)>,
     pub(super) interest_changed: bool,
     /// How often a cluster that served was removed.
     pub(super) removals: u64,
@@ -210,7 +210,7 @@ impl Clusters {
     pub(super) fn wake(&mut self, id: ClusterId) {
         if let Some(state) = self.get_mut(id) {
             let waiters = std::mem::take(&mut state.waiters);
-            self.woken.extend(waiters);
+            self.woken.extend(waiters.into_iter().map(|waiter| (waiter, id)));
         }
     }
 

@@ -222,11 +222,11 @@ impl Builder {
                 self.gauges.clusters(before, self.clusters.tally(id));
                 idle = false;
             }
-            for waiter in std::mem::take(&mut self.clusters.woken) {
+            for (waiter, cluster) in std::mem::take(&mut self.clusters.woken) {
                 match waiter {
-                    Waiter::Table(id) => self.tables.dirty.entry(id).or_insert(false),
-                    Waiter::Listener(name) => self.listeners.dirty.entry(name).or_insert(false),
-                };
+                    Waiter::Table(id) => self.tables.wake(id, cluster),
+                    Waiter::Listener(name) => drop(self.listeners.dirty.entry(name).or_insert(false)),
+                }
             }
             let listeners = std::mem::take(&mut self.listeners.dirty);
             idle &= listeners.is_empty();

@@ -6,6 +6,7 @@
 //! once, because it has nothing to keep and neither a neighbour nor `*` should answer for it meanwhile.
 
 use super::change::{Origin, Owned, Why};
+use super::holds::Watches;
 use super::ids::Ids;
 use super::plan::{Plan, Planned};
 use super::timers::Key;
@@ -71,7 +72,7 @@ pub(super) struct Table {
     pub(super) since: Option<Instant>,
     pub(super) applied: Option<Applied>,
     pub(super) holds: BTreeMap<HostKey, Hold>,
-    pub(super) watching: Vec<ClusterId>,
+    pub(super) watches: Watches,
 }
 
 /// What a table's compiled form was made of.
@@ -121,6 +122,14 @@ impl Tables {
         self.get(id).map_or((0, 0), |table| (table.applied.is_some().into(), table.holds.len() as u64))
     }
 
+    /// A cluster that holds of the table wait for has changed.
+    pub(super) fn wake(&mut self, id: RouteId, cluster: ClusterId) {
+        if let Some(table) = self.get_mut(id) {
+            table.watches.wake(cluster);
+            self.dirty.entry(id).or_insert(false);
+        }
+    }
+
     /// Marks for a full look.
     pub(super) fn touch(&mut self, id: RouteId) {
         self.dirty.insert(id, true);
@@ -143,7 +152,7 @@ impl Tables {
                         since: None,
                         applied: None,
                         holds: BTreeMap::new(),
-                        watching: Vec::new(),
+                        watches: Watches::default(),
                     });
                 }
                 self.by_key.insert(key, id);
@@ -240,15 +249,15 @@ impl Builder {
 
     /// Brings one table up to date. Without `full` only ended holds count.
     pub(super) fn settle_table(&mut self, id: RouteId, full: bool, now: Instant) {
-        self.unwatch_table(id);
-        let Some(table) = self.tables.get_mut(id) else { return };
-        if table.users == 0 {
-            self.drop_table(id);
+        let Some(table) = self.tables.get(id) else { return };
+        if !full && table.users > 0 && table.applied.is_some() {
+            self.end_holds(id, now);
             return;
         }
-        if !full && table.applied.is_some() {
-            self.end_holds(id, now);
-            self.watch_holds(id, now);
+        let unused = table.users == 0;
+        self.unwatch_table(id);
+        if unused {
+            self.drop_table(id);
             return;
         }
         let Some(table) = self.tables.get_mut(id) else { return };

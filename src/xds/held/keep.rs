@@ -31,6 +31,8 @@ impl Store {
         let mut verdicts: Map<Arc<str>> =
             rejections.into_iter().map(|r| (r.name, Arc::from(r.text))).collect();
         let mut lines = Vec::new();
+        let took = now.instant.saturating_duration_since(update.ticket.at);
+        let each = took / u32::try_from(update.changed.len()).unwrap_or(u32::MAX).max(1);
         let names = self.names.clone();
         let mut names = names.lock();
         for raw in update.changed {
@@ -45,7 +47,7 @@ impl Store {
                 }
                 None => {
                     if let Some(stats) = names.get_mut(key) {
-                        stats.accepted(&raw.version, true, now.unix_ms);
+                        stats.changed(&raw.version, now.unix_ms, each);
                     }
                     self.ttls.set(&raw.name, raw.ttl, now.instant);
                     self.insert(raw, now.unix_ms);

@@ -374,6 +374,13 @@ fn check_gauges(builder: &Builder) {
     let applied = tables.iter().filter(|table| table.applied.is_some()).count() as u64;
     let held = tables.iter().map(|table| table.holds.len() as u64).sum::<u64>();
     assert_eq!((counts.total_routes, counts.held_virtual_hosts), (applied, held));
+    for (id, table) in builder.tables.iter() {
+        assert!(table.watches.watched().map(|(hold, _)| hold).eq(table.holds.keys()));
+        for (_, cluster) in table.watches.watched() {
+            let state = builder.clusters.get(cluster).unwrap();
+            assert!(state.waiters.contains(&super::super::clusters::Waiter::Table(id)));
+        }
+    }
     for table in tables.iter().filter(|table| !table.holds.is_empty()) {
         let (applied, wanted) = (table.applied.as_ref().unwrap(), table.wanted.as_ref().unwrap());
         for hold in table.holds.values() {
