@@ -151,7 +151,7 @@ pub struct RouteMatch {
     /// Only gRPC requests (`content-type: application/grpc…`).
     pub grpc: bool,
     /// Share of requests; `None` all.
-    pub fraction: Option<Fraction>,
+    pub fraction: Option<Box<Fraction>>,
 }
 
 /// A share of requests, that runtime may override.
@@ -211,7 +211,8 @@ pub struct QueryMatch {
 pub enum Action {
     Route(RouteAction),
     Direct(DirectResponse),
-    Redirect(Redirect),
+    /// Rare and large.
+    Redirect(Box<Redirect>),
 }
 
 /// A fixed answer.

@@ -48,7 +48,7 @@ impl CompiledHost {
 fn to_tls(host: &Arc<VirtualHost>, table: &RouteConfig) -> RouteSpec {
     let redirect = Redirect { status: 301, scheme: Some("https".to_owned()), ..Redirect::default() };
     let matcher = RouteMatch { path: PathMatch::Any, ..RouteMatch::default() };
-    let route = Arc::new(Route::new("", matcher, Action::Redirect(redirect)));
+    let route = Arc::new(Route::new("", matcher, Action::Redirect(Box::new(redirect))));
     let bare = Arc::new(VirtualHost {
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),
@@ -107,7 +107,7 @@ fn compile_route(levels: &Levels<'_>, intern: &mut dyn FnMut(&str) -> ClusterId)
         action: match &levels.route.action {
             Action::Route(action) => ActionSpec::Route(compile_forward(levels, action, intern)),
             Action::Direct(direct) => ActionSpec::Direct(direct.clone()),
-            Action::Redirect(redirect) => ActionSpec::Redirect(Box::new(redirect.clone())),
+            Action::Redirect(redirect) => ActionSpec::Redirect(redirect.clone()),
         },
         request_edits: levels.request(&none),
         response_edits: levels.response(&none),

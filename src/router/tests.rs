@@ -216,7 +216,8 @@ fn query_and_fraction_narrow_a_match() {
     let value = Some(StringMatch::Prefix { value: "1".into(), ignore_case: false });
     wanted.query.push(QueryMatch { name: "v".into(), value, present: true });
     wanted.query.push(QueryMatch { name: "no".into(), value: None, present: false });
-    wanted.fraction = Some(Fraction { numerator: 50, denominator: 100, runtime_key: String::new() });
+    let half = Fraction { numerator: 50, denominator: 100, runtime_key: String::new() };
+    wanted.fraction = Some(Box::new(half));
     let table = table(vec![host("h", &["*"], vec![route("r", wanted)])]);
     assert!(table.find(&to("h", "/?a&v=12&v=3"), 149 << 32).is_some());
     assert!(table.find(&to("h", "/?v=12"), 150 << 32).is_none());
@@ -474,7 +475,7 @@ fn mirrors_and_filters_are_handed_down() {
 fn redirect_targets_keep_what_is_not_replaced() {
     let location = |redirect: Redirect, authority: &str, path: &str| {
         let mut made = route("r", prefix("/old"));
-        made.action = Action::Redirect(redirect);
+        made.action = Action::Redirect(Box::new(redirect));
         let table = table(vec![host("h", &["*"], vec![made])]);
         let request = to(authority, path);
         let spec = table.find(&request, 0).unwrap();

@@ -25,7 +25,13 @@ fn arb_matcher() -> impl Strategy<Value = RouteMatch> {
         },
     );
     (path, prop::collection::vec(header, 0..3), prop::option::of(Just(half()))).prop_map(
-        |(path, headers, fraction)| RouteMatch { path, headers, query: vec![], grpc: false, fraction },
+        |(path, headers, fraction)| RouteMatch {
+            path,
+            headers,
+            query: vec![],
+            grpc: false,
+            fraction: fraction.map(Box::new),
+        },
     )
 }
 

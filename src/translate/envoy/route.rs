@@ -224,7 +224,7 @@ fn route_match(path: &Path<'_>, matcher: &pb::RouteMatch, out: &mut Findings) ->
         query,
         grpc: matcher.grpc.is_some(),
         fraction: match fraction {
-            Some(read) => Some(read?),
+            Some(read) => Some(Box::new(read?)),
             None => None,
         },
     })

@@ -43,7 +43,7 @@ pub(super) fn action(
             direct_response(&path.name("direct_response"), direct, shared.max_body, out).map(Action::Direct)
         }
         Some(pb::route::Action::Redirect(redirected)) => {
-            redirect(&path.name("redirect"), redirected, out).map(Action::Redirect)
+            redirect(&path.name("redirect"), redirected, out).map(Box::new).map(Action::Redirect)
         }
         Some(pb::route::Action::FilterAction(_)) => {
             out.bad(&path.name("filter_action"), "", "not supported");

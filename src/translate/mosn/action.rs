@@ -36,7 +36,7 @@ pub(super) fn action(ctx: &mut Context<'_>, route: &mut Object<'_>) -> Option<Ma
     };
     match (direct, redirect, forward) {
         (Some(of), _, _) => direct_response(ctx, of).map(Action::Direct).map(plain),
-        (None, Some(of), _) => redirection(ctx, of).map(Action::Redirect).map(plain),
+        (None, Some(of), _) => redirection(ctx, of).map(Box::new).map(Action::Redirect).map(plain),
         (None, None, Some(of)) => forwarding(ctx, of),
         (None, None, None) => {
             ctx.error(&route.at("route"), "", "missing; expected route, direct_response or redirect");

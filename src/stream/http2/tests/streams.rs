@@ -367,7 +367,7 @@ fn local_answers_and_rewrites() {
         edited.response_headers.remove = vec!["to".into()];
         let routes = vec![
             route("/direct", Action::Direct(direct)),
-            route("/redirect", Action::Redirect(redirect)),
+            route("/redirect", Action::Redirect(Box::new(redirect))),
             edited,
             route("/gone", Action::Route(action("none"))),
             route("/empty", Action::Route(action("empty"))),

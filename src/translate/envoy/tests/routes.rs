@@ -54,7 +54,8 @@ fn paths_headers_and_queries_are_read() {
     .unwrap();
     assert_eq!(read.path, PathMatch::Exact { value: "/a".into(), ignore_case: true });
     assert!(read.grpc);
-    assert_eq!(read.fraction, Some(Fraction { numerator: 25, denominator: 100, runtime_key: "k".into() }));
+    let fraction = Fraction { numerator: 25, denominator: 100, runtime_key: "k".into() };
+    assert_eq!(read.fraction.as_deref(), Some(&fraction));
     let exact = StringMatch::Exact { value: "s".into(), ignore_case: true };
     assert_eq!(read.headers[0].kind, HeaderMatchKind::Text(exact));
     assert!(read.headers[1].invert);
