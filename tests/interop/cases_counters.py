@@ -14,7 +14,7 @@ from wire import BoltServer, TcpServer, call, greeting, refused
 
 # Listed by no version of the proxy unless it can move.
 DEAD = ("rate_limit_enforced", "lb_subsets", "maintenance_mode", "hot_restart", "ws_on_non_ws", "first_cert",
-        "membership_excluded", "upstream_flush", "pool_overflow", "ratelimited")
+        "membership_excluded", "upstream_flush", "pool_overflow", ".ratelimited")
 
 
 @both

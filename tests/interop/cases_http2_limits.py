@@ -192,7 +192,8 @@ def header_bomb():
                 client.next += 2
         time.sleep(1)
         held = web.memory() - base
-        assert held < 60, f"{held:.0f} MB held"
+        # 1,800 streams of 21 kB of cookies; each connection may hold 4 MiB of heads.
+        assert held < 130, f"{held:.0f} MB held"
         # The stall timeout gives them up; nothing stays.
         until("all are given up", lambda: web.proxy.stat("http.web.downstream_rq_active") == 0, 15)
         for client in clients:

@@ -202,11 +202,11 @@ def transport_socket_is_refused(delta):
         sock.filter_chains[0].transport_socket.typed_config.type_url = \
             TYPE + "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
         matches(r"(?i)^listener t: filter_chains\[0\]\.transport_socket", lab.nack(lab.ads.raw(LDS, [sock])))
-        buffer = {"name": "b", "typed_config": {
-            "@type": TYPE + "envoy.extensions.filters.http.buffer.v3.Buffer", "max_request_bytes": 5}}
+        check = {"name": "b", "typed_config": {
+            "@type": TYPE + "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz", "failure_mode_allow": True}}
         hcm = hcm_filter("table")
-        hcm["http_filters"].insert(0, buffer)
-        matches(r"(?i)^listener f: filter_chains\[0\]\.filters\[0\].*http_filters\[0\].*Buffer",
+        hcm["http_filters"].insert(0, check)
+        matches(r"(?i)^listener f: filter_chains\[0\]\.filters\[0\].*http_filters\[0\].*ExtAuthz",
                 lab.nack(lab.ads.raw(LDS, [listener("f", free_port(), hcm)])))
         lab.good(LDS, listener("h", free_port(), hcm_filter("table", "HTTP1")))
 

@@ -157,7 +157,16 @@ impl<'v> Tries<'v> {
     /// Whether to try again at once, policy or not, as nobody has looked at the request.
     pub fn again_unsent(&mut self, failure: Failure, cluster: &Cluster) -> bool {
         let met_an_end = matches!(failure.reason, Reason::UpstreamRefused | Reason::UpstreamClosed);
-        !failure.sent && met_an_end && self.made < UNSENT_TRIES && self.retry(cluster)
+        if failure.sent || !met_an_end || self.made >= UNSENT_TRIES {
+            return false;
+        }
+        // A server that leaves turns away everything on its way there at once, and has done nothing for any of it:
+        // a limit of retries is not meant for that.
+        if failure.reason == Reason::UpstreamRefused {
+            cluster.stats.upstream_rq_retry.inc();
+            return true;
+        }
+        self.retry(cluster)
     }
 
     /// Whether to try again after a try on a connection that its server was closing.

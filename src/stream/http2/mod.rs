@@ -11,10 +11,11 @@ use super::{Drain, Handle, Local};
 use crate::model::{Http2Options, HttpManager};
 use crate::net::{Conn, Keepalive, Sleep, Wire, WireIo, h2 as settings};
 use crate::snapshot::FilterSpec;
-use ::http::Request;
+use ::http::{HeaderMap, HeaderName, HeaderValue, Request};
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::{Connection, SendResponse};
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -30,6 +31,10 @@ const LINGER: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_secs(1);
 /// Time for the client's preface once its first bytes have come.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Bytes of heads that the open streams of a connection may hold; further streams are refused. 64 of the largest heads,
+/// or a thousand of what browsers and meshes send.
+const HEADS: usize = 4 << 20;
+
 /// Serves an HTTP/2 connection to its end. `early`: bytes read before the protocol was known.
 pub async fn serve(io: Conn, early: Bytes, handle: Rc<Handle>, local: Rc<Local>) {
     let bound = handle.bound();
@@ -87,11 +92,39 @@ async fn handshake(
     .await
 }
 
+/// Bytes of the heads of one connection's streams, held until the stream ends.
+struct Heads {
+    all: Rc<Cell<usize>>,
+    own: usize,
+}
+
+impl Heads {
+    /// `None`: they would be too many.
+    fn hold(all: &Rc<Cell<usize>>, headers: &HeaderMap) -> Option<Self> {
+        // As RFC 9113 6.5.2 counts them: a field costs more than its bytes.
+        let field = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 32;
+        let own: usize = headers.iter().map(field).sum();
+        let total = all.get() + own;
+        if total > HEADS {
+            return None;
+        }
+        all.set(total);
+        Some(Heads { all: all.clone(), own })
+    }
+}
+
+impl Drop for Heads {
+    fn drop(&mut self) {
+        self.all.set(self.all.get().saturating_sub(self.own));
+    }
+}
+
 /// Serves one stream to its end.
 fn stream(
     down: Rc<Downstream>,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
+    heads: Heads,
 ) -> impl Future<Output = ()> {
     let open = down.handle.enter();
     let begin = Instant::now();
@@ -102,7 +135,7 @@ fn stream(
     let run = Box::pin(exchange::run(down, head, body, client, clock, begin));
     async move {
         run.await;
-        drop(open);
+        drop((open, heads));
     }
 }
 
@@ -121,6 +154,8 @@ struct Driver {
     closing: bool,
     /// Streams so far.
     served: u32,
+    /// Bytes of the heads of its open streams.
+    heads: Rc<Cell<usize>>,
     keepalive: Option<Keepalive>,
 }
 
@@ -143,6 +178,7 @@ impl Driver {
             told: false,
             closing: false,
             served: 0,
+            heads: Rc::default(),
         }
     }
 
@@ -171,12 +207,16 @@ impl Driver {
     fn poll_streams(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             match self.connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => {
+                Poll::Ready(Some(Ok((request, mut respond)))) => {
+                    let Some(heads) = Heads::hold(&self.heads, request.headers()) else {
+                        respond.send_reset(h2::Reason::REFUSED_STREAM);
+                        continue;
+                    };
                     self.served = self.served.saturating_add(1);
                     if let Some(down) = self.down.follow(Version::Http2) {
                         self.down = down;
                     }
-                    spawn_local(stream(self.down.clone(), request, respond));
+                    spawn_local(stream(self.down.clone(), request, respond, heads));
                 }
                 Poll::Ready(Some(Err(error))) => {
                     if error.is_library() {

@@ -133,3 +133,35 @@ fn another_protocol_is_closed_in_order() {
         assert!(all.is_empty());
     });
 }
+
+#[test]
+fn heads_of_open_streams_are_bounded() {
+    run(async {
+        let host = server(|_, respond: SendResponse<Bytes>| async move {
+            sleep(60_000).await;
+            drop(respond);
+        })
+        .await;
+        let proxy = proxy_with(http_manager(), &[host]).await;
+        let mut client = Client::connect(proxy.address).await;
+        let mut waiting = Vec::new();
+        for _ in 0..100 {
+            let mut big = request("GET", "/");
+            big.headers_mut().insert("x", HeaderValue::from_str(&"y".repeat(60_000)).unwrap());
+            waiting.push(client.send(big, true).await);
+        }
+        // 69 heads of 60,000 bytes fit 4 MiB; the others are told to come later.
+        let (last, _sink) = waiting.pop().unwrap();
+        assert_eq!(last.await.unwrap_err().reason(), Some(h2::Reason::REFUSED_STREAM));
+        let handle = proxy.handle();
+        assert!((60..=69).contains(&handle.streams()), "{}", handle.streams());
+        drop(waiting);
+        while handle.streams() > 0 {
+            sleep(10).await;
+        }
+        let (answer, _sink) = client.send(request("GET", "/"), true).await;
+        sleep(50).await;
+        assert_eq!(handle.streams(), 1, "room again");
+        drop(answer);
+    });
+}
