@@ -202,8 +202,8 @@ mod tests {
         Cidr::new(text.parse().unwrap(), len).unwrap()
     }
 
-    fn pick(chains: Vec<Arc<ChainSpec>>, default: bool, destination: &str, source: &str) -> Option<String> {
-        let model = Arc::new(Listener {
+    fn model() -> Arc<Listener> {
+        Arc::new(Listener {
             name: "l".into(),
             addresses: vec![],
             bind_to_port: true,
@@ -216,7 +216,16 @@ mod tests {
             exact_balance: false,
             access_log: Default::default(),
             inspectors: Default::default(),
-        });
+        })
+    }
+
+    fn bare() -> ListenerSpec {
+        let leftover = Default::default();
+        ListenerSpec { model: model(), chains: Vec::new(), default_chain: None, generation: 1, leftover }
+    }
+
+    fn pick(chains: Vec<Arc<ChainSpec>>, default: bool, destination: &str, source: &str) -> Option<String> {
+        let model = model();
         let default_chain = default.then(|| chain("default", ChainMatch::default()));
         let leftover = Default::default();
         let spec = ListenerSpec { model, chains, default_chain, generation: 1, leftover };
@@ -266,5 +275,47 @@ mod tests {
         let raw = vec![chain("tls", tls), chain("raw", raw)];
         assert_eq!(pick(raw, false, "10.0.0.1:9", "10.0.0.9:1").as_deref(), Some("raw"));
         assert_eq!(pick(vec![chain("p", port)], false, "10.0.0.1:9", "10.0.0.9:7").as_deref(), Some("p"));
+    }
+
+    #[test]
+    fn what_the_first_bytes_tell() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let of = |name: &str, server_names: &[&str], transport: &str, protocols: &[&str]| {
+            let matcher = ChainMatch {
+                server_names: names(server_names),
+                transport_protocol: transport.into(),
+                application_protocols: names(protocols),
+                ..Default::default()
+            };
+            chain(name, matcher)
+        };
+        let spec = ListenerSpec {
+            chains: vec![
+                of("exact", &["a.test"], "tls", &[]),
+                of("wild", &["*.test"], "tls", &[]),
+                of("wilder", &["*.b.test"], "tls", &[]),
+                of("istio", &[], "tls", &["istio", "istio-h2"]),
+                of("http", &[], "raw_buffer", &["http/1.1", "h2c"]),
+                of("tls", &[], "tls", &[]),
+            ],
+            ..bare()
+        };
+        let pick = |name: Option<&str>, tls: bool, protocols: &[&str]| {
+            let seen = Seen { tls, server_name: name.map(Into::into), protocols: names(protocols).into() };
+            let inputs = Inputs { destination: None, source: None, seen };
+            find(&spec, &inputs).map(|chain| chain.model.name.clone()).unwrap_or_default()
+        };
+        assert_eq!(pick(Some("a.test"), true, &["istio"]), "exact");
+        assert_eq!(pick(Some("x.test"), true, &[]), "wild");
+        assert_eq!(pick(Some("x.b.test"), true, &[]), "wilder");
+        assert_eq!(pick(Some("test"), true, &["h2", "istio"]), "istio");
+        assert_eq!(pick(None, true, &["h2"]), "tls");
+        assert_eq!(pick(None, false, &["h2c"]), "http");
+        // A name hits the exact chain; that its transport then fails does not bring another back.
+        assert_eq!(pick(Some("a.test"), false, &["h2c"]), "");
+        let blank = Inputs { destination: None, source: None, seen: Seen::default() };
+        assert!(wants_tls(&spec, &blank) && !wants_http(&spec, &blank));
+        let plain = ListenerSpec { chains: vec![of("http", &[], "raw_buffer", &["http/1.1"])], ..bare() };
+        assert!(!wants_tls(&plain, &blank), "raw_buffer needs no inspector");
     }
 }
