@@ -5,11 +5,14 @@ use crate::tls::{Client, Secrets};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// A socket, and the labels a host must have for it.
+type Match = (BTreeMap<String, String>, Option<Arc<Client>>);
+
 /// The compiled sockets of a cluster; `None` is plaintext.
 #[derive(Clone, Default)]
 pub struct Sockets {
     fallback: Option<Arc<Client>>,
-    matches: Vec<(BTreeMap<String, String>, Option<Arc<Client>>)>,
+    matches: Vec<Match>,
 }
 
 impl Sockets {

@@ -96,6 +96,7 @@ fn take_coding(headers: &mut (impl Headers + ?Sized), coding: &str) -> bool {
     true
 }
 
+#[expect(clippy::large_enum_variant, reason = "gzip is the common one")]
 enum Decoder {
     Gzip(flate2::write::MultiGzDecoder<Vec<u8>>),
     Brotli(Box<brotli::DecompressorWriter<Vec<u8>>>),

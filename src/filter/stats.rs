@@ -100,10 +100,13 @@ impl ChainStats {
     }
 }
 
+/// The numbers of a chain, while it lives.
+type Known = (Weak<Chain>, Rc<ChainStats>);
+
 /// One worker's numbers of all chains in use.
 pub struct Workers {
     registry: Registry,
-    chains: RefCell<HashMap<u64, (Weak<Chain>, Rc<ChainStats>)>>,
+    chains: RefCell<HashMap<u64, Known>>,
 }
 
 impl Workers {

@@ -42,12 +42,15 @@ pub struct Client {
     building: Mutex<()>,
 }
 
+/// A configuration, and the verifier that was made for it.
+type Config = (Arc<ClientConfig>, Arc<Verifier>);
+
 struct Built {
     versions: Vec<u64>,
     verifier: Arc<Verifier>,
     local: Option<Arc<Identity>>,
     keys: Vec<Arc<CertifiedKey>>,
-    configs: Mutex<HashMap<Wish, (Arc<ClientConfig>, Arc<Verifier>)>>,
+    configs: Mutex<HashMap<Wish, Config>>,
 }
 
 impl Client {

@@ -283,6 +283,7 @@ struct Call {
     framer: Framer,
 }
 
+#[expect(clippy::large_enum_variant, reason = "a few in a process")]
 enum State {
     /// Not sent yet: the connection has to be ready first.
     New(Channel, Request<Body>),

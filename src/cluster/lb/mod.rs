@@ -61,6 +61,7 @@ pub(super) struct Balancer {
     order: Order,
 }
 
+#[expect(clippy::large_enum_variant, reason = "one per cluster and worker, and most are the large one")]
 enum Order {
     All(Ranks),
     Subsets(Box<SubsetTable>),

@@ -7,6 +7,7 @@ use flate2::write::GzEncoder;
 use std::io::{Result, Write};
 
 /// Brotli's and zstd's states are large and are boxed.
+#[expect(clippy::large_enum_variant, reason = "gzip is the common one")]
 pub(super) enum Coder {
     Gzip(GzEncoder<Vec<u8>>),
     Brotli(Box<brotli::CompressorWriter<Vec<u8>>>),

@@ -74,7 +74,7 @@ fn entry(action: &RateLimitAction, ctx: &Context<'_>) -> Option<Option<(String, 
         RateLimitAction::QueryParameter { name, key, skip_if_absent } => {
             let target = head.path_and_query().unwrap_or_default();
             let value = crate::model::query_parameter(target, name).filter(|value| !value.is_empty());
-            optional(key, value.map(|value| text(&value)), *skip_if_absent)
+            optional(key, value.map(text), *skip_if_absent)
         }
         RateLimitAction::RemoteAddress => {
             Some(Some(("remote_address".into(), ctx.world.peer.remote?.to_string())))

@@ -1,11 +1,10 @@
 //! The chunked coding (RFC 9112, 7.1), read strictly: sizes of hexadecimal digits only, CR LF everywhere.
 
 use super::body::{Piece, take};
-use super::fields::{parse_name, parse_value};
+use super::fields::{parse_name, parse_value, room};
 use super::scan::{self, Grammar, Lines, Slots, at};
 use super::{Fault, Limits};
 use bytes::{Buf, BytesMut};
-use http::HeaderMap;
 use httparse::Header;
 use std::mem::MaybeUninit;
 
@@ -136,7 +135,7 @@ impl Chunks {
             return Err(Fault::TOO_MANY_HEADERS);
         }
         let block = buf.split_to(lines.len).freeze();
-        let mut fields = HeaderMap::with_capacity(slots.len());
+        let mut fields = room(slots.len());
         for slot in &slots {
             let name = parse_name(at(&block, slot.name))?;
             if !NEVER_IN_TRAILERS.contains(&name.as_str()) {

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// Fields a proxy adds to most heads: grown for them, a map is built twice.
 const ADDED: usize = 4;
+/// Fields a map has room for from the beginning at most; far below what a map can hold at all.
+const ROOM: usize = 1024;
 
 /// The fields of one head.
 #[derive(Debug, Default)]
@@ -74,7 +76,7 @@ fn kind(name: &[u8]) -> Kind {
 impl Fields {
     /// None yet, with room for `count` and for what the proxy adds to a head.
     pub(super) fn new(count: usize) -> Self {
-        Fields { map: HeaderMap::with_capacity(count + ADDED), ..Fields::default() }
+        Fields { map: room(count + ADDED), ..Fields::default() }
     }
 
     /// Reads the fields of `head`.
@@ -187,6 +189,11 @@ impl Fields {
         }
         asks && possible
     }
+}
+
+/// A map with room for `count` fields, as far as that is reasonable.
+pub(super) fn room(count: usize) -> HeaderMap {
+    HeaderMap::with_capacity(count.min(ROOM))
 }
 
 pub(super) fn parse_name(name: &[u8]) -> Result<HeaderName, Fault> {

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 impl Exchange {
     /// As [`go`](Exchange::go), with the filters before and behind it.
+    #[expect(clippy::too_many_arguments, reason = "what `go` takes, and the chain")]
     pub(super) async fn filtered(
         &mut self,
         chain: &Arc<Chain>,

@@ -123,14 +123,14 @@ fn routes(path: &Path<'_>, manager: &pb::HttpConnectionManager, out: &mut Findin
 /// The settings of the router.
 fn router(path: &Path<'_>, filters: &[pb::HttpFilter], out: &mut Findings) -> RouterOptions {
     use pb::http_filter::ConfigType;
-    let routers = filters.iter().enumerate().filter_map(|(i, filter)| match &filter.config_type {
+    let mut routers = filters.iter().enumerate().filter_map(|(i, filter)| match &filter.config_type {
         // What cannot be read is told where the filters are.
         Some(ConfigType::TypedConfig(any)) if proto::message_name(&any.type_url) == Router::full_name() => {
             Router::decode(&*any.value).ok().map(|router| (i, router))
         }
         _ => None,
     });
-    let Some((i, router)) = routers.last() else { return RouterOptions::default() };
+    let Some((i, router)) = routers.next_back() else { return RouterOptions::default() };
     let at = path.index(i);
     let at = at.name("typed_config");
     let at = at.name("strict_check_headers");

@@ -290,6 +290,11 @@ fn sizes() {
     assert_eq!(refused(four, &limits), Fault::TOO_MANY_HEADERS);
     let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "a: b\r\n".repeat(2000));
     assert_eq!(refused(many.as_bytes(), &Limits::default()), Fault::TOO_MANY_HEADERS);
+    // More than a map can hold, whatever the limit says.
+    let limits = Limits { head_bytes: 1 << 20, max_headers: 1 << 20, ..Limits::default() };
+    let names: String = (0..40_000).map(|n| format!("x{n}: b\r\n")).collect();
+    let more = format!("GET / HTTP/1.1\r\nHost: a\r\n{names}\r\n");
+    assert_eq!(refused(more.as_bytes(), &limits), Fault::TOO_MANY_HEADERS);
 }
 
 #[test]

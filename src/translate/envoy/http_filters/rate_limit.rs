@@ -258,9 +258,9 @@ fn metadata(
         out.bad(&at, "", "is required");
         return None;
     };
-    let keys = from.path.iter().filter_map(|segment| match &segment.segment {
-        Some(Segment::Key(key)) => Some(key.clone()),
-        None => None,
+    let keys = from.path.iter().filter_map(|segment| {
+        let Segment::Key(key) = segment.segment.as_ref()?;
+        Some(key.clone())
     });
     Some(RateLimitAction::Metadata {
         key,
