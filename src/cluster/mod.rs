@@ -6,6 +6,7 @@
 mod breaker;
 mod host;
 mod lb;
+mod original;
 pub mod pool;
 mod shared;
 mod sockets;

@@ -1,9 +1,10 @@
 //! A cluster as a worker sees it.
 
 use super::lb::{Balancer, Hosts, is_hashing};
+use super::original::Originals;
 use super::{ClusterEntry, ClusterSpec, Env, Host, PickContext, Sign};
 use crate::message::Reason;
-use crate::model::Endpoints;
+use crate::model::{Discovery, Endpoints};
 use crate::telemetry::{ClusterStats, Registration, SslStats};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
@@ -18,6 +19,8 @@ pub struct Cluster {
     /// The order among the hosts of `state`, and the epoch of their health it was made at.
     balancer: RefCell<Rc<Balancer>>,
     epoch: Cell<u64>,
+    /// Its hosts where clients name them.
+    originals: Originals,
     /// Its counters on this worker.
     pub stats: Rc<Registration<ClusterStats>>,
     env: Rc<Env>,
@@ -41,8 +44,8 @@ impl Cluster {
         let state = State::build(entry, HashMap::default(), &env);
         let balancer = RefCell::new(Rc::new(state.balancer(&env)));
         let name = entry.spec.model.name.clone();
-        let state = RefCell::new(Rc::new(state));
-        Rc::new(Cluster { name, state, balancer, epoch, stats, env, ssl: OnceCell::new() })
+        let (state, originals) = (RefCell::new(Rc::new(state)), Originals::default());
+        Rc::new(Cluster { name, state, balancer, epoch, originals, stats, env, ssl: OnceCell::new() })
     }
 
     /// What this worker's upstream side shares.
@@ -67,8 +70,11 @@ impl Cluster {
         if Arc::ptr_eq(&old.spec, &entry.spec) && Arc::ptr_eq(&old.endpoints, &entry.endpoints) {
             return;
         }
-        let kept =
-            if same_connections(&old.spec, &entry.spec) { old.hosts.clone() } else { HashMap::default() };
+        let same = same_connections(&old.spec, &entry.spec);
+        if !same || old.spec.model.discovery != entry.spec.model.discovery {
+            self.originals.retire();
+        }
+        let kept = if same { old.hosts.clone() } else { HashMap::default() };
         let new = Rc::new(State::build(entry, kept, &self.env));
         *self.state.borrow_mut() = new.clone();
         self.rebalance();
@@ -84,6 +90,17 @@ impl Cluster {
         for host in self.state().hosts.values() {
             host.retire();
         }
+        self.originals.retire();
+    }
+
+    /// Hosts in use that no endpoint names.
+    pub fn originals(&self) -> Vec<Rc<Host>> {
+        self.originals.all()
+    }
+
+    /// Whether its hosts are where clients meant to go.
+    pub fn follows_clients(&self) -> bool {
+        matches!(self.state.borrow().spec.model.discovery, Discovery::OriginalDst(_))
     }
 
     /// Whether its load balancer looks at a request's hash.
@@ -97,6 +114,10 @@ impl Cluster {
     /// There are no endpoints, or none of them may take the request.
     pub fn pick(&self, ctx: &PickContext<'_>, avoid: impl Fn(&Host) -> bool) -> Result<Rc<Host>, Reason> {
         let state = self.state.borrow();
+        if let Discovery::OriginalDst(settings) = &state.spec.model.discovery {
+            let picked = self.originals.pick(ctx.original_dst, &state.spec, settings, &self.env);
+            return picked.inspect_err(|_| self.stats.upstream_cx_none_healthy.inc());
+        }
         let shared = &state.spec.shared;
         let balancer = if shared.epoch() == self.epoch.get() {
             self.balancer.borrow().clone()

@@ -221,9 +221,13 @@ impl Active {
             PeerAddress::Ip(addr) => Some(addr),
             PeerAddress::Unix => None,
         };
-        let mut inputs = Inputs { destination: local_address, source, seen: Seen::default() };
         let mut early = BytesMut::new();
         let mut spec = self.spec();
+        let port = local_address.map(|address| address.port());
+        let restores = spec.model.inspectors.original.as_ref().is_some_and(|filter| filter.applies(port));
+        let restored = if restores { io.original_destination() } else { None };
+        let destination = restored.or(local_address);
+        let mut inputs = Inputs { destination, source, seen: Seen::default() };
         if chain::wants_tls(&spec, &inputs) || chain::wants_http(&spec, &inputs) {
             // Boxed: most connections need none of it.
             match Box::pin(inspect::look(&mut io, &self, &spec, &mut inputs)).await {
@@ -238,7 +242,7 @@ impl Active {
             if !logs.is_empty() {
                 let mut record = Record::begin(&self.local, LogKind::NotSet, "", Instant::now());
                 record.log_to(Some(Rc::new(logs.clone())));
-                record.ends = (source, local_address);
+                record.ends = (source, destination);
                 record.flags = Flags::NoRouteFound;
                 record.details = "filter_chain_not_found";
                 record.finish(&self.local, None, (None, None));
@@ -246,6 +250,7 @@ impl Active {
             return;
         };
         let logs = (!spec.model.access_log.is_empty()).then(|| Rc::new(spec.model.access_log.clone()));
+        inputs.seen.restored = restored;
         let name = spec.model.name.as_str().into();
         let handle = Handle::of(name, chain.clone(), (peer, local_address), inputs.seen);
         if let Some(last) = &*self.last_view.borrow() {

@@ -10,6 +10,8 @@ pub struct Inspectors {
     pub tls: Option<Inspector>,
     /// `http_inspector`.
     pub http: Option<Inspector>,
+    /// `original_dst`: redirected connections count as made to where their clients meant to go.
+    pub original: Option<Inspector>,
     /// How long the first bytes are waited for; `None`: until they come. Default 15 s.
     pub timeout: Option<Duration>,
     /// When that is over the connection goes on with what is known of it.
@@ -21,6 +23,7 @@ impl Default for Inspectors {
         Inspectors {
             tls: None,
             http: None,
+            original: None,
             timeout: Some(Duration::from_secs(15)),
             continue_on_timeout: false,
         }

@@ -5,7 +5,7 @@ use crate::tls;
 use bytes::{Buf, Bytes};
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -113,6 +113,20 @@ impl Conn {
             Conn::Tcp(stream) => stream.peer_addr().map_or(PeerAddress::Unix, PeerAddress::Ip),
             Conn::Unix(_) => PeerAddress::Unix,
         }
+    }
+
+    /// Where the peer meant to connect before the system redirected it here; `None` where it was not.
+    pub fn original_destination(&self) -> Option<SocketAddr> {
+        use rustix::net::sockopt::{ip_original_dst, ipv6_original_dst};
+        let Conn::Tcp(stream) = self else { return None };
+        let local = stream.local_addr().ok()?;
+        let meant = match local.ip().to_canonical() {
+            IpAddr::V4(_) => SocketAddr::V4(ip_original_dst(stream).ok()?),
+            IpAddr::V6(_) => SocketAddr::V6(ipv6_original_dst(stream).ok()?),
+        };
+        // Where connections are tracked, those that were not redirected are answered too.
+        let same = meant.port() == local.port() && meant.ip() == local.ip().to_canonical();
+        (!same).then_some(meant)
     }
 
     /// Our own address of this connection; `None` on Unix sockets.

@@ -1,6 +1,7 @@
 //! What every request goes through, whatever its protocol: find the route, pick hosts, decide on retries.
 
 mod attempt;
+mod destination;
 mod tries;
 
 pub use attempt::{Attempt, sign_of, within};
@@ -15,7 +16,7 @@ use crate::router::{ActionSpec, Choice, Draw, Drawn, EditPlan, ForwardSpec, NewC
 use crate::snapshot::View;
 use crate::telemetry::failure_log::FailureLine;
 use crate::util::random::Random;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 /// Where a request goes, borrowed from the snapshot it was planned on.
@@ -90,6 +91,8 @@ impl<'v> Forward<'v> {
 pub struct Caller {
     /// The client's address.
     pub ip: Option<IpAddr>,
+    /// Where the client meant to go, if it was redirected here.
+    pub destination: Option<SocketAddr>,
 }
 
 impl Caller {
@@ -99,7 +102,7 @@ impl Caller {
             PeerAddress::Ip(address) => Some(address.ip().to_canonical()),
             PeerAddress::Unix => None,
         };
-        Caller { ip }
+        Caller { ip, destination: handle.seen.restored }
     }
 }
 
@@ -192,12 +195,25 @@ pub fn plan_drawn<'v>(
     }
     let Draw { request_edits, response_edits, criteria, share } = draw;
     let mirrors = mirrors(local, view, action, head, draws);
-    let wish = (hash.is_some() || !criteria.is_empty() || !mirrors.is_empty()).then(|| {
+    let original_dst = match cluster.follows_clients() {
+        true => destination::destination(view, &cluster, Some(head), caller),
+        false => None,
+    };
+    let special = hash.is_some() || !criteria.is_empty() || original_dst.is_some();
+    let wish = (special || !mirrors.is_empty()).then(|| {
         let hash = hash.unwrap_or_default();
-        let context = PickContext { hash: hash.value, criteria, ..PickContext::default() };
+        let context = PickContext { hash: hash.value, criteria, original_dst, ..PickContext::default() };
         Box::new(Wish { context, cookies: hash.cookies, mirrors })
     });
     Ok(Plan::Forward(Forward { route, action, request_edits, response_edits, share, cluster, wish }))
+}
+
+/// Where the client of a raw connection meant to go, if `cluster` follows it.
+pub fn raw_destination(view: &View, cluster: &Cluster, caller: Caller) -> Option<SocketAddr> {
+    if !cluster.follows_clients() {
+        return None;
+    }
+    destination::destination(view, cluster, None, caller)
 }
 
 /// Who gets a copy of the request: clusters that are there and want this one.

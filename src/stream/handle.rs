@@ -82,6 +82,8 @@ pub struct Seen {
     pub server_name: Option<Box<str>>,
     /// The protocols offered, or the one HTTP version found.
     pub protocols: Box<[String]>,
+    /// Where its client meant to go, if it was redirected here.
+    pub restored: Option<SocketAddr>,
 }
 
 impl Handle {
@@ -108,7 +110,7 @@ impl Handle {
             id: NEXT.fetch_add(1, Relaxed),
             listener,
             peer,
-            local,
+            local: seen.restored.or(local),
             seen,
             tls: OnceCell::new(),
             since: Instant::now(),

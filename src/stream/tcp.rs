@@ -4,7 +4,7 @@
 //! buffer while nothing waits: both directions of all connections read into the worker's one buffer, and
 //! only what could not be written at once is kept by the connection.
 
-use super::exchange::{Caller, Trail, Tries, sign_of};
+use super::exchange::{Caller, Trail, Tries, raw_destination, sign_of};
 use super::{Drain, Handle, Local, Record};
 use crate::cluster::pool::connect;
 use crate::cluster::{Cluster, Level, PickContext, Sign};
@@ -123,11 +123,13 @@ async fn dial(
     let view = bound.pinned.clone().unwrap_or_else(|| local.view());
     let draw = clusters.draw(local.env.random.next()).ok_or(Failure::before(Reason::UnknownCluster))?;
     let cluster = local.cluster(draw.cluster, &view).map_err(Failure::before)?;
+    let caller = Caller::of(handle);
+    let original_dst = raw_destination(&view, &cluster, caller);
     drop(view);
     trail.enter(&cluster);
-    let client = if config.hash_source_ip { Caller::of(handle).ip } else { None };
+    let client = if config.hash_source_ip { caller.ip } else { None };
     let hash = client.map(|ip| xxh64(ip.to_string().as_bytes(), 0));
-    let context = PickContext { hash, criteria: &draw.criteria, ..PickContext::default() };
+    let context = PickContext { hash, criteria: &draw.criteria, original_dst, ..PickContext::default() };
     let mut tries = Tries::default();
     loop {
         let state = cluster.state();

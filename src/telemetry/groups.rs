@@ -212,6 +212,10 @@ stat_group! {
         upstream_cx_keepalive_timeout: Counter = "http2.keepalive_timeout",
         upstream_rq_dropped_trailers: Counter = "http1.dropped_trailers",
         lb_healthy_panic: Counter,
+        /// Headers that should name a destination and do not.
+        original_dst_host_invalid: Counter,
+        /// Destinations this proxy listens on itself.
+        original_dst_own_address: Counter,
         bind_errors: Counter,
         /// Failures made here, by cause.
         failure: ByReason,

@@ -5,14 +5,19 @@ use std::time::Duration;
 
 use super::endpoints::{self, Hosts};
 use super::extension::Extension;
-use super::values::{FOREVER, ads_source, duration, enumeration, not_empty, positive};
+use super::values::{FOREVER, ads_source, duration, enumeration, not_empty, port, positive};
 use super::{cluster_health, cluster_http, cluster_lb, cluster_limits, tls};
 use crate::model::{
-    Cluster, Discovery, DnsFamily, DnsPace, Endpoints, SocketMatch, TcpKeepalive, TransportSockets,
+    Cluster, Discovery, DnsFamily, DnsPace, Endpoints, OriginalDst, SocketMatch, TcpKeepalive,
+    TransportSockets,
 };
 use crate::proto::envoy::config::cluster::v3 as pb;
 use crate::translate::finding::{Findings, Path};
 
+/// How long an unused original destination is kept if `cleanup_interval` is absent.
+const CLEANUP: Duration = Duration::from_secs(5);
+/// Names an original destination if `http_header_name` is absent.
+const DESTINATION_HEADER: &str = "x-envoy-original-dst-host";
 /// `dns_refresh_rate` if absent.
 const DNS_REFRESH: Duration = Duration::from_secs(5);
 
@@ -117,12 +122,44 @@ fn discovery(name: &str, message: &pb::Cluster, out: &mut Findings) -> Option<Di
         Type::Eds => eds(name, message, out),
         Type::StrictDns => dns(name, message, false, out),
         Type::LogicalDns => dns(name, message, true, out),
-        Type::OriginalDst => {
-            let why = "ORIGINAL_DST is not supported (nearest valid: STATIC, EDS, STRICT_DNS, LOGICAL_DNS)";
-            out.bad(&at, "ORIGINAL_DST", why);
-            None
-        }
+        Type::OriginalDst => Some(Discovery::OriginalDst(original_dst(message, out))),
     }
+}
+
+/// Hosts that clients name; the cluster itself must name none.
+fn original_dst(message: &pb::Cluster, out: &mut Findings) -> OriginalDst {
+    use pb::cluster::{LbConfig, LbPolicy};
+    let root = Path::ROOT;
+    if message.load_assignment.is_some() {
+        out.bad(&root.name("load_assignment"), "", "an ORIGINAL_DST cluster has no hosts of its own");
+    }
+    if message.load_balancing_policy.is_none() && message.lb_policy != LbPolicy::ClusterProvided as i32 {
+        let why = "must be CLUSTER_PROVIDED for ORIGINAL_DST";
+        out.bad(&root.name("lb_policy"), message.lb_policy, why);
+    }
+    if message.lb_subset_config.is_some() {
+        out.bad(&root.name("lb_subset_config"), "", "an ORIGINAL_DST cluster has no subsets");
+    }
+    let cleanup = positive(&root.name("cleanup_interval"), message.cleanup_interval.as_ref(), CLEANUP, out);
+    let mut found = OriginalDst { header: None, port_override: None, cleanup };
+    if let Some(LbConfig::OriginalDstLbConfig(config)) = &message.lb_config {
+        let at = root.name("original_dst_lb_config");
+        if config.metadata_key.is_some() {
+            out.bad(&at.name("metadata_key"), "", "not supported (nearest valid: http_header_name)");
+        }
+        if config.use_http_header {
+            let name = match config.http_header_name.as_str() {
+                "" => DESTINATION_HEADER.to_owned(),
+                name => name.to_ascii_lowercase(),
+            };
+            found.header = Some(name);
+        } else if !config.http_header_name.is_empty() {
+            out.bad(&at.name("http_header_name"), &config.http_header_name, "needs use_http_header");
+        }
+        let override_at = at.name("upstream_port_override");
+        found.port_override = config.upstream_port_override.map(|number| port(&override_at, number, out));
+    }
+    found
 }
 
 /// The hosts written in the resource; none (a black hole) is fine.

@@ -7,6 +7,7 @@ use super::values::timeout;
 use crate::model::{Inspector, Inspectors, Predicate};
 use crate::proto::envoy::config::listener::v3 as pb;
 use crate::proto::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
+use crate::proto::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use crate::proto::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use crate::translate::finding::{Findings, Path};
 
@@ -53,8 +54,11 @@ pub(super) fn inspectors(message: &pb::Listener, out: &mut Findings) -> Inspecto
             read.tls = Some(Inspector { disabled });
         } else if extension.is::<HttpInspector>() {
             read.http = Some(Inspector { disabled });
+        } else if extension.is::<OriginalDst>() {
+            read.original = Some(Inspector { disabled });
         } else {
-            let why = "this listener filter is not supported (nearest valid: TlsInspector, HttpInspector)";
+            let why = "this listener filter is not supported (nearest valid: OriginalDst, TlsInspector, \
+                       HttpInspector)";
             out.bad(&config, &extension.type_url, why);
         }
     }

@@ -90,7 +90,7 @@ fn every_fault_is_found_not_just_the_first() {
         read_cluster(bad),
         &[
             "Cluster (unnamed): name: must not be empty",
-            "type: ORIGINAL_DST: ",
+            "lb_policy: 0: must be CLUSTER_PROVIDED",
             "filters[0].typed_config: f: ",
         ],
     );
