@@ -2,9 +2,9 @@
 
 use super::{ClusterSpec, Env, Host};
 use crate::message::Reason;
-use crate::model::{Address, OriginalDst};
+use crate::model::{Address, Endpoint, Health, OriginalDst};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use tokio::time::Instant;
@@ -37,15 +37,31 @@ impl Originals {
     ) -> Result<Rc<Host>, Reason> {
         let destination = destination.ok_or(Reason::NoEndpoints)?;
         self.sweep(settings);
-        if let Some(entry) = self.hosts.borrow().get(&destination) {
+        let endpoint = Endpoint {
+            address: Address::Ip(destination),
+            hostname: String::new(),
+            health: Health::Healthy,
+            weight: 1,
+            metadata: BTreeMap::new(),
+            socket_match: BTreeMap::new(),
+            check: None,
+        };
+        // What encrypts is the cluster's, and may change while the host stays.
+        let socket = spec.sockets.of(&endpoint);
+        if let Some(entry) =
+            self.hosts.borrow().get(&destination).filter(|entry| entry.host.has_socket(socket))
+        {
             entry.used.set(true);
             return Ok(entry.host.clone());
         }
-        let address = Address::Ip(destination);
-        let health = spec.shared.hosts(&[(&address, 0)]).pop().ok_or(Reason::NoEndpoints)?;
-        let host = Host::new(&spec.model.name, address, String::new(), health, &env.registry);
+        let health = spec.shared.hosts(&[(&endpoint.address, 0)]).pop().ok_or(Reason::NoEndpoints)?;
+        let (name, socket) = (&spec.model.name, socket.cloned());
+        let host = Host::new(name, endpoint.address, String::new(), health, socket, &env.registry);
         let entry = Entry { host: host.clone(), used: Cell::new(true) };
-        self.hosts.borrow_mut().insert(destination, entry);
+        let old = self.hosts.borrow_mut().insert(destination, entry);
+        if let Some(old) = old {
+            old.host.retire();
+        }
         Ok(host)
     }
 

@@ -301,7 +301,8 @@ mod tests {
             ..bare()
         };
         let pick = |name: Option<&str>, tls: bool, protocols: &[&str]| {
-            let seen = Seen { tls, server_name: name.map(Into::into), protocols: names(protocols).into() };
+            let (server_name, protocols) = (name.map(Into::into), names(protocols).into());
+            let seen = Seen { tls, server_name, protocols, ..Seen::default() };
             let inputs = Inputs { destination: None, source: None, seen };
             find(&spec, &inputs).map(|chain| chain.model.name.clone()).unwrap_or_default()
         };
