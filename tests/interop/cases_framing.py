@@ -300,7 +300,7 @@ def identity_by_field():
                           b"X-Forwarded-For: 10.9.9.9\r\nX-Forwarded-Proto: https\r\nConnection: close\r\n\r\n")
         equal(status(got), 200)
         seen = up.got[0][0].lower()
-        for gone in (b"client-cert", b"x-envoy-internal", b"retry-on", b"rq-timeout-ms", b"https"):
+        for gone in (b"client-cert", b"x-envoy-internal", b"retry-on", b"upstream-rq-timeout-ms", b"https"):
             assert gone not in seen, f"{gone!r} in {seen!r}"
         assert b"x-envoy-external-address: 127.0.0.1" in seen and b"10.9.9.9,127.0.0.1" in seen, seen
 

@@ -7,7 +7,7 @@ from google.protobuf import any_pb2
 from ads import CDS, EDS, LDS, RDS, TYPE, Ads, packed
 from envoy.service.discovery.v3 import discovery_pb2
 from harness import Folder, Mizzen, bootstrap, case, equal, free_port, matches, until
-from resources import (TLS, cluster, endpoints, hcm_filter, listener, routes, rpc_by_hand, rpc_filter,
+from resources import (STARTTLS, cluster, endpoints, hcm_filter, listener, routes, rpc_by_hand, rpc_filter,
                        tcp_filter, to)
 from wire import Bolt, BoltServer, TcpServer, call, greeting, refused
 
@@ -190,23 +190,23 @@ def last_good_is_kept(delta):
 
 @both
 def transport_socket_is_refused(delta):
-    """what encrypts and is not built is a NACK: TLS upstream, TLS downstream, an http filter not built"""
+    """what wraps a connection and is not built is a NACK on either side, and so is an http filter not built"""
     with Lab(delta) as lab:
         lab.ads.wait("CDS request", lambda s: s.type == CDS)
-        tls = {"name": "tls", "typed_config": {"@type": TLS}}
-        matches(r"(?i)^cluster t: transport_socket", lab.nack(lab.ads.raw(CDS, [cluster("t", [1], transport_socket=tls)])))
+        other = {"name": "tls", "typed_config": {"@type": STARTTLS + "UpstreamStartTlsConfig", "cleartext_socket_config": {}}}
+        matches(r"(?i)^cluster t: transport_socket", lab.nack(lab.ads.raw(CDS, [cluster("t", [1], transport_socket=other)])))
         lab.good(CDS, cluster("up", [1]))
         lab.ads.wait("LDS request", lambda s: s.type == LDS)
         sock = listener("t", free_port(), tcp_filter("up"))
         sock.filter_chains[0].transport_socket.name = "tls"
         sock.filter_chains[0].transport_socket.typed_config.type_url = \
-            TYPE + "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
+            STARTTLS + "StartTlsConfig"
         matches(r"(?i)^listener t: filter_chains\[0\]\.transport_socket", lab.nack(lab.ads.raw(LDS, [sock])))
         check = {"name": "b", "typed_config": {
-            "@type": TYPE + "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz", "failure_mode_allow": True}}
+            "@type": TYPE + "envoy.extensions.filters.http.cache.v3.CacheConfig"}}
         hcm = hcm_filter("table")
         hcm["http_filters"].insert(0, check)
-        matches(r"(?i)^listener f: filter_chains\[0\]\.filters\[0\].*http_filters\[0\].*ExtAuthz",
+        matches(r"(?i)^listener f: filter_chains\[0\]\.filters\[0\].*http_filters\[0\].*CacheConfig",
                 lab.nack(lab.ads.raw(LDS, [listener("f", free_port(), hcm)])))
         lab.good(LDS, listener("h", free_port(), hcm_filter("table", "HTTP1")))
 

@@ -5,10 +5,11 @@ from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_pb2
 # Imported for their descriptors: typed_config is written as JSON with "@type".
 from envoy.extensions.filters.http.buffer.v3 import buffer_pb2  # noqa: F401
-from envoy.extensions.filters.http.ext_authz.v3 import ext_authz_pb2  # noqa: F401
+from envoy.extensions.filters.http.cache.v3 import cache_pb2  # noqa: F401
 from envoy.extensions.filters.http.router.v3 import router_pb2  # noqa: F401
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2  # noqa: F401
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2  # noqa: F401
+from envoy.extensions.transport_sockets.starttls.v3 import starttls_pb2  # noqa: F401
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2  # noqa: F401
 from google.protobuf import any_pb2, json_format
 from udpa.type.v1 import typed_struct_pb2 as udpa_typed_struct_pb2  # noqa: F401
@@ -22,7 +23,7 @@ RPC = TYPE + "mizzen.v1.RpcProxy"
 HCM = TYPE + "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 ROUTER = TYPE + "envoy.extensions.filters.http.router.v3.Router"
 TCP = TYPE + "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
-TLS = TYPE + "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+STARTTLS = TYPE + "envoy.extensions.transport_sockets.starttls.v3."
 
 
 def cluster_json(name, ports=None, http2=False, service=None, **more):

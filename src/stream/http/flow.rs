@@ -9,6 +9,7 @@ use super::sink::{Gone, Sink};
 use super::source::{Fault, Source};
 use super::tap::Tap;
 use crate::filter::Pipeline;
+use crate::message::{Failure, Reason};
 use crate::net::Wheel;
 use crate::net::h2::STREAM_WINDOW;
 use crate::protocol::http1::NameCase;
@@ -214,6 +215,20 @@ impl Flow {
     /// The receiving side.
     pub fn sink(&mut self) -> Option<&mut Sink> {
         self.to.as_mut()
+    }
+
+    /// Ready when the source has ended without a byte; bytes are a fault of the sender.
+    pub fn poll_empty(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        while !self.ended {
+            match ready!(self.pull(cx)) {
+                Ok(None) => {}
+                Ok(Some(bytes)) if bytes.is_empty() => {}
+                Ok(Some(_)) => return Poll::Ready(Err(Failure::before(Reason::BadRequest))),
+                Err(Broken::Source(fault)) => return Poll::Ready(Err(fault.of_client())),
+                Err(Broken::Sink) => break,
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Moves what can be moved; ready when the sink has everything.

@@ -11,9 +11,12 @@ use crate::message::{Failure, Reason};
 use crate::protocol::http1::ResponseHead;
 use crate::stream::exchange::{Attempt, Forward};
 use crate::stream::http1::length;
+use crate::util::base64;
+use bytes::Bytes;
 use h2::ext::Protocol;
-use http::header::{HeaderName, UPGRADE};
+use http::header::{CONTENT_LENGTH, HeaderName, UPGRADE};
 use http::{HeaderValue, Method, Response, request};
+use std::future::poll_fn;
 use std::task::Poll;
 
 impl Exchange {
@@ -25,6 +28,10 @@ impl Exchange {
         head: &request::Parts,
         up: &mut Flow,
     ) -> Result<(Response<Source>, Way), Failure> {
+        if head.headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0") {
+            // HTTP/1 has this request whole with its head, which must not go before its sender kept the promise.
+            self.watched(poll_fn(|cx| up.poll_empty(cx))).await?;
+        }
         let lease = self.lease(attempt).await?;
         let reused = lease.is_reused();
         self.record.connected(|| lease.local());
@@ -105,32 +112,11 @@ impl Exchange {
         if protocol.as_str().eq_ignore_ascii_case("websocket") && !head.headers.contains_key(KEY) {
             let random = &self.down.local.env.random;
             let bits = (u128::from(random.next()) << 64) | u128::from(random.next());
-            if let Ok(key) = HeaderValue::from_str(&base64(bits)) {
+            let mut key = Vec::with_capacity(24);
+            base64::encode(&bits.to_be_bytes(), &mut key);
+            if let Ok(key) = HeaderValue::from_maybe_shared(Bytes::from(key)) {
                 head.headers.insert(KEY, key);
             }
         }
-    }
-}
-
-/// 16 bytes in Base64.
-fn base64(bits: u128) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let digit = |at: u128| char::from(DIGITS.get((at & 63) as usize).copied().unwrap_or(b'A'));
-    let mut text: String = (0..21).map(|i| digit(bits >> (122 - 6 * i))).collect();
-    text.push(digit((bits & 3) << 4));
-    text.push_str("==");
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::base64;
-
-    #[test]
-    fn sixteen_bytes_are_24_digits() {
-        assert_eq!(base64(0), "AAAAAAAAAAAAAAAAAAAAAA==");
-        // The bytes of "0123456789abcdef".
-        assert_eq!(base64(0x3031_3233_3435_3637_3839_6162_6364_6566), "MDEyMzQ1Njc4OWFiY2RlZg==");
-        assert_eq!(base64(u128::MAX), "/////////////////////w==");
     }
 }

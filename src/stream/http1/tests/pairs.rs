@@ -108,3 +108,28 @@ fn what_http_1_could_misread_is_refused() {
         assert!(server.seen().contains("cookie: a=b; a=b; a=b\r\n"), "{}", server.seen());
     });
 }
+
+/// HTTP/1 has such a request whole with its head: sent at once, the server would act on what proves false.
+#[test]
+fn a_promise_of_no_body_is_kept_before_the_server_hears_of_it() {
+    run(async {
+        let server = Server::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        let proxy = proxy(&server).await;
+        let mut client = Client::connect(proxy.address).await;
+        let promise = || {
+            let mut request = request("POST", "/");
+            request.headers_mut().insert("content-length", HeaderValue::from_static("0"));
+            request
+        };
+        let (response, mut sink) = client.send(promise(), false).await;
+        sink.send_data(Bytes::from_static(b"x"), true).unwrap();
+        assert!(response.await.is_err());
+        assert_eq!(server.connections.get(), 0);
+        let (response, mut sink) = client.send(promise(), false).await;
+        client.get("/while-it-waits").await;
+        assert!(!server.seen().contains("POST"), "{}", server.seen());
+        sink.send_data(Bytes::new(), true).unwrap();
+        assert_eq!(got(response).await.status, 200);
+        assert!(server.seen().contains("POST / HTTP/1.1"));
+    });
+}
