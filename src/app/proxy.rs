@@ -148,7 +148,7 @@ impl Proxy {
         let mut metrics = metrics::register(&registry, &xds, &counts, &lifecycle, workers.len() as u64);
         metrics.push(Box::new(files));
         name_metrics::provide(&registry, &store, &xds, &counts);
-        server_metrics::provide(&registry, &lifecycle, &loads);
+        server_metrics::provide(&registry, &lifecycle, &loads, &secrets);
         Ok(Proxy {
             store,
             registry,

@@ -24,7 +24,7 @@ pub use certs::{CertInfo, Identity, Trust};
 pub use client::{Client, Wish};
 pub use hello::{Heard, Hello, client_hello};
 pub use pem::PemError;
-pub use secrets::{Kind, Material, Need, SecretState, SecretStatus, Secrets};
+pub use secrets::{Hold, Kind, Material, Need, SecretState, SecretStatus, Secrets};
 pub use server::Server;
 pub use session::{Peer, Session, Stream};
 pub use suites::{Named, ciphers, curves};

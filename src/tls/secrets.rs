@@ -13,7 +13,7 @@ use arc_swap::ArcSwapOption;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
 use tokio::sync::watch;
@@ -55,6 +55,19 @@ pub(super) struct Cell {
     version: AtomicU64,
     /// A listener towards the workload's clients needs it.
     inbound: AtomicBool,
+    /// How many [`Hold`]s keep it.
+    holds: AtomicUsize,
+}
+
+/// Keeps a cell, and what came for it, while its stream is open: contexts come and go between two looks at what is
+/// wanted, and a server sends a secret to a stream only once.
+#[derive(Debug)]
+pub struct Hold(Arc<Cell>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.holds.fetch_sub(1, Relaxed);
+    }
 }
 
 #[derive(Default)]
@@ -163,7 +176,13 @@ impl Cell {
             material: ArcSwapOption::empty(),
             version: AtomicU64::new(0),
             inbound: AtomicBool::new(false),
+            holds: AtomicUsize::new(0),
         }
+    }
+
+    /// Whether anything but holds keeps it. `own`: how many references the caller has.
+    fn is_wanted(self: &Arc<Cell>, own: usize) -> bool {
+        Arc::strong_count(self) > own + self.holds.load(Relaxed)
     }
 
     /// Goes up with every new content.
@@ -381,6 +400,9 @@ impl Secrets {
         }
         let new = Arc::new(make());
         let mut tables = lock(&self.tables);
+        if let Some(cell) = tables.cells.get(&key).and_then(Weak::upgrade) {
+            return cell;
+        }
         tables.cells.insert(key, Arc::downgrade(&new));
         tables.tidy();
         drop(tables);
@@ -397,8 +419,10 @@ impl Secrets {
         self.changes.subscribe()
     }
 
+    /// Those that some context keeps.
     fn cells(&self) -> Vec<Arc<Cell>> {
         let mut cells: Vec<_> = lock(&self.tables).cells.values().filter_map(Weak::upgrade).collect();
+        cells.retain(|cell| cell.is_wanted(1));
         cells.sort_by(|a, b| a.label.cmp(&b.label));
         cells
     }
@@ -408,6 +432,13 @@ impl Secrets {
         let mut needs: Vec<_> = self.cells().iter().filter_map(|cell| cell.secret.clone()).collect();
         needs.sort();
         needs
+    }
+
+    /// Keeps the cell of `need`; `None` when it is gone.
+    pub fn hold(&self, need: &Need) -> Option<Hold> {
+        let cell = self.find(need)?;
+        cell.holds.fetch_add(1, Relaxed);
+        Some(Hold(cell))
     }
 
     /// How many secrets that inbound listeners need have not come.

@@ -4,6 +4,7 @@ use crate::model::{
     SecretSource, StringMatch, TlsVersion, UpstreamTls, Validation, ValidationSource,
 };
 use pki::{Ca, Leaf};
+use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 #[path = "../../tests/support/pki.rs"]
@@ -201,6 +202,29 @@ async fn a_secret_that_has_not_come_or_is_no_good_never_opens_anything() {
     // With the root goes what was trusted before, resumption included.
     secrets.put_validation(&name("ROOTCA"), roots(&Ca::new("other")), "4").unwrap();
     assert!(matches!(try_it().await.0.err(), Some(TlsError::Chain(_))));
+}
+
+#[tokio::test]
+async fn what_came_by_an_open_stream_is_there_for_whoever_wants_it_next() {
+    let ca = Ca::new("root");
+    let secrets = Secrets::default();
+    let name = SecretRef { name: "default".into(), source: SecretSource::Cluster("sds".into()) };
+    let sds = CommonTls { certificates: Certificates::Sds(vec![name.clone()]), ..common(None, None, &[]) };
+    let model = Arc::new(server(sds));
+    let first = secrets.server(&model, true);
+    let need = (name.clone(), Kind::Certificate);
+    let hold = secrets.hold(&need).unwrap();
+    secrets.put_certificate(&name, certificate(&ca.leaf(&["spiffe://td/a"])), "1").unwrap();
+    // Held, but nobody wants it: the stream is to end.
+    drop(first);
+    assert!(secrets.needs().is_empty() && secrets.status().is_empty());
+    // Wanted again before it ended.
+    let second = secrets.server(&model, true);
+    assert_eq!((secrets.needs(), secrets.missing_inbound()), (vec![need.clone()], 0));
+    drop((second, hold));
+    assert!(secrets.hold(&need).is_none());
+    let _third = secrets.server(&model, true);
+    assert_eq!(secrets.missing_inbound(), 1, "nothing is kept without a stream");
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use crate::proto::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryRes
 use crate::proto::google::rpc::Status;
 use crate::proto::message_name;
 use crate::telemetry::{Registration, Registry, Scope, SdsStats};
-use crate::tls::{Kind, Need, Secrets};
+use crate::tls::{Hold, Kind, Need, Secrets};
 use crate::translate::envoy;
 use crate::util::backoff::FullJitter;
 use bytes::Bytes;
@@ -39,8 +39,8 @@ pub struct SdsConfig {
     pub sources: HashMap<SecretSource, AdsConfig>,
 }
 
-/// Ends its stream when dropped.
-struct Follower(AbortHandle);
+/// Ends its stream when dropped. Keeps what came by it: a server sends a secret to a stream only once.
+struct Follower(AbortHandle, #[expect(dead_code, reason = "held, not read")] Hold);
 
 impl Drop for Follower {
     fn drop(&mut self) {
@@ -61,9 +61,11 @@ pub async fn run(secrets: Arc<Secrets>, config: SdsConfig, registry: Registry, o
             if streams.contains_key(&need) {
                 continue;
             }
+            // Gone again: whoever wants it next makes a new cell, which wakes this loop.
+            let Some(hold) = secrets.hold(&need) else { continue };
             let stats = registry.register(Scope::sds(&need.0.name), SdsStats::default());
             let task = follow(need.clone(), config.clone(), secrets.clone(), stats);
-            streams.insert(need, Follower(tokio::spawn(task).abort_handle()));
+            streams.insert(need, Follower(tokio::spawn(task).abort_handle(), hold));
         }
         on_change();
         let has_files = secrets.refresh_files();
