@@ -262,7 +262,7 @@ async fn one_port_serves_plaintext_mutual_tls_and_what_is_passed_through() {
 
     // TLS for somebody behind: its ClientHello comes back as it was.
     let mut stream = TcpStream::connect(("127.0.0.1", world.port)).await.unwrap();
-    let hello = [&[22, 3, 1, 0, 43, 1, 0, 0, 39, 3, 3][..], &[7; 32], &[0, 0, 2, 19, 1, 1, 0][..]].concat();
+    let hello = [&[22, 3, 1, 0, 45, 1, 0, 0, 41, 3, 3][..], &[7; 32], &[0, 0, 2, 19, 1, 1, 0][..]].concat();
     stream.write_all(&hello[..20]).await.unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
     stream.write_all(&hello[20..]).await.unwrap();

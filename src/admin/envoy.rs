@@ -7,7 +7,7 @@ use super::query::Params;
 use super::reply::{self, Reply};
 use super::server::Context;
 use super::source::{Command, Kind, ServerState};
-use super::{listeners, memory, redact};
+use super::{init_dump, listeners, memory, redact};
 use crate::proto;
 use crate::proto::json::generated_to_json;
 use crate::telemetry::logging::{self, Level};
@@ -53,7 +53,7 @@ const HELP: &[(&str, &str)] = &[
     ("/healthcheck/ok", "make /ready pass again (POST)"),
     ("/help", "this list"),
     ("/hot_restart_version", "hot restart compatibility"),
-    ("/init_dump", "what is still waiting, and for what"),
+    ("/init_dump", "what is still waiting, and for what (mask=listener)"),
     ("/listeners", "open and draining listeners (format=json)"),
     ("/logging", "show or change log levels (POST; level=, paths=, <logger>=)"),
     ("/memory", "memory in use"),
@@ -89,7 +89,7 @@ pub async fn answer(context: &Context, method: &Method, path: &str, params: &Par
         "/clusters" => clusters(context, params).await,
         "/listeners" => listener_list(context, params).await,
         "/config_dump" => config_dump(context, params).await,
-        "/init_dump" => init_dump(context).await,
+        "/init_dump" => init_dump::answer(context, params).await,
         "/memory" => reply::json(StatusCode::OK, &memory_json()),
         "/certs" => reply::json(StatusCode::OK, &certs::json(&context.source.secrets)),
         "/runtime" => reply::json(StatusCode::OK, &json!({ "layers": [], "entries": {} })),
@@ -120,6 +120,9 @@ fn mutate(context: &Context, path: &str, params: &Params) -> Reply {
         "/reset_counters" => {
             source.registry.reset_counters();
             reply::ok()
+        }
+        "/drain_listeners" if params.flag("skip_exit") && !params.flag("graceful") => {
+            reply::text(StatusCode::BAD_REQUEST, "skip_exit requires graceful\n")
         }
         "/drain_listeners" => command(
             context,
@@ -256,18 +259,6 @@ async fn config_dump(context: &Context, params: &Params) -> Reply {
         }
         Err(unavailable) => unavailable,
     }
-}
-
-/// Names what waits, and for what.
-async fn init_dump(context: &Context) -> Reply {
-    let state = match context.ask(&context.source.dump).await {
-        Ok(state) => state,
-        Err(unavailable) => return unavailable,
-    };
-    let waiting = state.types.iter().flat_map(|t| &t.resources).filter(|r| !r.blocked_by.is_empty());
-    let dumps: Vec<Json> =
-        waiting.map(|r| json!({ "name": &*r.name, "target_names": r.blocked_by })).collect();
-    reply::json(StatusCode::OK, &json!({ "unready_targets_dumps": dumps }))
 }
 
 fn memory_json() -> Json {

@@ -16,6 +16,9 @@ pub fn text(listeners: &[ListenerStatus]) -> Reply {
             // Writing into a string cannot fail.
             let _ = writeln!(out, "{}::{address}", listener.name);
         }
+        if is_internal(listener) {
+            let _ = writeln!(out, "{0}::envoy://{0}/", listener.name);
+        }
     }
     for listener in listeners.iter().filter(|l| l.draining) {
         let _ = writeln!(
@@ -42,12 +45,20 @@ pub fn json(listeners: &[ListenerStatus]) -> Reply {
     reply::json(StatusCode::OK, &all)
 }
 
+/// Whether it is reached from inside the process only.
+fn is_internal(listener: &ListenerStatus) -> bool {
+    listener.addresses.is_empty() && listener.paths.is_empty()
+}
+
 fn status(listener: &ListenerStatus) -> Json {
     let sockets = listener
         .addresses
         .iter()
         .map(|a| json!({ "socket_address": { "address": a.ip().to_string(), "port_value": a.port() } }));
-    let mut all = sockets.chain(listener.paths.iter().map(|path| json!({ "pipe": { "path": path } })));
+    let paths = listener.paths.iter().map(|path| json!({ "pipe": { "path": path } }));
+    let inner = is_internal(listener)
+        .then(|| json!({ "envoy_internal_address": { "server_listener_name": listener.name } }));
+    let mut all = sockets.chain(paths).chain(inner);
     let mut status = json!({ "name": listener.name });
     if let Some(fields) = status.as_object_mut() {
         if let Some(first) = all.next() {

@@ -15,6 +15,7 @@ mod config_dump;
 mod derived;
 mod envoy;
 mod explain;
+mod init_dump;
 mod io;
 mod json;
 mod listeners;

@@ -75,6 +75,8 @@ pub trait Lifecycle: Send + Sync {
     fn failed(&self) -> bool;
     /// Makes health checks fail, or pass again.
     fn set_failed(&self, failed: bool);
+    /// What the process as a whole waits for before it is live.
+    fn waits(&self) -> Vec<String>;
 
     /// What `/ready` says: a live server whose health checks are made to fail counts as draining.
     fn shown(&self) -> ServerState {

@@ -42,6 +42,9 @@ impl Lifecycle for Life {
     fn set_failed(&self, failed: bool) {
         self.1.store(failed, Relaxed);
     }
+    fn waits(&self) -> Vec<String> {
+        if self.0.load(Relaxed) == 0 { Vec::new() } else { vec!["CDS".to_owned()] }
+    }
 }
 
 /// A running admin and the ends a test holds.

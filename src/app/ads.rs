@@ -1,6 +1,7 @@
 //! The control plane's side of the build thread: responses in, verdicts out.
 
 use super::build::Input;
+use super::lifecycle::Lifecycle;
 use super::sockets::Sockets;
 use crate::snapshot::builder::{Builder, Change, Kind, Origin};
 use crate::telemetry::{Registration, ServerStats};
@@ -29,6 +30,7 @@ pub struct Ads {
     tables: HashMap<Arc<str>, envoy::Known>,
     disk: Option<Disk>,
     server: Arc<Registration<ServerStats>>,
+    lifecycle: Arc<Lifecycle>,
     /// The cluster of the streams per type, and whether they are delta; `None`: everything comes by ADS.
     pub own_streams: Option<(String, bool)>,
 }
@@ -45,8 +47,16 @@ struct Disk {
 
 impl Ads {
     /// No stream yet.
-    pub fn new(driver: Driver, server: Arc<Registration<ServerStats>>) -> Self {
-        Ads { driver, interest: None, tables: HashMap::new(), disk: None, server, own_streams: None }
+    pub fn new(driver: Driver, server: Arc<Registration<ServerStats>>, lifecycle: Arc<Lifecycle>) -> Self {
+        Ads {
+            driver,
+            interest: None,
+            tables: HashMap::new(),
+            disk: None,
+            server,
+            lifecycle,
+            own_streams: None,
+        }
     }
 
     /// Keeps the last good snapshot in `dir`. Writes run on threads of their own and report to `inputs`.
@@ -86,7 +96,7 @@ impl Ads {
     }
 
     /// Translates and applies an update; answers it with a verdict per resource.
-    fn judge(&mut self, update: Update, builder: &mut Builder, sockets: &mut Sockets) {
+    fn judge(&mut self, mut update: Update, builder: &mut Builder, sockets: &mut Sockets) {
         let start = Instant::now();
         let mut rejections = Vec::new();
         let mut changes = self.changes(update.kind, &update.changed, &mut rejections);
@@ -103,6 +113,13 @@ impl Ads {
         }
         for rejection in &rejections {
             tracing::warn!("rejected {}", rejection.text);
+        }
+        if update.kind == ResourceType::Listener {
+            let refused: Vec<&str> = rejections.iter().map(|rejection| &*rejection.name).collect();
+            let lacking = self.lifecycle.note_listeners(&update.changed, &update.removed, &refused, builder);
+            if lacking {
+                update.keep_unready();
+            }
         }
         // Before the verdict: Envoy's order on the wire, and one round trip less until everything is warm.
         self.subscribe(builder);
@@ -222,11 +239,20 @@ impl Ads {
         for (kind, raws) in by_kind {
             let mut rejections = Vec::new();
             let changes = self.changes(kind, &raws, &mut rejections);
-            for rejection in rejections {
+            for rejection in &rejections {
                 tracing::warn!("last good snapshot: {}", rejection.text);
             }
-            for refused in builder.apply(start, Origin::Ads, changes) {
-                tracing::warn!("last good snapshot: {refused}");
+            let mut refused: Vec<_> =
+                rejections.into_iter().map(|rejection| rejection.name.to_string()).collect();
+            for rejection in builder.apply(start, Origin::Ads, changes) {
+                tracing::warn!("last good snapshot: {rejection}");
+                refused.push(rejection.name);
+            }
+            let refused: Vec<&str> = refused.iter().map(String::as_str).collect();
+            let listeners = kind == ResourceType::Listener;
+            let lacking = listeners && self.lifecycle.note_listeners(&raws, &[], &refused, builder);
+            if kind.is_wildcard() && !lacking {
+                self.driver.state.count_success(kind);
             }
             if !raws.is_empty() {
                 let since = saved_at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
@@ -299,6 +325,10 @@ impl Ads {
     /// A resource that had been refused for an outside cause is good after all.
     pub fn recovered(&mut self, kind: ResourceType, name: &str) {
         self.driver.state.accept_late(crate::xds::driver::now(), kind, name);
+        let listeners = kind == ResourceType::Listener;
+        if listeners && self.lifecycle.listener_recovered(name) {
+            self.driver.state.count_success(kind);
+        }
     }
 
     /// What is held, per type.

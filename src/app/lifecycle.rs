@@ -1,13 +1,16 @@
 //! Where the process stands, in Envoy's words.
 
 use crate::admin::{self, ServerState};
-use crate::snapshot::builder::Counts;
+use crate::snapshot::builder::{Builder, Counts};
 use crate::telemetry::{Histogram, SharedCounter};
-use crate::tls::Secrets;
+use crate::tls::{SecretState, Secrets};
+use crate::translate::envoy;
+use crate::xds::message::RawResource;
 use crate::xds::stats::XdsStats;
 use crate::xds::types::ResourceType;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long discovery may keep the process from being live, per type; `None` is for ever.
@@ -37,6 +40,8 @@ pub struct Lifecycle {
     started: Instant,
     /// When the clusters were answered for, or given up.
     clusters_settled: OnceLock<Instant>,
+    /// Listeners towards the workload's clients that were refused and that nothing serves in place of.
+    lacking: Mutex<BTreeSet<Arc<str>>>,
     /// The last look of [`settle`](Self::settle), microseconds after the start.
     looked: AtomicU64,
     xds: Arc<XdsStats>,
@@ -59,6 +64,7 @@ impl Lifecycle {
             secrets,
             started: Instant::now(),
             clusters_settled: OnceLock::new(),
+            lacking: Mutex::default(),
             looked: AtomicU64::new(0),
             xds,
             sockets: SocketStats::default(),
@@ -94,7 +100,7 @@ impl Lifecycle {
             return;
         }
         // Listeners towards the workload's clients do not serve before their secrets have come.
-        let secrets = self.secrets.missing_inbound() == 0;
+        let secrets = self.secrets.missing_inbound() == 0 && self.lacking().is_empty();
         if !self.discovers {
             self.clusters_settled.get_or_init(|| now);
             if secrets {
@@ -114,6 +120,44 @@ impl Lifecycle {
             self.live.store(true, Relaxed);
             self.initialized(micros);
         }
+    }
+
+    fn lacking(&self) -> MutexGuard<'_, BTreeSet<Arc<str>>> {
+        self.lacking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Listeners came, of which some were `refused`. Returns whether one of those is towards the workload's
+    /// clients and has no version that serves: the process is not ready until it has.
+    pub fn note_listeners(
+        &self,
+        changed: &[RawResource],
+        removed: &[Arc<str>],
+        refused: &[&str],
+        builder: &Builder,
+    ) -> bool {
+        let mut lacking = self.lacking();
+        for name in removed {
+            lacking.remove(name);
+        }
+        let mut lacks = false;
+        for raw in changed {
+            let needed = refused.contains(&&*raw.name)
+                && builder.lacks_listener(&raw.name)
+                && envoy::is_inbound(&raw.bytes);
+            lacks |= needed;
+            if needed {
+                lacking.insert(raw.name.clone());
+            } else {
+                lacking.remove(&raw.name);
+            }
+        }
+        lacks
+    }
+
+    /// A listener that had been refused serves after all. Whether it was the last one that was lacking.
+    pub fn listener_recovered(&self, name: &str) -> bool {
+        let mut lacking = self.lacking();
+        lacking.remove(name) && lacking.is_empty()
     }
 
     /// Notes how long it took, once.
@@ -169,6 +213,24 @@ impl admin::Lifecycle for Lifecycle {
 
     fn failed(&self) -> bool {
         self.failed.load(Relaxed)
+    }
+
+    fn waits(&self) -> Vec<String> {
+        if self.live.load(Relaxed) {
+            return Vec::new();
+        }
+        let asked = [(ResourceType::Cluster, "CDS"), (ResourceType::Listener, "LDS")];
+        let unanswered = asked.into_iter().filter(|(kind, _)| self.discovers && !self.answered(*kind));
+        let mut waits: Vec<String> = unanswered.map(|(_, word)| word.to_owned()).collect();
+        waits.extend(self.lacking().iter().map(|name| format!("Listener {name}: refused, see /config_dump")));
+        let secrets = self.secrets.status();
+        let missing =
+            secrets.iter().filter(|secret| secret.inbound && matches!(secret.state, SecretState::Missing));
+        waits.extend(missing.map(|secret| match &secret.error {
+            Some(error) => format!("SDS {}: {error}", secret.name),
+            None => format!("SDS {}", secret.name),
+        }));
+        waits
     }
 
     fn set_failed(&self, failed: bool) {

@@ -15,7 +15,7 @@ use crate::stream::Drain;
 use crate::telemetry::files::FileStats;
 use crate::telemetry::{Registration, Registry, Scope, ServerStats};
 use crate::tls::Secrets;
-use crate::worker::{Command, Loads, Sender, Worker};
+use crate::worker::{Command, Limits, Loads, Sender, Worker};
 use crate::xds::client::{self, AdsConfig};
 use crate::xds::disk::Header;
 use crate::xds::driver::{Driver, request_channel};
@@ -50,6 +50,8 @@ pub struct Plan {
     pub static_unknown_fields: u64,
     /// Over how long connections are told that their listener changed or went; 0 is at once.
     pub drain_spread: Duration,
+    /// How many connections with clients may be open; `None`: any number.
+    pub connection_limit: Option<u32>,
     /// Who resolves names; `None`: the system's servers.
     pub resolver: Option<Arc<dyn Resolve>>,
     /// Where secrets come from.
@@ -108,7 +110,12 @@ impl Proxy {
         server.uptime.now();
         server.static_unknown_fields.add(plan.static_unknown_fields);
         let count = plan.workers.max(1);
-        let (workers, loads) = Worker::start_all(count, &store, &registry, UNFINISHED, plan.drain_spread)?;
+        let limits = Limits {
+            unfinished: UNFINISHED,
+            connections: plan.connection_limit,
+            drain_spread: plan.drain_spread,
+        };
+        let (workers, loads) = Worker::start_all(count, &store, &registry, limits)?;
         let secrets = plan.options.secrets.clone();
         let (xds, counts) = (Arc::new(XdsStats::default()), SharedCounts::default());
         let lifecycle =
@@ -121,7 +128,7 @@ impl Proxy {
             state.seed = crate::util::random::Random::default().next();
             state.split = ads.config.split;
             let driver = Driver::new(state, ads.node, xds.clone(), to_client);
-            let mut half = Ads::new(driver, server.clone());
+            let mut half = Ads::new(driver, server.clone(), lifecycle.clone());
             half.own_streams = ads.own_streams;
             if let Some((dir, header)) = ads.state_dir {
                 half.keep_in(dir, header, to_build.clone());

@@ -1,7 +1,7 @@
 //! Envoy's sections of a document.
 
 use super::ads::{self, Ads};
-use super::{Finding, node, runtime, stats};
+use super::{Finding, node, overload, runtime, stats};
 use crate::model::{Address, Cluster, Listener, Runtime};
 use crate::proto::envoy::config::bootstrap::v3::Bootstrap as Message;
 use crate::proto::envoy::config::bootstrap::v3::runtime_layer::LayerSpecifier;
@@ -28,6 +28,7 @@ pub(super) struct Made {
     pub ads: Option<Ads>,
     pub state_dir: Option<String>,
     pub runtime: Runtime,
+    pub connection_limit: Option<u32>,
     /// Streams per type that static resources ask for, each with what to say if there is none.
     own_streams: Vec<(Finding, String, bool)>,
     pub stats: Option<StatsConfig>,
@@ -58,6 +59,7 @@ pub(super) fn read<'a>(
     }
     made.state_dir = state_dir(&message);
     made.runtime = runtime::read(&message);
+    made.connection_limit = overload::read(&message, findings);
     made.stats = message.stats_config.as_ref().map(|config| stats::read(config, findings));
     made.node = message.node.unwrap_or_default();
     if made.node.user_agent_name.is_empty() {

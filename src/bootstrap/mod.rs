@@ -9,6 +9,7 @@ mod check;
 mod document;
 mod envoy;
 mod node;
+mod overload;
 mod runtime;
 mod stats;
 
@@ -66,6 +67,8 @@ pub struct Bootstrap {
     pub state_dir: Option<PathBuf>,
     /// What the static layers of `layered_runtime` say.
     pub runtime: Runtime,
+    /// How many connections with clients may be open; `None`: any number.
+    pub connection_limit: Option<u32>,
     pub listeners: Vec<Listener>,
     pub clusters: Vec<Cluster>,
     /// What has no effect, or another one than its author may think.
@@ -152,6 +155,7 @@ fn build(path: &Path, base: Value, overlay: Option<&str>) -> Result<Bootstrap, V
         state_dir: state_dir(&document, &made),
         document,
         runtime: made.runtime,
+        connection_limit: made.connection_limit,
         node: made.node,
         admin: made.admin.or(settings.admin),
         ads: made.ads,

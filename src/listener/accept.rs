@@ -125,11 +125,12 @@ impl Task {
             io => io,
         };
         self.last = self.listeners.at(&self.address).or(self.last.take());
-        if let Some(active) = &self.last {
-            let (active, here) = (active.clone(), self.handoff.enter());
+        let Some(active) = self.last.clone() else { return };
+        if let Some(arrival) = self.listeners.arrive(active, &io) {
+            let here = self.handoff.enter();
             spawn_local(async move {
-                active.serve(io).await;
-                drop(here);
+                arrival.active.clone().serve(io, arrival.restored).await;
+                drop((arrival, here));
             });
         }
     }

@@ -3,18 +3,21 @@
 use super::chain::{self, Inputs};
 use super::drain::Spread;
 use super::inspect;
+use super::limits::{Ceiling, Seat};
+use super::report::ListenerReport;
 use crate::filter::{self, Peer};
 use crate::message::Flags;
-use crate::model::{Address, Direction, LogKind};
+use crate::model::{Direction, LogKind};
 use crate::net::{Conn, PeerAddress, Wheel, count_handshake};
 use crate::snapshot::{ChainSpec, FilterSpec, ListenerSpec, View};
-use crate::stream::{self, Bound, Drain, Handle, Local, Record, Seen, Served};
+use crate::stream::{self, Bound, Drain, Handle, Inspected, Local, Record, Seen, Served};
 use crate::telemetry::{ListenerStats, Registration, SslStats};
 use crate::tls::{self, TlsError};
 use bytes::{Bytes, BytesMut};
 use slab::Slab;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -44,35 +47,18 @@ pub struct Active {
     counted: Cell<bool>,
     /// Tasks that wait for the first bytes of a connection.
     waiting: RefCell<Slab<Option<Waker>>>,
+    /// How many connections it may have; `None`: any number.
+    ceiling: RefCell<Option<Ceiling>>,
     ssl: OnceCell<Registration<SslStats>>,
-}
-
-/// What the admin shows of a listener on one worker.
-#[derive(Clone, Debug)]
-pub struct ListenerReport {
-    /// Its name.
-    pub name: String,
-    /// Where it listens.
-    pub addresses: Vec<Address>,
-    /// Its spec's generation.
-    pub generation: u64,
-    /// Whether it is gone from the configuration.
-    pub draining: bool,
-    /// Open connections.
-    pub connections: usize,
-    /// Of them, those on a chain or listener that is no longer configured.
-    pub draining_connections: usize,
-    /// Open streams.
-    pub streams: u32,
-    /// Age of the oldest draining connection.
-    pub oldest: Option<Duration>,
 }
 
 impl Active {
     /// A listener without connections. `spread`: over how long its connections are told of a change.
     pub fn new(spec: Arc<ListenerSpec>, local: Rc<Local>, spread: Duration) -> Rc<Self> {
         let stats = local.listener_stats(&spec.model);
+        let ceiling = RefCell::new(Active::ceiling_of(&spec, &local));
         Rc::new(Active {
+            ceiling,
             spec: RefCell::new(spec),
             last_view: RefCell::new(None),
             connections: RefCell::default(),
@@ -122,6 +108,7 @@ impl Active {
             return;
         }
         *self.spec.borrow_mut() = spec.clone();
+        *self.ceiling.borrow_mut() = Active::ceiling_of(&spec, &self.local);
         let mut leaving = Vec::new();
         for (_, handle) in self.connections.borrow().iter() {
             let bound = handle.bound();
@@ -209,12 +196,43 @@ impl Active {
         Waiting { active: self, key: self.waiting.borrow_mut().insert(None) }
     }
 
+    /// What its filters find is counted here.
+    pub(super) fn inspected(&self) -> &Inspected {
+        self.local.inspected()
+    }
+
     fn ssl(&self) -> &SslStats {
         self.ssl.get_or_init(|| self.local.listener_ssl_stats(&self.spec.borrow().model))
     }
 
-    /// Serves an accepted connection to its end.
-    pub async fn serve(self: Rc<Self>, mut io: Conn) {
+    /// Where the client of a connection meant to go before it was redirected here; `None` where it was not, or
+    /// where nothing of the listener asks for it.
+    pub(super) fn restored(&self, io: &Conn) -> Option<SocketAddr> {
+        let spec = self.spec.borrow();
+        let filter = spec.model.inspectors.original.as_ref();
+        let asks = spec.model.use_original_dst
+            || filter.is_some_and(|filter| filter.applies(io.local().map(|address| address.port())));
+        let meant = if asks { io.original_destination() } else { None };
+        meant.map(|meant| SocketAddr::new(meant.ip().to_canonical(), meant.port()))
+    }
+
+    /// Takes a connection's place on the listener; the inner `None`: it has no limit. `None`: it is full.
+    pub(super) fn enter(&self) -> Option<Option<Seat>> {
+        match &*self.ceiling.borrow() {
+            Some(ceiling) => ceiling.enter().map(Some),
+            None => Some(None),
+        }
+    }
+
+    /// The limit that runtime sets for the listener.
+    fn ceiling_of(spec: &ListenerSpec, local: &Local) -> Option<Ceiling> {
+        let key = format!("envoy.resource_limits.listener.{}.connection_limit", spec.model.name);
+        let limit = local.view().runtime.number(&key)?;
+        (limit >= 0.0).then(|| Ceiling::new(limit as u32, spec.open.clone()))
+    }
+
+    /// Serves an accepted connection to its end; `restored`: where its client meant to go, if it was redirected.
+    pub async fn serve(self: Rc<Self>, mut io: Conn, restored: Option<SocketAddr>) {
         self.stats.downstream_cx_total.inc();
         let (peer, local_address) = (io.peer(), io.local());
         let source = match peer {
@@ -223,9 +241,6 @@ impl Active {
         };
         let mut early = BytesMut::new();
         let mut spec = self.spec();
-        let port = local_address.map(|address| address.port());
-        let restores = spec.model.inspectors.original.as_ref().is_some_and(|filter| filter.applies(port));
-        let restored = if restores { io.original_destination() } else { None };
         let destination = restored.or(local_address);
         let mut inputs = Inputs { destination, source, seen: Seen::default() };
         if chain::wants_tls(&spec, &inputs) || chain::wants_http(&spec, &inputs) {
@@ -379,14 +394,12 @@ impl Active {
         let connections = self.connections.borrow();
         let leaving = || connections.iter().map(|(_, h)| h).filter(|h| h.draining() > Drain::No);
         ListenerReport {
-            name: spec.model.name.clone(),
-            addresses: spec.model.addresses.clone(),
-            generation: spec.generation,
             draining: self.last_view.borrow().is_some(),
             connections: connections.len(),
             draining_connections: leaving().count(),
             streams: connections.iter().map(|(_, h)| h.streams()).sum(),
             oldest: leaving().map(|h| h.since.elapsed()).max(),
+            ..ListenerReport::idle(&spec)
         }
     }
 }

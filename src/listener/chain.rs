@@ -170,13 +170,13 @@ fn source_port(matcher: &ChainMatch, inputs: &Inputs) -> Option<u32> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::model::{FilterChain, Listener, NetworkFilter, TcpProxy};
     use crate::router::WeightedPick;
     use crate::snapshot::FilterSpec;
 
-    fn chain(name: &str, matcher: ChainMatch) -> Arc<ChainSpec> {
+    pub(in crate::listener) fn chain(name: &str, matcher: ChainMatch) -> Arc<ChainSpec> {
         let tcp = TcpProxy {
             stat_prefix: String::new(),
             clusters: vec![],
@@ -202,7 +202,7 @@ mod tests {
         Cidr::new(text.parse().unwrap(), len).unwrap()
     }
 
-    fn model() -> Arc<Listener> {
+    pub(in crate::listener) fn model() -> Arc<Listener> {
         Arc::new(Listener {
             name: "l".into(),
             addresses: vec![],
@@ -213,22 +213,30 @@ mod tests {
             default_filter_chain: None,
             buffer_limit: 0,
             backlog: 0,
+            use_original_dst: false,
+            internal: false,
+            unlimited: false,
             exact_balance: false,
             access_log: Default::default(),
             inspectors: Default::default(),
         })
     }
 
-    fn bare() -> ListenerSpec {
-        let leftover = Default::default();
-        ListenerSpec { model: model(), chains: Vec::new(), default_chain: None, generation: 1, leftover }
+    pub(in crate::listener) fn bare() -> ListenerSpec {
+        let (leftover, open) = Default::default();
+        ListenerSpec {
+            model: model(),
+            chains: Vec::new(),
+            default_chain: None,
+            generation: 1,
+            leftover,
+            open,
+        }
     }
 
     fn pick(chains: Vec<Arc<ChainSpec>>, default: bool, destination: &str, source: &str) -> Option<String> {
-        let model = model();
         let default_chain = default.then(|| chain("default", ChainMatch::default()));
-        let leftover = Default::default();
-        let spec = ListenerSpec { model, chains, default_chain, generation: 1, leftover };
+        let spec = ListenerSpec { chains, default_chain, ..bare() };
         let inputs = Inputs {
             destination: destination.parse().ok(),
             source: source.parse().ok(),

@@ -4,7 +4,8 @@ use super::Active;
 use super::chain::{self, Inputs};
 use crate::net::Conn;
 use crate::snapshot::ListenerSpec;
-use crate::tls::{Heard, client_hello};
+use crate::telemetry::TlsInspectorStats;
+use crate::tls::{Heard, Hello, client_hello};
 use bytes::BytesMut;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -40,7 +41,7 @@ pub(super) async fn look(
                 return Poll::Ready(Some(found));
             }
             if waiting.must_end(cx) {
-                return Poll::Ready(Some(None));
+                return Poll::Ready(Some(Err(Stop::Ends)));
             }
             match timer.as_mut().as_pin_mut() {
                 Some(timer) => timer.poll(cx).map(|()| None),
@@ -50,7 +51,17 @@ pub(super) async fn look(
         .await
     };
     match found {
-        Some(found) => found?,
+        Some(Ok(())) => {}
+        Some(Err(Stop::Left)) => {
+            active.stats().downstream_listener_filter_remote_close.inc();
+            return None;
+        }
+        Some(Err(Stop::TooLong)) => {
+            active.inspected().tls.client_hello_too_large.inc();
+            active.stats().downstream_listener_filter_error.inc();
+            return None;
+        }
+        Some(Err(Stop::Ends)) => return None,
         None => {
             active.stats().downstream_pre_cx_timeout.inc();
             if !rules.continue_on_timeout {
@@ -61,48 +72,76 @@ pub(super) async fn look(
     Some(early)
 }
 
+/// Why there is nothing to go on with.
+enum Stop {
+    /// The client left.
+    Left,
+    /// It goes on and on.
+    TooLong,
+    /// The process ends.
+    Ends,
+}
+
 async fn read(
     io: &mut Conn,
     active: &Active,
     spec: &ListenerSpec,
     inputs: &mut Inputs,
     early: &mut BytesMut,
-) -> Option<()> {
+) -> Result<(), Stop> {
     if chain::wants_tls(spec, inputs) {
+        let stats = &active.inspected().tls;
         loop {
             match client_hello(early) {
                 Heard::Tls(hello) => {
+                    stats.bytes_processed.record(early.len() as u64);
+                    note_tls(stats, &hello);
                     inputs.seen.tls = true;
                     inputs.seen.server_name = hello.server_name.map(Into::into);
                     inputs.seen.protocols = hello.alpn.into();
-                    return Some(());
+                    return Ok(());
                 }
                 Heard::NotTls => break,
                 // Larger than anybody needs.
-                Heard::More if early.len() >= MOST => {
-                    active.stats().downstream_listener_filter_error.inc();
-                    return None;
-                }
+                Heard::More if early.len() >= MOST => return Err(Stop::TooLong),
                 Heard::More => more(io, early).await?,
             }
         }
+        stats.bytes_processed.record(early.len() as u64);
+        stats.tls_not_found.inc();
     }
     if chain::wants_http(spec, inputs) {
+        let stats = &active.inspected().http;
         loop {
             match http(early) {
                 Some(found) => {
+                    let counter = match found {
+                        Some("h2c") => &stats.http2_found,
+                        Some("http/1.1") => &stats.http11_found,
+                        Some(_) => &stats.http10_found,
+                        None => &stats.http_not_found,
+                    };
+                    counter.inc();
                     inputs.seen.protocols = found.into_iter().map(str::to_owned).collect();
                     break;
                 }
-                None => more(io, early).await?,
+                None => more(io, early).await.inspect_err(|_| stats.read_error.inc())?,
             }
         }
     }
-    Some(())
+    Ok(())
 }
 
-/// Reads once; `None` when the client has left.
-async fn more(io: &mut Conn, early: &mut BytesMut) -> Option<()> {
+fn note_tls(stats: &TlsInspectorStats, hello: &Hello) {
+    stats.tls_found.inc();
+    let name = if hello.server_name.is_some() { &stats.sni_found } else { &stats.sni_not_found };
+    name.inc();
+    let protocols = if hello.alpn.is_empty() { &stats.alpn_not_found } else { &stats.alpn_found };
+    protocols.inc();
+}
+
+/// Reads once.
+async fn more(io: &mut Conn, early: &mut BytesMut) -> Result<(), Stop> {
     let mut room = [0; CHUNK];
     let read = poll_fn(|cx| {
         let mut buffer = ReadBuf::new(&mut room);
@@ -113,10 +152,10 @@ async fn more(io: &mut Conn, early: &mut BytesMut) -> Option<()> {
     })
     .await;
     if read == 0 {
-        return None;
+        return Err(Stop::Left);
     }
     early.extend_from_slice(room.get(..read).unwrap_or_default());
-    Some(())
+    Ok(())
 }
 
 /// Which HTTP the first bytes are; `Some(None)`: none.

@@ -8,9 +8,13 @@ mod active;
 mod chain;
 mod drain;
 mod inspect;
+mod limits;
+mod report;
 mod set;
 
 pub use accept::{Acceptor, Handoff};
-pub use active::{Active, ListenerReport};
+pub use active::Active;
 pub use drain::Spread;
+pub use limits::Ceiling;
+pub use report::ListenerReport;
 pub use set::Listeners;

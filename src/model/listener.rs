@@ -14,6 +14,12 @@ pub struct Listener {
     pub addresses: Vec<Address>,
     /// `false`: known by address only, a hand-off target without a socket.
     pub bind_to_port: bool,
+    /// Redirected connections are handed to the listener of the address their clients meant, if there is one.
+    pub use_original_dst: bool,
+    /// Reached from inside the process only: it has no address, and is stored and shown without serving.
+    pub internal: bool,
+    /// Its connections neither count nor are refused under the limit of all listeners.
+    pub unlimited: bool,
     /// Direction as declared; draining can be limited to `Inbound`.
     pub direction: Direction,
     /// First part of this listener's metric names; the address when empty.

@@ -19,6 +19,8 @@ pub struct ListenerSpec {
     pub generation: u64,
     /// Workers on which it is gone and still has connections.
     pub leftover: Leftover,
+    /// Open connections where a limit makes them counted; one number over its versions and all workers.
+    pub open: Arc<AtomicU32>,
 }
 
 /// A filter chain ready to serve; keeps its `Arc` while its model is equal.

@@ -9,9 +9,10 @@ use crate::snapshot::View;
 use crate::telemetry::failure_log::FailureLog;
 use crate::telemetry::files::Outlet;
 use crate::telemetry::{
-    DrainStats, HttpStats, ListenerStats, Registration, RpcStats, Scope, SslStats, StatGroup, TcpStats,
+    DrainStats, HttpInspectorStats, HttpStats, ListenerStats, Registration, RpcStats, Scope, SslStats,
+    StatGroup, TcpStats, TlsInspectorStats,
 };
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -38,6 +39,15 @@ pub struct Local {
     http: Groups<HttpStats>,
     tcp: Groups<TcpStats>,
     guards: Groups<Counters>,
+    inspected: OnceCell<Inspected>,
+}
+
+/// What listener filters find on one worker.
+pub struct Inspected {
+    /// In connections that were looked at for TLS.
+    pub tls: Registration<TlsInspectorStats>,
+    /// In connections that were looked at for HTTP.
+    pub http: Registration<HttpInspectorStats>,
 }
 
 /// Handshakes with clients that may be under way on one worker at once.
@@ -72,6 +82,7 @@ impl Local {
             http: RefCell::default(),
             tcp: RefCell::default(),
             guards: RefCell::default(),
+            inspected: OnceCell::new(),
         })
     }
 
@@ -93,6 +104,15 @@ impl Local {
     /// Metrics of one listener on this worker.
     pub fn listener_stats(&self, model: &Listener) -> Registration<ListenerStats> {
         self.env.registry.register(Scope::listener(&model.stat_name()), ListenerStats::default())
+    }
+
+    /// Metrics of what listener filters find; there are none before the first connection is looked at.
+    pub fn inspected(&self) -> &Inspected {
+        let registry = &self.env.registry;
+        self.inspected.get_or_init(|| Inspected {
+            tls: registry.register(Scope::tls_inspector(), TlsInspectorStats::default()),
+            http: registry.register(Scope::http_inspector(), HttpInspectorStats::default()),
+        })
     }
 
     /// Metrics of connections that `guard` judges.

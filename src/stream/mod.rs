@@ -21,6 +21,6 @@ mod tls_facts;
 mod upstream_http2;
 
 pub use handle::{Bound, Drain, Handle, Seen};
-pub use local::Local;
+pub use local::{Inspected, Local};
 pub use record::Record;
 pub use sniff::{Served, serve_sniffed};

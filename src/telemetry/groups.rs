@@ -4,10 +4,12 @@
 //! written by the build thread alone.
 
 mod control;
+mod inspect;
 mod ssl;
 mod tally;
 
 pub use control::{Computed, DrainStats};
+pub use inspect::{HttpInspectorStats, TlsInspectorStats};
 pub use ssl::{SdsStats, SslStats, Words};
 pub use tally::{ByReason, StatusCodes};
 
@@ -31,7 +33,12 @@ stat_group! {
         downstream_cx_active: Gauge,
         downstream_cx_destroy: Counter,
         downstream_cx_length_ms: Histogram,
+        /// Refused because the listener, or all listeners together, had as many as they may.
+        downstream_cx_overflow: Counter,
+        downstream_global_cx_overflow: Counter,
         downstream_listener_filter_error: Counter,
+        /// Clients that left before their first bytes were enough.
+        downstream_listener_filter_remote_close: Counter,
         /// Connections whose first bytes are waited for.
         downstream_pre_cx_active: Gauge,
         downstream_pre_cx_timeout: Counter,

@@ -41,8 +41,8 @@ pub fn is_failing_checks() -> bool {
 
 pub use failure_log::{FailureLine, FailureLog};
 pub use groups::{
-    ByReason, ClusterStats, Computed, DrainStats, HostStats, HttpStats, ListenerStats, RpcStats, SdsStats,
-    ServerStats, SslStats, StatusCodes, TcpStats,
+    ByReason, ClusterStats, Computed, DrainStats, HostStats, HttpInspectorStats, HttpStats, ListenerStats,
+    RpcStats, SdsStats, ServerStats, SslStats, StatusCodes, TcpStats, TlsInspectorStats,
 };
 pub use histogram::{Histogram, HistogramData};
 pub use metric::{Counter, Gauge, Metric, Sample, SecondsSince, SharedCounter, StatGroup, Text, Value};

@@ -101,6 +101,16 @@ impl Scope {
         }
     }
 
+    /// `tls_inspector.`
+    pub fn tls_inspector() -> Self {
+        Self::plain("envoy_tls_inspector", "tls_inspector.")
+    }
+
+    /// `http_inspector.`
+    pub fn http_inspector() -> Self {
+        Self::plain("envoy_http_inspector", "http_inspector.")
+    }
+
     /// `cluster_manager.`
     pub fn cluster_manager() -> Self {
         Self::plain("envoy_cluster_manager", "cluster_manager.")

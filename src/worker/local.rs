@@ -3,7 +3,7 @@
 use super::spread::Place;
 use super::{Command, Settings, WorkerReport};
 use crate::cluster::Env;
-use crate::listener::{Acceptor, Listeners, Spread};
+use crate::listener::{Acceptor, Ceiling, Listeners, Spread};
 use crate::model::Address;
 use crate::net::{Conn, ReadPool, Wheel};
 use crate::snapshot::{Store, View};
@@ -45,7 +45,8 @@ async fn serve(settings: Settings, mut commands: mpsc::UnboundedReceiver<Command
     spawn_local(env.wheel.clone().run());
     // The empty snapshot first: following the current one is a change like any other.
     let local = Local::new(env, View::new(Default::default()));
-    let listeners = Listeners::new(local.clone(), settings.drain_spread);
+    let ceiling = settings.connection_limit.map(|(limit, open)| Ceiling::new(limit, open));
+    let listeners = Listeners::new(local.clone(), settings.drain_spread, ceiling);
     let place = Rc::new(Place { index: settings.index, loads: settings.loads });
     let mut running =
         Running { local, listeners, place, acceptors: HashMap::new(), store: settings.store, draining: None };
@@ -129,10 +130,13 @@ impl Running {
             return;
         };
         active.stats().rebalanced.inc();
-        spawn_local(async move {
-            active.serve(Conn::Tcp(stream)).await;
-            drop(counted);
-        });
+        let io = Conn::Tcp(stream);
+        if let Some(arrival) = self.listeners.arrive(active, &io) {
+            spawn_local(async move {
+                arrival.active.clone().serve(io, arrival.restored).await;
+                drop((arrival, counted));
+            });
+        }
     }
 
     fn report(&self) -> WorkerReport {

@@ -15,6 +15,7 @@ use crate::stream::Drain;
 use crate::telemetry::Registry;
 use socket2::Socket;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -79,6 +80,19 @@ pub struct Settings {
     pub unfinished_limit: usize,
     /// Over how long connections are told that their listener changed or went; 0 is at once.
     pub drain_spread: Duration,
+    /// How many connections with clients may be open, and how many are, over all workers.
+    pub connection_limit: Option<(u32, Arc<AtomicU32>)>,
+}
+
+/// What all workers have in common, in the sum over all of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of unfinished frames held by all connections.
+    pub unfinished: usize,
+    /// Connections with clients; `None`: any number.
+    pub connections: Option<u32>,
+    /// Over how long connections are told that their listener changed or went; 0 is at once.
+    pub drain_spread: Duration,
 }
 
 impl Worker {
@@ -90,9 +104,9 @@ impl Worker {
         count: usize,
         store: &Arc<Store>,
         registry: &Registry,
-        unfinished_limit: usize,
-        drain_spread: Duration,
+        limits: Limits,
     ) -> std::io::Result<(Vec<Worker>, Arc<Loads>)> {
+        let open = Arc::new(AtomicU32::new(0));
         let channels: Vec<_> = (0..count).map(|_| mpsc::unbounded_channel()).collect();
         let senders = channels.iter().map(|(sender, _)| sender.clone()).collect();
         let loads = Arc::new(Loads::new(senders));
@@ -103,8 +117,9 @@ impl Worker {
                 store: store.clone(),
                 registry: registry.clone(),
                 loads: loads.clone(),
-                unfinished_limit: unfinished_limit / count.max(1),
-                drain_spread,
+                unfinished_limit: limits.unfinished / count.max(1),
+                drain_spread: limits.drain_spread,
+                connection_limit: limits.connections.map(|limit| (limit, open.clone())),
             };
             let thread = std::thread::Builder::new()
                 .name(format!("worker-{index}"))

@@ -98,6 +98,12 @@ impl Update {
     pub const fn is_noop(&self) -> bool {
         self.changed.is_empty() && self.removed.is_empty() && self.withdrawn.is_empty()
     }
+
+    /// What the process cannot be ready without is refused, and nothing serves in its place: the response is no
+    /// success, however much of it is accepted.
+    pub const fn keep_unready(&mut self) {
+        self.ticket.unready = true;
+    }
 }
 
 /// What the state needs to answer an [`Update`].
@@ -110,6 +116,10 @@ pub(super) struct Ticket {
     pub refused: Vec<Rejected>,
     /// When the response was read.
     pub at: Instant,
+    /// How many resources arrived as they are held.
+    pub unchanged: usize,
+    /// See [`Update::keep_unready`].
+    pub unready: bool,
 }
 
 /// A verdict against one changed resource. What no rejection names is accepted.

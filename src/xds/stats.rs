@@ -52,7 +52,7 @@ impl XdsStats {
 pub struct TypeStats {
     /// Subscriptions sent on a new stream, plus responses taken in.
     pub update_attempt: Counter,
-    /// Responses accepted as a whole.
+    /// Responses accepted as a whole; of CDS and LDS also in part, unless the process cannot be ready with it.
     pub update_success: Counter,
     /// Responses with at least one rejected resource.
     pub update_rejected: Counter,

@@ -157,6 +157,11 @@ impl Ads {
 
     /// Publishes what was set and sends every stream what changed for it, in the order CDS, EDS, LDS, RDS.
     pub async fn push(&self) {
+        self.push_now();
+    }
+
+    /// As [`Ads::push`].
+    pub fn push_now(&self) {
         self.publish(false);
     }
 

@@ -55,6 +55,17 @@ impl Program {
             None => Command::new(binary),
         };
         command.arg("-c").arg(config).args(arguments);
+        Program::of(command)
+    }
+
+    /// `mizzen` with these arguments, in `folder`.
+    pub fn start_in(folder: &Path, arguments: &[String]) -> Program {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mizzen"));
+        command.current_dir(folder).args(arguments);
+        Program::of(command)
+    }
+
+    fn of(mut command: Command) -> Program {
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = Arc::new(Mutex::new(Vec::new()));

@@ -25,6 +25,10 @@ pub struct Setup {
     pub state_dir: Option<PathBuf>,
     /// Over how long connections are told of their listener's change.
     pub drain_spread: Duration,
+    /// Connections with clients, over all listeners.
+    pub connection_limit: Option<u32>,
+    /// Switches by name.
+    pub runtime: mizzen::model::Runtime,
     /// Who resolves names; `None`: the system.
     pub resolver: Option<Arc<dyn Resolve>>,
     /// Where secrets come from.
@@ -40,6 +44,8 @@ impl Setup {
             options,
             state_dir: None,
             drain_spread: Duration::ZERO,
+            connection_limit: None,
+            runtime: mizzen::model::Runtime::default(),
             resolver: None,
             sds: mizzen::xds::sds::SdsConfig::default(),
         }
@@ -65,9 +71,10 @@ impl Setup {
             options: self.options,
             static_unknown_fields: 0,
             drain_spread: self.drain_spread,
+            connection_limit: self.connection_limit,
             resolver: self.resolver,
             sds: self.sds,
-            runtime: mizzen::model::Runtime::default(),
+            runtime: self.runtime,
         })
         .expect("the proxy starts")
     }

@@ -8,11 +8,14 @@ use mizzen::proto::envoy::service::secret::v3::secret_discovery_service_server::
 };
 use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::future::Future;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, UnixListenerStream};
+use tonic::transport::server::Router;
 use tonic::{Request, Response, Status, Streaming};
 
 #[derive(Clone, Default)]
@@ -23,7 +26,7 @@ struct State {
 
 /// See the module.
 pub struct SdsServer {
-    address: SocketAddr,
+    address: Option<SocketAddr>,
     state: State,
     changes: watch::Sender<u64>,
     task: tokio::task::JoinHandle<()>,
@@ -44,27 +47,42 @@ impl SdsServer {
         let socket = std::net::TcpListener::bind(address).unwrap();
         socket.set_nonblocking(true).unwrap();
         let address = socket.local_addr().unwrap();
+        SdsServer::serving(Some(address), |router| async move {
+            let socket = TcpListenerStream::new(tokio::net::TcpListener::from_std(socket).unwrap());
+            router.serve_with_incoming(socket).await.unwrap();
+        })
+    }
+
+    /// On a Unix socket, empty.
+    pub fn start_unix(path: &Path) -> SdsServer {
+        let _ = std::fs::remove_file(path);
+        let socket = tokio::net::UnixListener::bind(path).unwrap();
+        SdsServer::serving(None, |router| async move {
+            router.serve_with_incoming(UnixListenerStream::new(socket)).await.unwrap();
+        })
+    }
+
+    fn serving<F>(address: Option<SocketAddr>, serve: impl FnOnce(Router) -> F) -> SdsServer
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let (changes, seen) = watch::channel(0);
         let state = State::default();
         let service = Service { state: state.clone(), changes: seen };
-        let task = tokio::spawn(async move {
-            let socket = TcpListenerStream::new(tokio::net::TcpListener::from_std(socket).unwrap());
-            let router =
-                tonic::transport::Server::builder().add_service(SecretDiscoveryServiceServer::new(service));
-            router.serve_with_incoming(socket).await.unwrap();
-        });
-        SdsServer { address, state, changes, task }
+        let router =
+            tonic::transport::Server::builder().add_service(SecretDiscoveryServiceServer::new(service));
+        SdsServer { address, state, changes, task: tokio::spawn(serve(router)) }
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.address.expect("on TCP")
     }
 
     /// Ends every stream; a new server on the same port has nothing.
     pub async fn gone(self) -> SocketAddr {
         self.task.abort();
         let _ = self.task.await;
-        self.address
+        self.address.expect("on TCP")
     }
 
     fn put(&self, name: &str, content: &Value) {

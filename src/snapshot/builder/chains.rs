@@ -81,6 +81,7 @@ impl Builder {
             default_chain,
             generation,
             leftover: Leftover::default(),
+            open: old.as_ref().map(|old| old.spec.open.clone()).unwrap_or_default(),
         });
         self.next.set_listener(name, Some(spec.clone()));
         for claim in super::addresses::claims_of(model) {

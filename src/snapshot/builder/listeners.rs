@@ -105,6 +105,14 @@ pub(super) fn route_source(chain: &FilterChain) -> Option<&RouteSource> {
 }
 
 impl Builder {
+    /// Whether no version of a listener serves, or will as soon as what it waits for has come.
+    pub fn lacks_listener(&self, name: &str) -> bool {
+        let Some(state) = self.listeners.states.get(name) else { return true };
+        let failed =
+            |model: &Arc<Listener>| claims_of(model).any(|claim| self.addresses.failed.contains_key(&claim));
+        state.active.is_none() && state.model.current().is_none_or(failed)
+    }
+
     /// Finds out what one listener waits for. Without `full` only that may have changed.
     pub(super) fn prepare_listener(&mut self, name: &Arc<str>, full: bool, now: Instant) {
         let Some(state) = self.listeners.states.get(name) else { return };

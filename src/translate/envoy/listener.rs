@@ -23,7 +23,8 @@ pub(super) fn listener(message: &pb::Listener, out: &mut Findings) -> Option<Lis
     let name = not_empty(&root.name("name"), &message.name, out);
     refuse_unbuilt(message, out);
     let inspectors = listener_filters::inspectors(message, out);
-    let addresses = addresses(message, out);
+    let internal = is_internal(message, out);
+    let addresses = if internal { Vec::new() } else { addresses(message, out) };
     let (mut filter_chains, mut default_filter_chain) = chains(message, out);
     if is_lenient(message, out) {
         for chain in filter_chains.iter_mut().chain(&mut default_filter_chain) {
@@ -42,7 +43,10 @@ pub(super) fn listener(message: &pb::Listener, out: &mut Findings) -> Option<Lis
     Some(Listener {
         name,
         addresses,
-        bind_to_port: message.bind_to_port.or(old_bind).unwrap_or(true),
+        bind_to_port: !internal && message.bind_to_port.or(old_bind).unwrap_or(true),
+        use_original_dst: message.use_original_dst == Some(true),
+        internal,
+        unlimited: message.ignore_global_conn_limit || message.bypass_overload_manager,
         direction,
         stat_prefix: message.stat_prefix.clone(),
         filter_chains,
@@ -77,10 +81,8 @@ fn refuse_unbuilt(message: &pb::Listener, out: &mut Findings) {
     for (field, set) in [
         ("udp_listener_config", message.udp_listener_config.is_some()),
         ("api_listener", message.api_listener.is_some()),
-        ("internal_listener", message.listener_specifier.is_some()),
         ("filter_chain_matcher", message.filter_chain_matcher.is_some()),
         ("fcds_config", message.fcds_config.is_some()),
-        ("use_original_dst", message.use_original_dst == Some(true)),
         ("transparent", message.transparent == Some(true)),
         ("freebind", message.freebind == Some(true)),
     ] {
@@ -88,6 +90,26 @@ fn refuse_unbuilt(message: &pb::Listener, out: &mut Findings) {
             out.bad(&root.name(field), "", "not supported (leave it out)");
         }
     }
+}
+
+/// Whether it is reached from inside only: such a listener has no address, or one that is a name in the process.
+fn is_internal(message: &pb::Listener, out: &mut Findings) -> bool {
+    use crate::proto::envoy::config::core::v3::address::Address as Kind;
+    if message.listener_specifier.is_none() {
+        return false;
+    }
+    let root = Path::ROOT;
+    let address = message.address.as_ref().and_then(|address| address.address.as_ref());
+    if !matches!(address, None | Some(Kind::EnvoyInternalAddress(_))) {
+        out.bad(&root.name("address"), "", "an internal listener has no address of a socket (leave it out)");
+    }
+    if !message.additional_addresses.is_empty() {
+        out.bad(&root.name("additional_addresses"), "", "an internal listener has none (leave it out)");
+    }
+    if message.use_original_dst == Some(true) {
+        out.bad(&root.name("use_original_dst"), true, "not on internal listeners (nearest valid false)");
+    }
+    true
 }
 
 fn addresses(message: &pb::Listener, out: &mut Findings) -> Vec<Address> {

@@ -11,6 +11,7 @@ use super::finding::{Findings, Note, NoteKind, Path, Rejection, Translated};
 use super::unknown::{self, RemarkKind};
 use crate::model;
 use crate::proto::envoy::config;
+use crate::proto::envoy::config::core::v3::TrafficDirection;
 use crate::proto::envoy::extensions::transport_sockets::tls::v3 as tls_proto;
 
 mod access_log;
@@ -89,6 +90,12 @@ pub fn secret(bytes: &[u8]) -> Result<Translated<model::Secret>, Rejection> {
 /// The name of a resource of any of these four types, readable even if the rest does not decode.
 pub fn resource_name(bytes: &[u8]) -> Option<&str> {
     unknown::top_string(bytes, 1).filter(|name| !name.is_empty())
+}
+
+/// Whether a listener, good or not, declares itself to be towards the workload's clients.
+pub fn is_inbound(bytes: &[u8]) -> bool {
+    let read = config::listener::v3::Listener::decode(bytes);
+    read.is_ok_and(|listener| listener.traffic_direction() == TrafficDirection::Inbound)
 }
 
 fn translate<M: Message + Name + Default, T>(

@@ -35,7 +35,6 @@ pub(super) const SHELLS: &[&str] = &[
     "envoy.config.core.v3.Http3ProtocolOptions",
     "envoy.config.listener.v3.ApiListener",
     "envoy.config.listener.v3.UdpListenerConfig",
-    "envoy.config.overload.v3.OverloadManager",
     "envoy.config.route.v3.CorsPolicy",
     "envoy.extensions.filters.network.http_connection_manager.v3.LocalReplyConfig",
     "envoy.extensions.filters.network.http_connection_manager.v3.ScopedRoutes",

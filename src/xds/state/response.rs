@@ -50,7 +50,7 @@ impl AdsState {
             changed,
             removed,
             withdrawn,
-            ticket: Ticket { stream, nonce, version, refused, at: now.instant },
+            ticket: Ticket { stream, nonce, version, refused, at: now.instant, unchanged, unready: false },
         })
     }
 
@@ -71,6 +71,8 @@ impl AdsState {
         let reloads =
             !update.removed.is_empty() || update.changed.iter().any(|raw| !bad_names.contains(&*raw.name));
         drop(bad_names);
+        // Of a set that is taken as a whole or not at all, some parts may be good: they serve.
+        let partly = kind.is_wildcard() && (reloads || update.ticket.unchanged > 0) && !update.ticket.unready;
         let lines = state.store.commit(update, rejections, now);
         let delay = state.repeat.note(bad, &mut self.random);
         let stats = self.stats.of(kind);
@@ -82,6 +84,7 @@ impl AdsState {
         }
         if bad.is_some() {
             stats.update_rejected.add(1);
+            stats.update_success.add(usize::from(partly));
         } else {
             stats.update_success.add(1);
             stats.last_update_ms.set(now.unix_ms);
@@ -127,6 +130,12 @@ impl AdsState {
         if renew {
             self.push_names(kind);
         }
+    }
+
+    /// Counts a success that no response of the control plane stands for: what was restored, or became good by
+    /// itself.
+    pub fn count_success(&self, kind: ResourceType) {
+        self.stats.of(kind).update_success.add(1);
     }
 
     /// A resource that was rejected for a cause outside of it is good after all: its refused bytes become

@@ -47,13 +47,30 @@ fn a_plain_listener_has_envoys_defaults() {
 }
 
 #[test]
+fn listeners_that_others_hand_connections_to() {
+    let read =
+        read_listener(with(json!({"use_original_dst": true, "ignore_global_conn_limit": true}))).unwrap();
+    assert!(read.use_original_dst && read.unlimited && read.bind_to_port && !read.internal);
+    let read = read_listener(with(json!({"bind_to_port": false}))).unwrap();
+    assert!(!read.bind_to_port && !read.use_original_dst && !read.unlimited);
+    let mut inner = with(json!({"internal_listener": {}}));
+    inner.as_object_mut().unwrap().remove("address");
+    let read = read_listener(inner).unwrap();
+    assert!(read.internal && !read.bind_to_port && read.addresses.is_empty());
+}
+
+#[test]
 fn listeners_refuse_what_is_not_built() {
     let unknown = json!({"@type": STRUCT, "value": "1s"});
     refused(
         read_listener(with(json!({"listener_filters": [{"name": "x", "typed_config": unknown}]}))),
         &["Listener l: listener_filters[0].typed_config: "],
     );
-    refused(read_listener(with(json!({"use_original_dst": true}))), &["use_original_dst: not supported"]);
+    let socket = json!({"internal_listener": {}, "use_original_dst": true});
+    refused(
+        read_listener(with(socket)),
+        &["address: an internal listener", "use_original_dst: true: not on"],
+    );
     refused(read_listener(with(json!({"udp_listener_config": {}}))), &["udp_listener_config: not supported"]);
     let udp = json!({"socket_address": {"protocol": "UDP", "address": "127.0.0.1", "port_value": 1}});
     refused(
