@@ -529,5 +529,8 @@ async fn small_shapes() {
     let (status, body) = admin.ask("GET", "/nonesuch").await;
     assert_eq!(status, 404);
     assert!(body.contains("/config_dump"));
-    assert_eq!(admin.json("/init_dump").await, json!({ "unready_targets_dumps": [] }));
+    let server = json!({ "name": "init manager Server", "target_names": ["target CDS"] });
+    assert_eq!(admin.json("/init_dump").await, json!({ "unready_targets_dumps": [server] }));
+    let none = json!({ "unready_targets_dumps": [] });
+    assert_eq!(admin.json("/init_dump?mask=listener").await, none);
 }

@@ -413,6 +413,26 @@ fn verdicts_after_the_stream_is_gone_are_kept_but_not_sent() {
 }
 
 #[test]
+fn good_parts_of_a_refused_response_are_a_success_unless_readiness_hangs_on_the_rest() {
+    let mut rig = Rig::connected(Delta);
+    let counts = |rig: &Rig| {
+        let cds = rig.state.stats().of(Cluster);
+        (cds.update_success.get(), cds.update_rejected.get())
+    };
+    rig.judge(Cluster, "v1", &[("a", "bad")]);
+    assert_eq!(counts(&rig), (0, 1), "nothing of it is good");
+    rig.judge(Cluster, "v2", &[("a", "bad"), ("b", "1")]);
+    assert_eq!(counts(&rig), (1, 2));
+    let mut update = rig.respond(Cluster, "3", &[("a", "bad"), ("c", "1")], &[]);
+    update.keep_unready();
+    let refused = Rejection { name: "a".into(), text: "no".into() };
+    rig.state.on_verdicts(rig.now, update, vec![refused]);
+    assert_eq!(counts(&rig), (1, 3));
+    rig.state.count_success(Cluster);
+    assert_eq!(counts(&rig), (2, 3));
+}
+
+#[test]
 fn counters_follow_the_verdicts() {
     let mut rig = Rig::connected(Sotw);
     rig.accept(Cluster, "v1", &[("a", "1")], &[]);
@@ -429,7 +449,7 @@ fn counters_follow_the_verdicts() {
         &cds.held,
         &cds.rejected,
     ];
-    assert_eq!(counts.map(|counter| counter.get()), [3, 1, 1, 1, 1, 1]);
+    assert_eq!(counts.map(|counter| counter.get()), [3, 2, 1, 1, 1, 1]);
     assert_eq!(
         (&*cds.version.get(), cds.last_update_ms.get(), cds.last_contact_ms.get()),
         ("v1", 1_000, 6_000)
