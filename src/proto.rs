@@ -23,7 +23,7 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/protos.rs"));
 }
 
-pub use generated::{envoy, google, mizzen, udpa, xds};
+pub use generated::{envoy, google, io, istio, mizzen, stats, udpa, xds};
 
 /// The serialized `FileDescriptorSet` of `proto/`, imports included.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

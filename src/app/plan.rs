@@ -57,6 +57,7 @@ pub fn plan(bootstrap: &mut Bootstrap, args: &RunArgs) -> Plan {
             route_hold: args.route_hold,
             removed_cluster_linger: args.removed_cluster_linger,
             wait_for_sockets: true,
+            node: Arc::new(bootstrap.mesh_node()),
             ..Options::default()
         },
         static_unknown_fields: bootstrap.unknown_fields as u64,

@@ -105,6 +105,7 @@ impl Proxy {
     /// A thread or runtime could not be made.
     pub fn start(plan: Plan) -> std::io::Result<Proxy> {
         let (store, registry) = (Arc::new(Store::default()), Registry::new());
+        registry.introduce(plan.options.node.clone());
         let server = Arc::new(registry.register(Scope::server(), ServerStats::default()));
         server.concurrency.set(plan.workers as i64);
         server.uptime.now();

@@ -1,8 +1,10 @@
 //! The node identity and what may override it.
 
 use super::Bootstrap;
+use crate::model::{self, Workload};
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
+use std::collections::BTreeMap;
 
 /// Parts given on the command line; they win over the file.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +41,42 @@ impl Bootstrap {
         }
         if let Some(Kind::StructValue(labels)) = &mut held.kind {
             labels.fields.extend(over.labels.iter().map(|(key, value)| (key.clone(), string(value))));
+        }
+    }
+}
+
+impl Bootstrap {
+    /// Who this process is, as peers and metrics of a mesh are told.
+    pub fn mesh_node(&self) -> model::Node {
+        let mut workload = Workload::default();
+        let place = self.node.locality.clone().unwrap_or_default();
+        (workload.region, workload.zone) = (place.region, place.zone);
+        let mut node =
+            model::Node { id: self.node.id.clone(), cluster: self.node.cluster.clone(), ..model::Node::default() };
+        if let Some(metadata) = &self.node.metadata {
+            flatten("", metadata, &mut node.metadata);
+            for (key, value) in &node.metadata {
+                match key.strip_prefix("LABELS\0") {
+                    Some(label) => workload.label(label, value),
+                    None => workload.set(key, value),
+                }
+            }
+            workload.owned_by(text(metadata, "OWNER").unwrap_or_default());
+            text(metadata, "ISTIO_VERSION").unwrap_or_default().clone_into(&mut node.version);
+        }
+        node.workload = workload;
+        node
+    }
+}
+
+/// Texts of a struct and of those in it; keys within each other are joined by a NUL.
+fn flatten(before: &str, of: &Struct, out: &mut BTreeMap<String, String>) {
+    for (key, value) in &of.fields {
+        let key = format!("{before}{key}");
+        match &value.kind {
+            Some(Kind::StringValue(text)) => drop(out.insert(key, text.clone())),
+            Some(Kind::StructValue(inner)) => flatten(&format!("{key}\0"), inner, out),
+            _ => {}
         }
     }
 }

@@ -5,9 +5,13 @@ use super::{HostState, pool};
 use crate::model::Address;
 use crate::telemetry::{HostStats, Registration, Registry, Scope};
 use crate::tls::Client;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+
+/// Lists of offered protocols one host keeps connections for: rules have one for each version of HTTP, and may
+/// have changed.
+const VARIANTS: usize = 6;
 
 /// A host with its pools. Kept over snapshots as long as some cluster state names its address; its pools
 /// drain when it is dropped from the last one.
@@ -20,8 +24,14 @@ pub struct Host {
     shown: Box<str>,
     health: Arc<HostState>,
     tls: Option<Arc<Client>>,
+    /// Who is there, as its endpoint says.
+    workload: RefCell<Option<Arc<str>>>,
+    /// Protocols offered instead of those of the transport socket.
+    alpn: Option<Arc<[String]>>,
+    /// The same host, other protocols offered.
+    variants: RefCell<Vec<Rc<Host>>>,
     /// What the system said of the last connection that could not be made; 0: nothing.
-    pub connect_error: Cell<i32>,
+    pub connect_error: Rc<Cell<i32>>,
     /// Requests of this worker in flight to it.
     pub active: Cell<u32>,
     /// Its counters on this worker.
@@ -55,7 +65,10 @@ impl Host {
             shown: named.into(),
             health,
             tls,
-            connect_error: Cell::new(0),
+            workload: RefCell::default(),
+            alpn: None,
+            variants: RefCell::default(),
+            connect_error: Rc::default(),
             active: Cell::new(0),
             rpc: pool::rpc::Pool::default(),
             http1: pool::http1::Pool::default(),
@@ -73,6 +86,54 @@ impl Host {
         self.tls.as_ref()
     }
 
+    /// Who is there, as its endpoint says.
+    pub fn workload(&self) -> Option<Arc<str>> {
+        self.workload.borrow().clone()
+    }
+
+    /// Its endpoint says so now.
+    pub(super) fn set_workload(&self, workload: Option<&Arc<str>>) {
+        if self.workload.borrow().as_ref() != workload {
+            *self.workload.borrow_mut() = workload.cloned();
+        }
+    }
+
+    /// Protocols offered instead of those of the transport socket.
+    pub fn alpn(&self) -> Option<&Arc<[String]>> {
+        self.alpn.as_ref()
+    }
+
+    /// The host with connections of their own, for which these protocols are offered. Where nothing is encrypted
+    /// nothing is offered, and it is the host itself.
+    pub fn offering(self: &Rc<Self>, alpn: &Arc<[String]>, cluster: &Cluster) -> Rc<Self> {
+        if self.tls.is_none() {
+            return self.clone();
+        }
+        let mut variants = self.variants.borrow_mut();
+        if let Some(found) = variants.iter().find(|variant| variant.alpn.as_ref() == Some(alpn)) {
+            return found.clone();
+        }
+        let (address, hostname, registry) = (self.address.clone(), self.hostname.clone(), &cluster.env().registry);
+        let new = Host::new(&cluster.name, address, hostname, self.health.clone(), self.tls.clone(), registry);
+        // Nobody else has it yet: counts of requests and of pools are shared where they are looked at.
+        let new = Rc::try_unwrap(new).map(|host| {
+            Rc::new(Host { alpn: Some(alpn.clone()), connect_error: self.connect_error.clone(), ..host })
+        });
+        let new = new.unwrap_or_else(|host| host);
+        let oldest = (variants.len() >= VARIANTS).then(|| variants.remove(0));
+        variants.push(new.clone());
+        drop(variants);
+        // Outside the borrow: retiring wakes connection tasks.
+        oldest.into_iter().for_each(|host| host.retire());
+        new
+    }
+
+    /// Closes the HTTP/1 connection that has been idle longest; `false` if there is none.
+    pub(super) fn close_oldest_http1(&self) -> bool {
+        let variants = self.variants.borrow().clone();
+        self.http1.close_oldest() || variants.iter().any(|variant| variant.http1.close_oldest())
+    }
+
     /// Whether its connections get this transport socket.
     pub fn has_socket(&self, tls: Option<&Arc<Client>>) -> bool {
         self.tls.as_ref().map(Arc::as_ptr) == tls.map(Arc::as_ptr)
@@ -88,6 +149,8 @@ impl Host {
         self.rpc.retire();
         self.http1.retire();
         self.http2.retire();
+        let variants = self.variants.take();
+        variants.iter().for_each(|variant| variant.retire());
     }
 
     /// Counts a request that waits for a connection until the guard is dropped.

@@ -44,6 +44,7 @@ impl Originals {
             weight: 1,
             metadata: BTreeMap::new(),
             socket_match: BTreeMap::new(),
+            workload: None,
             check: None,
         };
         // What encrypts is the cluster's, and may change while the host stays.

@@ -4,7 +4,7 @@ use super::lb::{Balancer, Hosts, is_hashing};
 use super::original::Originals;
 use super::{ClusterEntry, ClusterSpec, Env, Host, PickContext, Sign};
 use crate::message::Reason;
-use crate::model::{Discovery, Endpoints};
+use crate::model::{ClusterMesh, Discovery, Endpoints};
 use crate::telemetry::{ClusterStats, Registration, SslStats};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
@@ -33,6 +33,8 @@ pub struct State {
     pub spec: Arc<ClusterSpec>,
     endpoints: Arc<Endpoints>,
     hosts: Hosts,
+    /// The worker's own copy of what the mesh says of it, where it says something.
+    mesh: Option<Rc<ClusterMesh>>,
 }
 
 impl Cluster {
@@ -103,6 +105,11 @@ impl Cluster {
         matches!(self.state.borrow().spec.model.discovery, Discovery::OriginalDst(_))
     }
 
+    /// What its mesh says of it, if anything.
+    pub fn mesh(&self) -> Option<Rc<ClusterMesh>> {
+        self.state.borrow().mesh.clone()
+    }
+
     /// Whether its load balancer looks at a request's hash.
     pub fn hashes(&self) -> bool {
         is_hashing(self.state.borrow().spec.model.lb)
@@ -166,9 +173,12 @@ impl State {
                 let (address, hostname) = (endpoint.address.clone(), endpoint.hostname.clone());
                 Host::new(&spec.model.name, address, hostname, health, socket.cloned(), &env.registry)
             });
+            host.set_workload(endpoint.workload.as_ref());
             hosts.entry(endpoint.address.clone()).or_insert(host);
         }
-        State { spec: spec.clone(), endpoints: entry.endpoints.clone(), hosts }
+        let said = &spec.model.mesh;
+        let mesh = (**said != ClusterMesh::default()).then(|| Rc::new((**said).clone()));
+        State { spec: spec.clone(), endpoints: entry.endpoints.clone(), hosts, mesh }
     }
 
     fn balancer(&self, env: &Env) -> Balancer {
@@ -197,5 +207,6 @@ fn same_connections(old: &ClusterSpec, new: &ClusterSpec) -> bool {
             && a.tcp_keepalive == b.tcp_keepalive
             && a.connections_per_host == b.connections_per_host
             && a.heartbeat == b.heartbeat
-            && a.bind == b.bind)
+            && a.bind == b.bind
+            && a.mesh.exchange == b.mesh.exchange)
 }

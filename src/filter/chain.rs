@@ -3,12 +3,13 @@
 use super::context::{Context, Reply, World};
 use super::{
     Pipeline, buffer, compressor, cors, decompressor, fault, grpc_stats, grpc_web, header_mutation,
-    header_to_metadata, health_check, ip_access, local_ratelimit, rbac, set_metadata,
+    header_to_metadata, health_check, ip_access, local_ratelimit, mesh, rbac, set_metadata,
 };
 use crate::message::{Head, Headers, Metadata, Request};
-use crate::model::{Algorithm, FilterConfig, FilterRule, HttpFilter, RouteFilter};
+use crate::model::{Algorithm, AlpnOverride, FilterConfig, FilterRule, HttpFilter, RouteFilter};
 use crate::router::{Choice, RouteSpec};
 use crate::telemetry::Scope;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -22,6 +23,8 @@ pub struct Chain {
     scope: Scope,
     filters: Box<[HttpFilter]>,
     compressors: Box<[(usize, Algorithm)]>,
+    /// Some filter tells of streams when they are over.
+    reports: bool,
 }
 
 /// What is to be done next.
@@ -75,6 +78,12 @@ pub struct Stream {
     pub flags: Vec<&'static str>,
     /// What the request's body goes through.
     pub request_body: Pipeline,
+    /// What hosts are offered in TLS, if not what their cluster says.
+    pub alpn: Option<Rc<AlpnOverride>>,
+    pub(super) peers: mesh::Peers,
+    pub(super) is_grpc: bool,
+    pub(super) messages: Option<Rc<mesh::Messages>>,
+    pub(super) captured: mesh::Captured,
 }
 
 impl Chain {
@@ -100,6 +109,7 @@ impl Chain {
         Some(Arc::new(Chain {
             id: NEXT.fetch_add(1, Relaxed),
             scope,
+            reports: filters.iter().any(|filter| matches!(filter.rule.config, FilterConfig::MeshStats(_))),
             compressors: filters.iter().enumerate().filter_map(compressor).collect(),
             filters: filters.iter().take(MAX_FILTERS).cloned().collect(),
         }))
@@ -127,6 +137,11 @@ impl Chain {
     /// Whether responses are written with what their request's head says.
     pub fn asks_for_request(&self) -> bool {
         self.filters.iter().any(|filter| matches!(filter.rule.config, FilterConfig::HeaderMutation(_)))
+    }
+
+    /// Whether some filter tells of streams when they are over.
+    pub fn reports(&self) -> bool {
+        self.reports
     }
 
     /// The filter at `place`.
@@ -159,6 +174,11 @@ impl Chain {
             health_check: false,
             flags: Vec::new(),
             request_body: Pipeline::default(),
+            alpn: None,
+            peers: mesh::Peers::default(),
+            is_grpc: false,
+            messages: None,
+            captured: Vec::new(),
         }
     }
 
@@ -236,6 +256,10 @@ impl Stream {
         self.active & (1 << place) != 0
     }
 
+    pub(super) fn active_mask(&self) -> u64 {
+        self.active
+    }
+
     fn take(&mut self, place: usize) -> State {
         self.states.get_mut(place).map(std::mem::take).unwrap_or_default()
     }
@@ -283,9 +307,30 @@ impl<'a> Visit<'a> {
         buffered: Option<usize>,
     ) -> Verdict {
         let rule = self.rule(&world);
-        if let FilterConfig::Compressor(compressor) = &rule.config {
-            return compressor::on_request(self, compressor, request, ends);
+        match &rule.config {
+            FilterConfig::Compressor(compressor) => {
+                return compressor::on_request(self, compressor, request, ends);
+            }
+            FilterConfig::PeerMetadata(config) => {
+                mesh::on_request(config, request, &world, &mut self.stream.peers);
+                return Verdict::Continue;
+            }
+            FilterConfig::Alpn(rules) => {
+                let kept = world.cluster_mesh.is_some_and(|mesh| mesh.keeps_alpn);
+                self.stream.alpn = (!kept).then(|| world.stats.alpn(rules));
+                return Verdict::Continue;
+            }
+            FilterConfig::MeshStats(stats) => {
+                self.stream.is_grpc = request.is_grpc();
+                mesh::capture(stats, request.head(), &mut self.stream.captured);
+                return Verdict::Continue;
+            }
+            FilterConfig::GrpcStats(config) if config.for_filters && request.is_grpc() => {
+                self.stream.messages = Some(Rc::default());
+            }
+            _ => {}
         }
+        let messages = self.stream.messages.clone();
         let mut bodies = std::mem::take(&mut self.stream.request_body);
         let mut ctx = Context {
             request,
@@ -310,11 +355,17 @@ impl<'a> Visit<'a> {
             FilterConfig::HeaderToMetadata(rules) => header_to_metadata::on_request(rules, &mut ctx),
             FilterConfig::SetMetadata(entries) => set_metadata::on_request(entries, place, &mut ctx),
             FilterConfig::GrpcWeb => grpc_web::on_request(state, &mut ctx, &mut bodies),
-            FilterConfig::GrpcStats(config) => grpc_stats::on_request(config, state, &mut ctx, &mut bodies),
+            FilterConfig::GrpcStats(config) => {
+                grpc_stats::on_request(config, state, messages, &mut ctx, &mut bodies)
+            }
             FilterConfig::Decompressor(config) => {
                 decompressor::on_request(config, place, &mut ctx, &mut bodies)
             }
-            FilterConfig::Compressor(_) | FilterConfig::Idle(_) => Verdict::Continue,
+            FilterConfig::Compressor(_)
+            | FilterConfig::PeerMetadata(_)
+            | FilterConfig::Alpn(_)
+            | FilterConfig::MeshStats(_)
+            | FilterConfig::Idle(_) => Verdict::Continue,
         };
         self.stream.request_body = bodies;
         if matches!(self.state, State::Fault(state) if state.delayed) && !self.stream.flags.contains(&"DI") {
@@ -353,7 +404,14 @@ impl<'a> Visit<'a> {
             FilterConfig::Decompressor(config) => {
                 decompressor::on_response(config, self.place, response, &world, bodies);
             }
-            FilterConfig::Buffer(_)
+            FilterConfig::PeerMetadata(config) => {
+                mesh::on_response(config, response.headers, &world, &mut self.stream.peers);
+            }
+            FilterConfig::MeshStats(stats) => {
+                mesh::capture_response(stats, response.headers, &mut self.stream.captured);
+            }
+            FilterConfig::Alpn(_)
+            | FilterConfig::Buffer(_)
             | FilterConfig::Rbac(_)
             | FilterConfig::IpAccess(_)
             | FilterConfig::SetMetadata(_)

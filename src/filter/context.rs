@@ -1,9 +1,10 @@
 //! What a filter sees while it works, and what it can answer with.
 
+use super::mesh::Mesh;
 use super::rbac::Peer;
 use super::stats::ChainStats;
 use crate::message::{Facts, Metadata, Reason, Request};
-use crate::model::FilterRule;
+use crate::model::{ClusterMesh, FilterRule};
 use crate::router::{Choice, RouteSpec};
 use crate::util::random::Random;
 use bytes::Bytes;
@@ -24,6 +25,10 @@ pub struct World<'a> {
     pub share: Option<&'a Choice>,
     /// The cluster it goes to: its name, and that in its metrics.
     pub cluster: Option<(&'a str, &'a str)>,
+    /// What that says of its mesh.
+    pub cluster_mesh: Option<&'a ClusterMesh>,
+    /// The mesh as this worker knows it.
+    pub mesh: &'a Mesh,
     /// All but the heads.
     pub facts: &'a dyn Facts,
     /// Good hosts and all hosts of a cluster; `None`: there is no such cluster.

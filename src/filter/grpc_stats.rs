@@ -3,11 +3,13 @@
 use super::body::{Body, Pipeline};
 use super::chain::{Outgoing, State as Held, Verdict};
 use super::context::Context;
+use super::mesh::Messages;
 use super::stats::{Counters, Group};
 use crate::message::{Failure, Headers};
 use crate::model::GrpcStats;
 use crate::telemetry::Scope;
 use bytes::Bytes;
+use std::rc::Rc;
 
 /// The statuses by number, then sums, then messages.
 const NAMES: &[&str] = &[
@@ -40,34 +42,41 @@ const TOTAL: usize = 19;
 const REQUESTS: usize = 20;
 const RESPONSES: usize = 21;
 
-/// Where the call counts.
-pub(super) struct State(Group);
+/// Where the call counts, and for whom else its messages are counted.
+pub(super) struct State(Option<Group>, Option<Rc<Messages>>);
 
 pub(super) fn on_request(
     config: &GrpcStats,
     held: &mut Held,
+    messages: Option<Rc<Messages>>,
     ctx: &mut Context<'_>,
     bodies: &mut Pipeline,
 ) -> Verdict {
     if !ctx.request.is_grpc() {
         return Verdict::Continue;
     }
-    let Some((_, cluster)) = ctx.world.cluster else { return Verdict::Continue };
-    let method = crate::router::path_of(ctx.request.head()).and_then(|path| named(config, path));
-    let method = method.unwrap_or_default();
-    let group = ctx.world.stats.named(&format!("{cluster} {method}"), true, |key| {
-        let method = key.split_once(' ').map_or(key, |(_, method)| method);
-        let dot = if method.is_empty() { "" } else { "." };
-        (Some(Scope::cluster(cluster)), Counters::new(format!("grpc.{method}{dot}"), NAMES))
-    });
+    let group = group(config, ctx);
     bodies.push(Box::new(Counting {
         group: group.clone(),
+        messages: messages.clone(),
         frames: Frames::default(),
         at: REQUESTS,
         last: false,
     }));
-    *held = Held::GrpcStats(State(group));
+    *held = Held::GrpcStats(State(group, messages));
     Verdict::Continue
+}
+
+/// Where a call counts; `None`: it goes to no cluster.
+fn group(config: &GrpcStats, ctx: &Context<'_>) -> Option<Group> {
+    let (_, cluster) = ctx.world.cluster?;
+    let method = crate::router::path_of(ctx.request.head()).and_then(|path| named(config, path));
+    let method = method.unwrap_or_default();
+    Some(ctx.world.stats.named(&format!("{cluster} {method}"), true, |key| {
+        let method = key.split_once(' ').map_or(key, |(_, method)| method);
+        let dot = if method.is_empty() { "" } else { "." };
+        (Some(Scope::cluster(cluster)), Counters::new(format!("grpc.{method}{dot}"), NAMES))
+    }))
 }
 
 /// `service.method`, if it is to be counted by itself.
@@ -85,12 +94,13 @@ fn named(config: &GrpcStats, path: &[u8]) -> Option<String> {
 }
 
 pub(super) fn on_response(held: &Held, response: &mut Outgoing<'_>, bodies: &mut Pipeline) {
-    let Held::GrpcStats(State(group)) = held else { return };
+    let Held::GrpcStats(State(group, messages)) = held else { return };
     if response.ends || response.headers.value("grpc-status").is_some() {
-        return judge(group, response.headers);
+        return group.iter().for_each(|group| judge(group, response.headers));
     }
     bodies.push(Box::new(Counting {
         group: group.clone(),
+        messages: messages.clone(),
         frames: Frames::default(),
         at: RESPONSES,
         last: true,
@@ -147,7 +157,8 @@ impl Frames {
 }
 
 struct Counting {
-    group: Group,
+    group: Option<Group>,
+    messages: Option<Rc<Messages>>,
     frames: Frames,
     at: usize,
     /// The trailers tell what the call came to.
@@ -156,13 +167,18 @@ struct Counting {
 
 impl Body for Counting {
     fn data(&mut self, data: Bytes) -> Result<Bytes, Failure> {
-        self.group.add(self.at, self.frames.count(&data));
+        let begun = self.frames.count(&data);
+        self.group.iter().for_each(|group| group.add(self.at, begun));
+        if let Some(messages) = &self.messages {
+            let count = if self.at == REQUESTS { &messages.requests } else { &messages.responses };
+            count.set(count.get() + begun);
+        }
         Ok(data)
     }
 
     fn end(&mut self, trailers: &mut dyn Headers) -> Result<Bytes, Failure> {
         if self.last {
-            judge(&self.group, trailers);
+            self.group.iter().for_each(|group| judge(group, trailers));
         }
         Ok(Bytes::new())
     }

@@ -21,6 +21,7 @@ mod header_to_metadata;
 mod health_check;
 mod ip_access;
 mod local_ratelimit;
+pub mod mesh;
 mod rbac;
 mod set_metadata;
 mod stats;

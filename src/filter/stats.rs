@@ -1,6 +1,8 @@
 //! What filters count. Each worker has its own copy of every number, made when it is first needed.
 
 use super::Chain;
+use super::mesh::{Reporters, reporters};
+use crate::model::AlpnOverride;
 use crate::telemetry::{Counter, Gauge, Registration, Registry, Sample, Scope, StatGroup, Value};
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
@@ -61,6 +63,9 @@ pub struct ChainStats {
     scope: Scope,
     own: Box<[OnceCell<Group>]>,
     named: RefCell<HashMap<String, Group>>,
+    /// The worker's own copies of what streams hold on to.
+    alpn: OnceCell<Rc<AlpnOverride>>,
+    reporters: Reporters,
 }
 
 impl ChainStats {
@@ -70,7 +75,19 @@ impl ChainStats {
             scope: chain.scope().clone(),
             own: (0..chain.len()).map(|_| OnceCell::new()).collect(),
             named: RefCell::default(),
+            alpn: OnceCell::new(),
+            reporters: reporters(chain),
         }
+    }
+
+    /// The chain's rules of what hosts are offered.
+    pub(super) fn alpn(&self, rules: &AlpnOverride) -> Rc<AlpnOverride> {
+        self.alpn.get_or_init(|| Rc::new(rules.clone())).clone()
+    }
+
+    /// Who tells of streams when they are over.
+    pub fn reporters(&self) -> Reporters {
+        self.reporters.clone()
     }
 
     /// The group of the filter at `place`, within the manager's metrics.

@@ -286,6 +286,7 @@ impl Active {
         if let Some(io) = ready
             && self.admits(&handle)
         {
+            let io = self.exchanged(io, &handle);
             self.drive(io, early, handle.clone()).await;
         }
         if logs.is_some() {
@@ -356,6 +357,17 @@ impl Active {
                 tracing::debug!("{}: handshake with {}: {error}", handle.listener, handle.peer);
                 None
             }
+        }
+    }
+
+    /// With what peers tell each other in front of the stream, where both agreed to.
+    fn exchanged(&self, io: Conn, handle: &Handle) -> Conn {
+        let bound = handle.bound();
+        let Some(mesh) = &bound.chain.model.mesh else { return io };
+        self.stats.network_filters_passed.add(mesh.passed.len() as u64);
+        match &mesh.exchange {
+            Some(exchange) => io.exchanged(exchange, &self.local.env.registry),
+            None => io,
         }
     }
 

@@ -54,6 +54,11 @@ flags! {
 }
 
 impl Flags {
+    /// As one number, a bit for each.
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+
     /// The flag with this short name, such as `UH`.
     pub fn named(short: &str) -> Option<Flags> {
         let at = Self::NAMES.iter().position(|(name, _)| *name == short)?;

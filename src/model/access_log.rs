@@ -1,6 +1,6 @@
 //! Access logs: where a line goes, what it looks like, and which streams get one.
 
-use super::{Block, Format, Fraction, HeaderMatch};
+use super::{Block, Expr, Format, Fraction, HeaderMatch};
 use crate::message::{Fact, Flags};
 use serde::{Serialize, Serializer};
 use std::collections::BTreeSet;
@@ -80,6 +80,8 @@ pub enum LogFilter {
     GrpcStatus { codes: u32, exclude: bool },
     /// By the kind of line.
     Kinds { kinds: Vec<LogKind>, exclude: bool },
+    /// By an expression that has to be true.
+    Expression(Expr),
 }
 
 /// A number compared with a configured one.
@@ -231,6 +233,7 @@ impl LogFilter {
                 want(Block::Trailer, "grpc-status");
             }
             LogFilter::Traceable | LogFilter::Runtime { .. } => want(Block::Request, "x-request-id"),
+            LogFilter::Expression(expr) => expr.each_header(want),
             LogFilter::Status(_)
             | LogFilter::Duration(_)
             | LogFilter::NotHealthCheck

@@ -67,6 +67,8 @@ pub struct Cluster {
     pub bind: Option<Arc<BindConfig>>,
     /// Plaintext or TLS, by host.
     pub sockets: Arc<TransportSockets>,
+    /// What its mesh says of it.
+    pub mesh: Arc<super::ClusterMesh>,
     /// Requests are sent with the server name of their authority.
     pub auto_sni: bool,
     /// Certificates must be for the server name that is sent.
@@ -225,6 +227,7 @@ impl Cluster {
             health_checks: Vec::new(),
             bind: None,
             sockets: Arc::default(),
+            mesh: Arc::default(),
             auto_sni: false,
             auto_san_validation: false,
         }

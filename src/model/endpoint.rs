@@ -3,6 +3,7 @@
 use super::{Address, CheckTarget};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// One ClusterLoadAssignment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -42,6 +43,8 @@ pub struct Endpoint {
     pub metadata: BTreeMap<String, String>,
     /// Texts of `filter_metadata["envoy.transport_socket_match"]`.
     pub socket_match: BTreeMap<String, String>,
+    /// `filter_metadata["istio"].workload`: who is there.
+    pub workload: Option<Arc<str>>,
     /// Where active checks go when not here.
     pub check: Option<Box<CheckTarget>>,
 }
@@ -76,6 +79,7 @@ impl Endpoints {
                 weight: 1,
                 metadata: BTreeMap::new(),
                 socket_match: BTreeMap::new(),
+            workload: None,
                 check: None,
             })
             .collect();

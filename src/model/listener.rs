@@ -73,6 +73,8 @@ pub struct FilterChain {
     pub tls: Option<ChainTls>,
     /// Who may connect; all have to agree.
     pub guards: Vec<super::NetworkRbac>,
+    /// What filters of a mesh do with its connections.
+    pub mesh: Option<Arc<super::ChainMesh>>,
     /// Its terminal filter.
     pub filter: NetworkFilter,
 }

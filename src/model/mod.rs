@@ -9,6 +9,7 @@ mod access_log;
 mod address;
 mod cluster;
 mod endpoint;
+pub mod expr;
 mod filter;
 mod format;
 mod headers;
@@ -16,12 +17,14 @@ mod http;
 mod ids;
 mod inspect;
 mod listener;
+mod mesh;
 mod route;
 mod route_options;
 pub mod runtime;
 mod text;
 mod tls;
 mod uri_template;
+pub mod workload;
 
 pub use access_log::{
     AccessLog, AccessLogs, Comparison, JsonNode, JsonTemplate, LogFilter, LogFormat, LogKind, LogRoller,
@@ -33,6 +36,7 @@ pub use cluster::{
     HealthCheck, Http2Options, HttpCheck, LbPolicy, OriginalDst, OutlierDetection, RetryBudget, Selector,
     SlowStart, SocketOption, SocketState, StatusRange, Subsets, TcpKeepalive, Thresholds, UpstreamProtocol,
 };
+pub use expr::Expr;
 pub use endpoint::{Endpoint, Endpoints, Health, Locality};
 pub use filter::{
     AbortWith, Algorithm, BucketConfig, Compiled, Compression, Compressor, Cors, Decompressor, Descriptor,
@@ -55,6 +59,10 @@ pub use listener::{
     ChainMatch, Codec, Direction, FilterChain, HttpManager, Listener, NetworkFilter, Protocol, RouteSource,
     RpcProxy, SourceType, TcpProxy,
 };
+pub use mesh::{
+    AlpnOverride, ChainMesh, ClusterMesh, MESH_LABELS, MESH_METRICS, MeshReporter, MeshService, MeshStats,
+    MetricOverride, PeerExchange, PeerMetadata,
+};
 pub use route::{
     Action, ClusterChoice, DirectResponse, Fraction, HostRewrite, Mirror, PathMatch, PathRewrite, QueryMatch,
     Redirect, RequireTls, Route, RouteAction, RouteConfig, RouteMatch, TemplatePart, VirtualHost,
@@ -72,3 +80,4 @@ pub use tls::{
     Validation, ValidationSource,
 };
 pub use uri_template::{TemplateError, UriTemplate};
+pub use workload::{Node, Workload};

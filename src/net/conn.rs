@@ -1,5 +1,6 @@
 //! One connection, whatever it runs over.
 
+use super::exchange::Exchanging;
 use crate::model::Address;
 use crate::tls;
 use bytes::{Buf, Bytes};
@@ -21,6 +22,8 @@ pub enum Conn {
     Unix(UnixStream),
     /// TLS over one of the others.
     Tls(Box<Encrypted>),
+    /// One of the others, peers telling each other who they are in front of the stream.
+    Exchanging(Box<Exchanging>),
 }
 
 /// A TLS stream and what is known of it.
@@ -102,6 +105,7 @@ impl Conn {
     pub fn session(&self) -> Option<&Arc<tls::Session>> {
         match self {
             Conn::Tls(tls) => Some(&tls.session),
+            Conn::Exchanging(exchanging) => exchanging.below().session(),
             Conn::Tcp(_) | Conn::Unix(_) => None,
         }
     }
@@ -110,6 +114,7 @@ impl Conn {
     pub fn peer(&self) -> PeerAddress {
         match self {
             Conn::Tls(tls) => tls.stream.get_ref().0.io.peer(),
+            Conn::Exchanging(exchanging) => exchanging.below().peer(),
             Conn::Tcp(stream) => stream.peer_addr().map_or(PeerAddress::Unix, PeerAddress::Ip),
             Conn::Unix(_) => PeerAddress::Unix,
         }
@@ -133,6 +138,7 @@ impl Conn {
     pub fn local(&self) -> Option<SocketAddr> {
         match self {
             Conn::Tls(tls) => tls.stream.get_ref().0.io.local(),
+            Conn::Exchanging(exchanging) => exchanging.below().local(),
             Conn::Tcp(stream) => stream.local_addr().ok(),
             Conn::Unix(_) => None,
         }
@@ -143,7 +149,8 @@ impl Conn {
     pub fn is_readable(&self) -> bool {
         use rustix::io::Errno;
         let mut head = [0u8; 5];
-        match (self, self.peek(&mut head)) {
+        let below = if let Conn::Exchanging(exchanging) = self { exchanging.below() } else { self };
+        match (below, below.peek(&mut head)) {
             (_, Err(Errno::AGAIN | Errno::INTR)) => false,
             (Conn::Tls(_), Ok(5)) => is_alert(head),
             _ => true,
@@ -157,6 +164,7 @@ impl Conn {
             Conn::Tcp(stream) => recv(stream, head.as_mut_slice(), flags).map(|(n, _)| n),
             Conn::Unix(stream) => recv(stream, head.as_mut_slice(), flags).map(|(n, _)| n),
             Conn::Tls(tls) => tls.stream.get_ref().0.io.peek(head),
+            Conn::Exchanging(exchanging) => exchanging.below().peek(head),
         }
     }
 
@@ -176,10 +184,13 @@ impl Conn {
 
     /// Ends the connection so that the peer cannot take it for an orderly end.
     pub fn reset(self) {
-        let below = match &self {
-            Conn::Tls(tls) => &tls.stream.get_ref().0.io,
-            plain => plain,
-        };
+        let mut below = &self;
+        while let Conn::Exchanging(exchanging) = below {
+            below = exchanging.below();
+        }
+        if let Conn::Tls(tls) = below {
+            below = &tls.stream.get_ref().0.io;
+        }
         if let Conn::Tcp(stream) = below {
             // Where that fails the peer sees an end like any other.
             let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
@@ -193,7 +204,7 @@ fn is_alert([kind, _, _, high, low]: [u8; 5]) -> bool {
 }
 
 macro_rules! each {
-    ($self:ident, $stream:ident => $call:expr) => {
+    ($self:ident, $stream:ident => $call:expr, $whole:expr) => {
         match $self.get_mut() {
             Conn::Tcp($stream) => $call,
             Conn::Unix($stream) => $call,
@@ -201,19 +212,20 @@ macro_rules! each {
                 let $stream = &mut tls.stream;
                 $call
             }
+            Conn::Exchanging($stream) => $whole,
         }
     };
 }
 
 impl AsyncRead for Conn {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        each!(self, stream => Pin::new(stream).poll_read(cx, buf))
+        each!(self, stream => Pin::new(stream).poll_read(cx, buf), stream.poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for Conn {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        each!(self, stream => Pin::new(stream).poll_write(cx, buf))
+        each!(self, stream => Pin::new(stream).poll_write(cx, buf), stream.poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -221,7 +233,7 @@ impl AsyncWrite for Conn {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        each!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+        each!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs), stream.poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -233,11 +245,12 @@ impl AsyncWrite for Conn {
         match self.get_mut() {
             Conn::Tcp(_) | Conn::Unix(_) => Poll::Ready(Ok(())),
             Conn::Tls(tls) => Pin::new(&mut tls.stream).poll_flush(cx),
+            Conn::Exchanging(exchanging) => exchanging.poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, stream => Pin::new(stream).poll_shutdown(cx))
+        each!(self, stream => Pin::new(stream).poll_shutdown(cx), stream.poll_shutdown(cx))
     }
 }
 

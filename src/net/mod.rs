@@ -5,6 +5,7 @@
 
 mod bind;
 mod conn;
+mod exchange;
 pub mod h2;
 mod h2guard;
 mod handshake;
@@ -18,6 +19,7 @@ mod wheel;
 
 pub use bind::{BindError, connect_from};
 pub use conn::{Conn, PeerAddress};
+pub use exchange::{Exchanging, Told};
 pub use h2guard::{Wire, WireIo};
 pub use handshake::count_handshake;
 pub use inbuf::{Filled, ReadBuffer, ReadPool, Unfinished};

@@ -5,7 +5,7 @@ use super::facts::StreamFacts;
 use super::{Handle, Local};
 use crate::filter::{Chain, Peer, World};
 use crate::message::{Datum, Head, Metadata};
-use crate::model::Health;
+use crate::model::{ClusterMesh, Health};
 use crate::net::PeerAddress;
 use crate::router::{Choice, RouteSpec};
 use crate::snapshot::View;
@@ -25,6 +25,7 @@ pub struct Picked<'a> {
     share: Option<&'a Choice>,
     /// Its cluster's name, and that in metrics.
     cluster: Option<(String, String)>,
+    mesh: Option<Rc<ClusterMesh>>,
     criteria: &'a [(Box<str>, Box<str>)],
 }
 
@@ -37,7 +38,8 @@ impl<'a> Picked<'a> {
                 let stat = state.spec.model.alt_stat_name.clone();
                 let name = to.cluster.name.to_string();
                 let cluster = Some((name.clone(), stat.unwrap_or(name)));
-                Picked { route: Some(to.route), share: to.share, cluster, criteria: to.context().criteria }
+                let (mesh, criteria) = (to.cluster.mesh(), to.context().criteria);
+                Picked { route: Some(to.route), share: to.share, cluster, mesh, criteria }
             }
             Ok(Plan::Direct(route, _) | Plan::Redirect(route, _)) => {
                 Picked { route: Some(*route), ..Picked::default() }
@@ -75,6 +77,12 @@ impl<'a> Around<'a> {
     /// The route that was picked.
     pub fn route(&self) -> Option<&'a RouteSpec> {
         self.picked.route
+    }
+
+    /// The name of the cluster it goes to, and what that says of its mesh.
+    pub fn cluster(&self) -> Option<(&str, Option<&Rc<ClusterMesh>>)> {
+        let (name, _) = self.picked.cluster.as_ref()?;
+        Some((name, self.picked.mesh.as_ref()))
     }
 
     /// The drawn share of a weighted route.
@@ -115,6 +123,8 @@ impl<'a> Around<'a> {
             route: self.picked.route,
             share: self.picked.share,
             cluster: self.picked.cluster.as_ref().map(|(name, stat)| (name.as_str(), stat.as_str())),
+            cluster_mesh: self.picked.mesh.as_deref(),
+            mesh: &self.local.mesh,
             facts: &facts,
             hosts: &hosts,
             failing: crate::telemetry::is_failing_checks(),

@@ -33,6 +33,8 @@ pub struct Local {
     pub(super) records: RefCell<Vec<Box<Record>>>,
     /// What filters count.
     pub filters: filter::Workers,
+    /// Peers and label sets of a mesh.
+    pub mesh: filter::mesh::Mesh,
     handshakes: Cell<usize>,
     view: RefCell<View>,
     rpc: Groups<RpcStats>,
@@ -72,6 +74,7 @@ impl Local {
             clusters: Table::new(env.clone()),
             drains: env.registry.register(Scope::listener_manager(), DrainStats::default()),
             filters: filter::Workers::new(env.registry.clone()),
+            mesh: filter::mesh::Mesh::new(env.registry.clone()),
             env,
             failures: FailureLog::default(),
             outlet: Outlet::default(),

@@ -17,6 +17,7 @@ mod record;
 pub mod rpc;
 mod sniff;
 pub mod tcp;
+mod tcp_told;
 mod tls_facts;
 mod upstream_http2;
 

@@ -4,6 +4,7 @@
 //! buffer while nothing waits: both directions of all connections read into the worker's one buffer, and
 //! only what could not be written at once is kept by the connection.
 
+use super::tcp_told::Told;
 use super::exchange::{Caller, Trail, Tries, raw_destination, sign_of};
 use super::{Drain, Handle, Local, Record};
 use crate::cluster::pool::connect;
@@ -53,6 +54,7 @@ pub async fn serve(
     let logs = handle.bound().logs.clone();
     let mut record = None;
     let mut trail = Trail::default();
+    let mut told = Told::of(&handle, &local);
     let dialled = dial(&handle, &local, &mut trail).await;
     let mut note =
         |failure: Option<Reason>, flags: Flags, moved: (u64, u64), upstream: Option<SocketAddr>| {
@@ -73,9 +75,15 @@ pub async fn serve(
             pump.up.moved = early.len() as u64;
             pump.up.rest = early;
             let cluster = &guards.2.cluster;
+            if let Some(told) = &mut told {
+                told.connected(&trail, &upstream);
+            }
             let end = poll_fn(|cx| {
                 let end = pump.poll(&mut client, &mut upstream, &handle, cx);
                 pump.count(&stats, &cluster.stats);
+                if let Some(told) = &mut told {
+                    told.poll((&client, &upstream), (pump.up.moved, pump.down.moved), cx);
+                }
                 end
             })
             .await;
@@ -83,6 +91,9 @@ pub async fn serve(
             guards.2.by_peer.set(matches!(end, Ended::Done | Ended::Broken));
             let flags = if matches!(end, Ended::Old) { Flags::DurationTimeout } else { Flags::default() };
             note(None, flags, (pump.up.moved, pump.down.moved), own);
+            if let Some(told) = &mut told {
+                told.end((&client, Some(&upstream)), (pump.up.moved, pump.down.moved), flags, &trail);
+            }
             match end {
                 Ended::Idle => stats.idle_timeout.inc(),
                 Ended::Old => stats.max_downstream_connection_duration.inc(),
@@ -96,6 +107,9 @@ pub async fn serve(
                 flags.add(Flags::UpstreamRetryLimitExceeded);
             }
             note(Some(failure.reason), flags, (0, 0), None);
+            if let Some(told) = &mut told {
+                told.end((&client, None), (0, 0), flags, &trail);
+            }
             if failure.reason == Reason::UnknownCluster {
                 stats.downstream_cx_no_route.inc();
             }

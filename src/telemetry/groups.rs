@@ -49,6 +49,8 @@ stat_group! {
         http1_unsupported: Counter,
         /// Connections handed to another worker.
         rebalanced: Counter,
+        /// Connections past network filters that are passed over, each counted once per filter.
+        network_filters_passed: Counter,
     }
 
     /// `http.<stat_prefix>.`

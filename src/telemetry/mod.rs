@@ -14,6 +14,7 @@ pub mod files;
 pub mod groups;
 mod histogram;
 pub mod logging;
+mod mesh;
 mod metric;
 pub mod mosn;
 pub mod panics;
@@ -45,6 +46,7 @@ pub use groups::{
     RpcStats, SdsStats, ServerStats, SslStats, StatusCodes, TcpStats, TlsInspectorStats,
 };
 pub use histogram::{Histogram, HistogramData};
+pub use mesh::{ExchangeStats, MeshMetrics};
 pub use metric::{Counter, Gauge, Metric, Sample, SecondsSince, SharedCounter, StatGroup, Text, Value};
 pub use registry::{Provider, Readings, Registration, Registry, collect};
 pub use scope::Scope;

@@ -132,8 +132,7 @@ fn gather(registry: &Registry, query: &Query) -> Families {
             let config = registry.config();
             if query.filter.is_some() || config.is_some() {
                 full.clear();
-                full.push_str(scope.prefix());
-                full.push_str(&rest);
+                scope.push_full(&rest, &mut full);
                 if !query.wants_name(&full) || !registry.shows(&full) {
                     continue;
                 }
@@ -171,9 +170,9 @@ fn gather(registry: &Registry, query: &Query) -> Families {
     families
 }
 
-/// What Envoy has no name for.
+/// What Envoy has no name for, and what comes with its labels.
 fn is_own(scope: &Scope) -> bool {
-    scope.family().starts_with("mizzen")
+    scope.family().starts_with("mizzen") || scope.family() == "istio"
 }
 
 /// Name and labels of a metric where tags are configured.

@@ -5,10 +5,12 @@
 //! totals do not go backwards; the control side holds one per configured thing. Registering and dropping take
 //! a lock that is never held while groups are read; updates take none.
 
+use super::mesh::ExchangeStats;
 use super::metric::{StatGroup, Value};
 use super::scope::Scope;
 use super::stats_config::StatsConfig;
 use super::why::WhyRing;
+use crate::model::Node;
 use std::collections::BTreeMap;
 use std::ops::{Bound, Deref};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -36,6 +38,8 @@ struct Shared {
     config: OnceLock<StatsConfig>,
     /// Label sets that found their Prometheus family full, at the last reading.
     overflowed: AtomicU64,
+    node: OnceLock<Arc<Node>>,
+    exchange: ExchangeStats,
 }
 
 #[derive(Clone, Default)]
@@ -70,6 +74,30 @@ impl Registry {
     /// What was configured.
     pub fn config(&self) -> Option<&StatsConfig> {
         self.0.config.get()
+    }
+
+    /// Sets who this process is, for metrics that say so and for peers; once.
+    pub fn introduce(&self, node: Arc<Node>) {
+        // The first one stands.
+        if self.0.node.set(node).is_ok() {
+            super::mesh::provide(self);
+        }
+    }
+
+    /// Exchanges with peers.
+    pub fn exchange(&self) -> &ExchangeStats {
+        &self.0.exchange
+    }
+
+    /// Gives the registry as long as somebody else holds it.
+    pub(super) fn downgrade(&self) -> impl Fn() -> Option<Registry> + Send + Sync + 'static {
+        let held = Arc::downgrade(&self.0);
+        move || held.upgrade().map(Registry)
+    }
+
+    /// Who this process is.
+    pub fn node(&self) -> &Arc<Node> {
+        self.0.node.get_or_init(Arc::default)
     }
 
     /// Whether the metric of this name is shown.
@@ -173,7 +201,7 @@ impl Registry {
     pub fn value(&self, name: &str) -> Option<Value> {
         let mut found = None;
         self.for_each(&mut |scope, mut readings| {
-            found = name.strip_prefix(scope.prefix()).and_then(|rest| readings.remove(rest));
+            found = scope.rest_of(name).and_then(|rest| readings.remove(rest));
             found.is_none()
         });
         found
@@ -278,7 +306,7 @@ pub fn collect(registry: &Registry) -> Vec<(String, Value)> {
     registry.for_each(&mut |scope, readings| {
         if !scope.hidden() {
             all.extend(
-                readings.into_iter().map(|(name, value)| (format!("{}{name}", scope.prefix()), value)),
+                readings.into_iter().map(|(name, value)| (scope.full(&name), value)),
             );
         }
         true

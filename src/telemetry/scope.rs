@@ -8,13 +8,15 @@ use std::cmp::Ordering;
 pub struct Scope {
     prefix: String,
     family: &'static str,
-    labels: Vec<(&'static str, String)>,
+    labels: Vec<(Cow<'static, str>, String)>,
+    /// Ends the names in it.
+    suffix: String,
     hidden: bool,
 }
 
 impl Scope {
     fn plain(family: &'static str, prefix: &str) -> Self {
-        Scope { prefix: prefix.to_owned(), family, labels: Vec::new(), hidden: false }
+        Scope { prefix: prefix.to_owned(), family, labels: Vec::new(), suffix: String::new(), hidden: false }
     }
 
     fn named(family: &'static str, label: &'static str, name: &str) -> Self {
@@ -22,7 +24,8 @@ impl Scope {
         Scope {
             prefix: format!("{}.{name}.", family.trim_start_matches("envoy_")),
             family,
-            labels: vec![(label, name.into_owned())],
+            labels: vec![(label.into(), name.into_owned())],
+            suffix: String::new(),
             hidden: false,
         }
     }
@@ -85,7 +88,8 @@ impl Scope {
         Scope {
             prefix: format!("{name}.http_local_rate_limit."),
             family: "envoy_http_local_rate_limit",
-            labels: vec![("envoy_local_http_ratelimit_prefix", name.into_owned())],
+            labels: vec![("envoy_local_http_ratelimit_prefix".into(), name.into_owned())],
+            suffix: String::new(),
             hidden: false,
         }
     }
@@ -96,7 +100,8 @@ impl Scope {
         Scope {
             prefix: format!("{name}rbac."),
             family: "envoy_rbac",
-            labels: vec![("envoy_rbac_prefix", name.trim_end_matches('.').to_owned())],
+            labels: vec![("envoy_rbac_prefix".into(), name.trim_end_matches('.').to_owned())],
+            suffix: String::new(),
             hidden: false,
         }
     }
@@ -109,6 +114,21 @@ impl Scope {
     /// `http_inspector.`
     pub fn http_inspector() -> Self {
         Self::plain("envoy_http_inspector", "http_inspector.")
+    }
+
+    /// `istiocustom.istio_<metric>.<label>.<value>…`; `istio_<metric>{<label>="<value>",…}` in Prometheus output.
+    pub fn mesh(labels: Vec<(Cow<'static, str>, String)>) -> Self {
+        let mut suffix = String::new();
+        for part in labels.iter().flat_map(|(label, value)| [label.as_ref(), value.as_str()]) {
+            suffix.push('.');
+            suffix.push_str(&clean(part));
+        }
+        Scope { labels, suffix, ..Self::plain("istio", "istiocustom.istio_") }
+    }
+
+    /// `metadata_exchange.`
+    pub fn metadata_exchange() -> Self {
+        Self::plain("envoy_metadata_exchange", "metadata_exchange.")
     }
 
     /// `cluster_manager.`
@@ -143,9 +163,10 @@ impl Scope {
             prefix: format!("http.{stat_prefix}.rds.{route}."),
             family: "envoy_http_rds",
             labels: vec![
-                ("envoy_http_conn_manager_prefix", stat_prefix.into_owned()),
-                ("envoy_rds_route_config", route.into_owned()),
+                ("envoy_http_conn_manager_prefix".into(), stat_prefix.into_owned()),
+                ("envoy_rds_route_config".into(), route.into_owned()),
             ],
+            suffix: String::new(),
             hidden: false,
         }
     }
@@ -157,9 +178,10 @@ impl Scope {
             prefix: format!("rpc.{stat_prefix}.rds.{route}."),
             family: "envoy_rpc_rds",
             labels: vec![
-                ("envoy_rpc_prefix", stat_prefix.into_owned()),
-                ("envoy_rds_route_config", route.into_owned()),
+                ("envoy_rpc_prefix".into(), stat_prefix.into_owned()),
+                ("envoy_rds_route_config".into(), route.into_owned()),
             ],
+            suffix: String::new(),
             hidden: false,
         }
     }
@@ -174,19 +196,39 @@ impl Scope {
         Scope {
             prefix: format!("mizzen.xds.{kind}."),
             family: "mizzen_xds",
-            labels: vec![("type", kind.to_owned())],
+            labels: vec![("type".into(), kind.to_owned())],
+            suffix: String::new(),
             hidden: false,
         }
     }
 
     /// One host of a cluster. Not part of `/stats`; `/clusters` shows it.
     pub fn host(cluster: &str, address: &str) -> Self {
-        Scope { prefix: format!("host.{cluster}\0{address}."), family: "", labels: Vec::new(), hidden: true }
+        Scope { prefix: format!("host.{cluster}\0{address}."), family: "", labels: Vec::new(), suffix: String::new(), hidden: true }
     }
 
     /// The prefix of every name in it, ending in a dot.
     pub fn prefix(&self) -> &str {
         &self.prefix
+    }
+
+    /// The full name of a metric in it.
+    pub fn full(&self, name: &str) -> String {
+        let mut full = String::with_capacity(self.prefix.len() + name.len() + self.suffix.len());
+        self.push_full(name, &mut full);
+        full
+    }
+
+    /// Appends the full name of a metric in it.
+    pub(super) fn push_full(&self, name: &str, out: &mut String) {
+        out.push_str(&self.prefix);
+        out.push_str(name);
+        out.push_str(&self.suffix);
+    }
+
+    /// The name within it of the metric with this full name.
+    pub(super) fn rest_of<'n>(&self, full: &'n str) -> Option<&'n str> {
+        full.strip_prefix(self.prefix.as_str())?.strip_suffix(self.suffix.as_str())
     }
 
     /// Start of the Prometheus names.
@@ -195,7 +237,7 @@ impl Scope {
     }
 
     /// Prometheus labels, in order of output.
-    pub fn labels(&self) -> &[(&'static str, String)] {
+    pub fn labels(&self) -> &[(Cow<'static, str>, String)] {
         &self.labels
     }
 
@@ -213,7 +255,11 @@ impl Scope {
 impl Ord for Scope {
     fn cmp(&self, other: &Self) -> Ordering {
         // The family tells apart what only looks alike: a prefix "x.rds.y" of HTTP and route "y" of prefix "x".
-        (self.hidden, &self.prefix, self.family).cmp(&(other.hidden, &other.prefix, other.family))
+        let parts = |scope: &Self| (scope.hidden, scope.family);
+        (self.hidden, &self.prefix, &self.suffix)
+            .cmp(&(other.hidden, &other.prefix, &other.suffix))
+            .then_with(|| parts(self).cmp(&parts(other)))
+            .then_with(|| self.labels.cmp(&other.labels))
     }
 }
 

@@ -96,7 +96,7 @@ fn walk(
         }
         for (rest, value) in readings {
             if part(&value) == wanted && query.wants(&value) {
-                let name = format!("{}{rest}", scope.prefix());
+                let name = scope.full(&rest);
                 if query.wants_name(&name) && registry.shows(&name) {
                     mixed.push((name, value));
                 }

@@ -1,4 +1,4 @@
-//! Leaf helpers: random numbers, durations, back-off, hashing, base64, waiting. Use nothing else of this crate.
+//! Leaf helpers: random numbers, durations, back-off, hashing, base64, protobuf's wire format, waiting. Use nothing else of this crate.
 
 pub mod backoff;
 pub mod base64;
@@ -7,3 +7,4 @@ pub mod hash;
 pub mod park;
 pub mod random;
 pub mod text;
+pub mod wire;

@@ -157,13 +157,17 @@ async fn encrypt(
     let tls = context.model();
     let named = tls.host_sni && !host.hostname.is_empty();
     let wish = Wish {
-        alpn: None,
+        alpn: host.alpn().cloned(),
         alpn_fallback: offer,
         sni: named.then(|| host.hostname.as_str().into()),
         check_name: tls.check_sni || state.spec.model.auto_san_validation,
     };
     let outcome = io.open_tls(context, &wish).await;
     count_handshake(cluster.ssl(), outcome.as_ref());
+    let outcome = match &state.spec.model.mesh.exchange {
+        Some(exchange) => outcome.map(|io| io.exchanged(exchange, &cluster.env().registry)),
+        None => outcome,
+    };
     if let Err(error) = &outcome {
         tracing::debug!("cluster {}: handshake with {}: {error}", cluster.name, host.shown());
     }

@@ -178,7 +178,7 @@ impl Pool {
                     spawn_local(run(host.clone(), cluster, state, permit));
                 }
                 // What another host does not need, or nobody here, can be used for this.
-                Err(_) if pool.close_oldest() || state.hosts().any(|other| other.http1.close_oldest()) => {}
+                Err(_) if pool.close_oldest() || state.hosts().any(|other| other.close_oldest_http1()) => {}
                 Err(_) => {
                     if pool.dials.get() == 0 && pool.open.get() == 0 {
                         pool.fail_all(Reason::OverflowConnections);
@@ -234,7 +234,7 @@ impl Pool {
     }
 
     /// Closes the connection that has been idle longest; `false` if there is none.
-    fn close_oldest(&self) -> bool {
+    pub(in crate::cluster) fn close_oldest(&self) -> bool {
         let mut idle = self.idle.borrow_mut();
         let oldest = (!idle.is_empty()).then(|| idle.remove(0));
         drop(idle);

@@ -15,7 +15,7 @@ pub(in crate::listener) fn chain(name: &str, matcher: ChainMatch) -> Arc<ChainSp
         criteria: Default::default(),
     };
     let filter = NetworkFilter::Tcp(tcp.clone());
-    let model = FilterChain { name: name.into(), matcher, tls: None, guards: Vec::new(), filter };
+    let model = FilterChain { name: name.into(), matcher, tls: None, guards: Vec::new(), mesh: None, filter };
     Arc::new(ChainSpec {
         model,
         tls: None,

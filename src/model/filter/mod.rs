@@ -28,6 +28,7 @@ use serde::{Serialize, Serializer};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
+use crate::model::{AlpnOverride, MeshStats, PeerMetadata};
 use std::sync::{Arc, OnceLock};
 
 /// One filter of a chain.
@@ -110,6 +111,12 @@ pub enum FilterConfig {
     GrpcStats(GrpcStats),
     Compressor(Compressor),
     Decompressor(Decompressor),
+    /// Peers tell each other who they are.
+    PeerMetadata(PeerMetadata),
+    /// What hosts are offered in TLS.
+    Alpn(AlpnOverride),
+    /// Requests are counted by who sends them and who answers.
+    MeshStats(Arc<MeshStats>),
     /// Known, in its place, and without anything to do.
     Idle(String),
 }

@@ -140,6 +140,8 @@ pub struct GrpcStats {
     /// Count by service and method: those listed, or all.
     pub methods: Option<Vec<(String, Vec<String>)>>,
     pub all_methods: bool,
+    /// Other filters look at the numbers of messages.
+    pub for_filters: bool,
     /// Time the upstream.
     pub upstream: bool,
     pub replace_dots: bool,

@@ -1,6 +1,6 @@
 //! What goes into the builder, and what it answers.
 
-use crate::model::{Address, Cluster, Endpoints, Listener, RouteConfig};
+use crate::model::{Address, Cluster, Endpoints, Listener, Node, RouteConfig};
 use crate::tls::Secrets;
 use serde::Serialize;
 use std::fmt;
@@ -63,6 +63,8 @@ pub struct Options {
     pub max_routes: usize,
     /// Where the TLS contexts of chains and clusters are kept.
     pub secrets: Arc<Secrets>,
+    /// Who this process is.
+    pub node: Arc<Node>,
 }
 
 impl Default for Options {
@@ -78,6 +80,7 @@ impl Default for Options {
             max_chains: 1_000,
             max_routes: 100_000,
             secrets: Arc::default(),
+            node: Arc::default(),
         }
     }
 }

@@ -14,7 +14,7 @@ use super::source::Source;
 use super::steering::Told;
 use super::{Downstream, Settings};
 use crate::message::{Failure, Reason};
-use crate::model::{Block, LogKind, Protocol};
+use crate::model::{AlpnOverride, Block, LogKind, Protocol};
 use crate::protocol::http1::NameCase;
 use crate::router::{EditPlan, RouteSpec};
 use crate::snapshot::View;
@@ -59,6 +59,8 @@ pub(super) struct Exchange {
     pub(super) told: Told,
     /// How the names of the response were written.
     pub(super) case: Option<Rc<NameCase>>,
+    /// What hosts are offered in TLS, if not what their cluster says.
+    pub(super) alpn: Option<Rc<AlpnOverride>>,
     /// What it came to.
     answer: Option<Answer>,
 }
@@ -121,6 +123,7 @@ pub fn run(
         stale: false,
         told: Told::default(),
         case: None,
+        alpn: None,
         answer: None,
     });
     let opening = Box::pin(exchange.open(head, body, begin));
@@ -149,6 +152,7 @@ impl Exchange {
         let style = Style::of(&head, settings.rpc);
         self.limit(&settings, begin);
         self.record.follow(&bound);
+        self.record.measured = settings.chain.is_some_and(|chain| chain.reports());
         self.always_http2 = settings.upstream.is_some();
         let mut arrival = Arrival::default();
         let arrived = self.arrive(&settings, &mut head, &mut arrival);

@@ -47,6 +47,7 @@ impl Exchange {
         let ends = head.method == Method::HEAD;
         let answer = match passed {
             Ok(None) => {
+                self.alpn = stream.alpn.take();
                 if !stream.metadata.is_empty() {
                     self.record.metadata = stream.metadata.clone();
                 }
@@ -84,6 +85,14 @@ impl Exchange {
             self.record.flags.add(flag);
         }
         self.record.health_check = stream.health_check;
+        if chain.reports() {
+            self.record.report = stream.report(self.down.local.filters.of(chain).reporters());
+            if let (Some(report), (None, _), Some((name, mesh))) =
+                (&mut self.record.report, self.trail.upstream(), around.cluster())
+            {
+                report.planned(name, mesh);
+            }
+        }
         self.record.metadata = stream.metadata;
         Ok(answer)
     }

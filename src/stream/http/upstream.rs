@@ -6,6 +6,7 @@ use super::flow::Flow;
 use super::head::with_authority;
 use super::sink::Sink;
 use super::source::Source;
+use crate::cluster::Host;
 use crate::cluster::pool::http2::{self, failure_of};
 use crate::message::{Failure, Reason};
 use crate::model::UpstreamProtocol;
@@ -16,6 +17,7 @@ use http::uri::Authority;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, request};
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::Poll;
 
 /// What is held of an upstream connection until the response is whole.
@@ -53,11 +55,25 @@ impl Exchange {
         };
         self.record.upstream_protocol =
             if version == UpstreamProtocol::Http2 { "HTTP/2" } else { "HTTP/1.1" };
+        let host = self.offering(attempt, version);
         match version {
-            UpstreamProtocol::Http2 => self.send_http2(to, attempt, head, up).await,
+            UpstreamProtocol::Http2 => self.send_http2(to, attempt, &host, head, up).await,
             UpstreamProtocol::Http1 | UpstreamProtocol::Downstream => {
-                self.send_http1(to, attempt, head, up).await
+                self.send_http1(to, attempt, &host, head, up).await
             }
+        }
+    }
+
+    /// The picked host with connections for which the wanted protocols are offered.
+    fn offering(&self, attempt: &Attempt, version: UpstreamProtocol) -> Rc<Host> {
+        let rules = self.alpn.as_deref();
+        let wanted = rules.and_then(|rules| match version {
+            UpstreamProtocol::Http2 => rules.http2.as_ref(),
+            _ => rules.http11.as_ref(),
+        });
+        match wanted {
+            Some(wanted) => attempt.host.offering(wanted, &attempt.cluster),
+            None => attempt.host.clone(),
         }
     }
 
@@ -65,18 +81,19 @@ impl Exchange {
         &mut self,
         to: &Forward<'_>,
         attempt: &Attempt,
+        host: &Rc<Host>,
         head: &request::Parts,
         up: &mut Flow,
     ) -> Result<(Response<Source>, Way), Failure> {
-        let lease = match attempt.host.http2.ready() {
+        let lease = match host.http2.ready() {
             Some(lease) => lease,
             None => {
-                let Attempt { host, cluster, state, priority, .. } = attempt;
+                let Attempt { cluster, state, priority, .. } = attempt;
                 let acquired = Box::pin(http2::Pool::acquire(host, cluster, state, *priority));
                 self.watched(acquired).await?
             }
         };
-        self.record.connected(|| lease.local());
+        self.record.connected(lease.session(), || lease.local());
         let mut request = Request::new(());
         *request.method_mut() = head.method.clone();
         *request.headers_mut() = head.headers.clone();

@@ -6,6 +6,7 @@ use super::head::Change;
 use super::sink::Sink;
 use super::source::Source;
 use super::upstream::{Way, target};
+use crate::cluster::Host;
 use crate::cluster::pool::http1::{Lease, Pool};
 use crate::message::{Failure, Reason};
 use crate::protocol::http1::ResponseHead;
@@ -17,6 +18,7 @@ use h2::ext::Protocol;
 use http::header::{CONTENT_LENGTH, HeaderName, UPGRADE};
 use http::{HeaderValue, Method, Response, request};
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::Poll;
 
 impl Exchange {
@@ -25,6 +27,7 @@ impl Exchange {
         &mut self,
         to: &Forward<'_>,
         attempt: &Attempt,
+        host: &Rc<Host>,
         head: &request::Parts,
         up: &mut Flow,
     ) -> Result<(Response<Source>, Way), Failure> {
@@ -32,9 +35,9 @@ impl Exchange {
             // HTTP/1 has this request whole with its head, which must not go before its sender kept the promise.
             self.watched(poll_fn(|cx| up.poll_empty(cx))).await?;
         }
-        let lease = self.lease(attempt).await?;
+        let lease = self.lease(attempt, host).await?;
         let reused = lease.is_reused();
-        self.record.connected(|| lease.local());
+        self.record.connected(lease.session(), || lease.local());
         let changed = self.changed(to, attempt, head);
         let head = changed.as_deref().unwrap_or(head);
         let upgrade = matches!(self.change, Some(Change::Upgrade | Change::Extended));
@@ -68,8 +71,8 @@ impl Exchange {
         Ok((Response::from_parts(parts, Source::Http1Response(receiver)), Way::Http1))
     }
 
-    async fn lease(&mut self, attempt: &Attempt) -> Result<Lease, Failure> {
-        let Attempt { host, cluster, state, priority, .. } = attempt;
+    async fn lease(&mut self, attempt: &Attempt, host: &Rc<Host>) -> Result<Lease, Failure> {
+        let Attempt { cluster, state, priority, .. } = attempt;
         if self.fresh {
             return self.watched(Box::pin(Pool::acquire_new(host, cluster, state, *priority))).await;
         }

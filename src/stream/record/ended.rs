@@ -3,7 +3,7 @@
 use super::Record;
 use crate::cluster::{Cluster, Host};
 use crate::message::{Fact, Facts, Moment, Point, Reason};
-use crate::model::{Address, Block};
+use crate::model::{Address, Block, Node};
 use crate::net::PeerAddress;
 use crate::stream::Handle;
 use crate::stream::tls_facts;
@@ -24,6 +24,7 @@ pub(super) struct Ended<'a> {
     pub now: Instant,
     pub wall: SystemTime,
     pub random: &'a Random,
+    pub node: &'a Node,
 }
 
 /// Appends a value of one kind; `false`: there is none.

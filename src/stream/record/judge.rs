@@ -1,5 +1,6 @@
 //! Which streams get a log line.
 
+use super::attributes::Over;
 use super::ended::Ended;
 use crate::message::{Facts, Point};
 use crate::model::LogFilter;
@@ -32,6 +33,9 @@ impl Ended<'_> {
             LogFilter::GrpcStatus { codes, exclude } => {
                 let hit = 1u32.checked_shl(self.grpc_status()).is_some_and(|bit| codes & bit != 0);
                 hit != *exclude
+            }
+            LogFilter::Expression(expr) => {
+                expr.holds(&Over { ended: self, report: record.report.as_deref() })
             }
             LogFilter::Kinds { kinds, exclude } => kinds.contains(&record.kind) != *exclude,
         }

@@ -4,17 +4,22 @@
 //! to the worker's [`Outlet`](crate::telemetry::files::Outlet). Of a head only what the logs ask for is copied,
 //! into one buffer that goes from stream to stream: a stream under way holds no route table and no read buffer.
 
+mod attributes;
 mod ended;
 mod judge;
 mod why;
 
+pub(super) use attributes::{Plain, uri_names};
+
 use super::{Bound, Handle, Local};
 use crate::cluster::{Cluster, Host};
+use crate::filter::mesh::Report;
 use crate::message::{Fact, Flags, Head, Metadata, Reason};
 use crate::model::{AccessLogs, Block, LogFormat, LogKind};
 use crate::router::{RouteSpec, RouteTable};
 use crate::telemetry::files;
 use crate::telemetry::why::{self as records, Rejected, Short};
+use crate::tls::Session;
 use ended::Ended;
 use http::HeaderMap;
 use std::borrow::Cow;
@@ -101,6 +106,14 @@ pub struct Record {
     pub named_details: Option<Box<str>>,
     /// What filters left.
     pub metadata: Metadata,
+    /// Who is told of it by label sets when it is over.
+    pub report: Option<Box<Report>>,
+    /// Somebody counts its bytes, and asks who is at the upstream.
+    pub measured: bool,
+    /// What is known of the upstream's encryption, if somebody asks.
+    pub upstream_tls: Option<Arc<Session>>,
+    /// The status of a gRPC call.
+    grpc_status: Option<u32>,
 }
 
 /// The request as far as the record keeps it.
@@ -166,6 +179,10 @@ impl Record {
             health_check: false,
             named_details: None,
             metadata: Metadata::default(),
+            report: None,
+            measured: false,
+            upstream_tls: None,
+            grpc_status: None,
         }
     }
 
@@ -233,9 +250,10 @@ impl Record {
     /// The response's status and head as they are sent.
     pub fn response(&mut self, status: u16, headers: &HeaderMap) {
         self.status = status;
-        if self.logs.is_none() {
+        if self.logs.is_none() && !self.measured {
             return;
         }
+        self.grpc_status = grpc_status(headers);
         self.send_begin = Some(Instant::now());
         if self.asks(Fact::ResponseHeadersBytes) {
             self.response_head = size_of_head(headers);
@@ -254,6 +272,7 @@ impl Record {
 
     /// The response's trailers.
     pub fn ended_with(&mut self, trailers: &HeaderMap) {
+        self.grpc_status = grpc_status(trailers).or(self.grpc_status);
         if self.asks(Fact::ResponseTrailersBytes) {
             self.trailers = size_of_head(trailers);
         }
@@ -265,7 +284,8 @@ impl Record {
     /// Whether trailers have to be shown to [`ended_with`](Self::ended_with).
     pub fn wants_trailers(&self) -> bool {
         let any = |logs: &Rc<Arc<AccessLogs>>| !logs.wanted(Block::Trailer).is_empty();
-        self.logs.as_ref().is_some_and(any) || self.asks(Fact::ResponseTrailersBytes)
+        let counted = self.report.as_ref().is_some_and(|report| report.grpc);
+        counted || self.logs.as_ref().is_some_and(any) || self.asks(Fact::ResponseTrailersBytes)
     }
 
     /// The size of the request's head.
@@ -276,6 +296,10 @@ impl Record {
     }
 
     fn asks(&self, fact: Fact) -> bool {
+        let heads = [Fact::RequestHeadersBytes, Fact::ResponseHeadersBytes, Fact::ResponseTrailersBytes];
+        if self.measured && heads.contains(&fact) {
+            return true;
+        }
         self.logs.as_ref().is_some_and(|logs| logs.asks(fact))
     }
 
@@ -299,7 +323,14 @@ impl Record {
     }
 
     /// A try has a connection, of which `local` tells our address.
-    pub fn connected(&mut self, local: impl FnOnce() -> Option<SocketAddr>) {
+    pub fn connected(
+        &mut self,
+        session: Option<&Arc<Session>>,
+        local: impl FnOnce() -> Option<SocketAddr>,
+    ) {
+        if self.measured {
+            self.upstream_tls = session.cloned();
+        }
         if self.logs.is_none() {
             return;
         }
@@ -361,7 +392,7 @@ impl Record {
         // A client that gave up is no fault of ours.
         let failed = self.reason.is_some_and(|reason| reason != Reason::DownstreamReset);
         let slow = self.is_request() && now.saturating_duration_since(self.begin) >= records::slow();
-        if self.logs.is_some() || failed || slow {
+        if self.logs.is_some() || failed || slow || self.report.is_some() {
             let logs = self.logs.clone();
             let ended = Ended {
                 record: &self,
@@ -371,9 +402,13 @@ impl Record {
                 now,
                 wall: SystemTime::now(),
                 random: &local.env.random,
+                node: local.env.registry.node(),
             };
             if failed || slow {
                 local.env.registry.why().put(ended.why());
+            }
+            if let Some(report) = &self.report {
+                ended.count(report, &local.mesh);
             }
             let all = logs.iter().flat_map(|logs| logs.iter());
             for log in all.filter(|log| ended.passes(log.filter.as_ref())) {
@@ -392,6 +427,7 @@ impl Record {
             }
         }
         self.logs = None;
+        (self.report, self.upstream_tls) = (None, None);
         let mut pool = local.records.borrow_mut();
         if pool.len() < POOL && self.text.capacity() <= LARGEST {
             pool.push(self);
@@ -415,6 +451,10 @@ fn keep(text: &mut Vec<u8>, value: &[u8]) -> Span {
     let from = u32::try_from(text.len()).ok()?;
     text.extend_from_slice(value);
     Some((from, u32::try_from(text.len()).ok()?))
+}
+
+fn grpc_status(headers: &HeaderMap) -> Option<u32> {
+    headers.get("grpc-status")?.to_str().ok()?.trim().parse().ok()
 }
 
 /// Names and values, as Envoy counts a head.

@@ -5,13 +5,14 @@ use super::matchers;
 use super::values::{enumeration, not_empty};
 use crate::message::Flags;
 use crate::model::{
-    AccessLog, AccessLogs, Comparison, Format, Fraction, JsonNode, JsonTemplate, LogFilter, LogFormat,
+    AccessLog, AccessLogs, Comparison, Expr, Format, Fraction, JsonNode, JsonTemplate, LogFilter, LogFormat,
     LogKind, LogSink, Op,
 };
 use crate::proto::envoy::config::accesslog::v3 as pb;
 use crate::proto::envoy::config::core::v3::{SubstitutionFormatString, data_source};
 use crate::proto::envoy::data::accesslog::v3::AccessLogType;
 use crate::proto::envoy::extensions::access_loggers::file::v3 as file;
+use crate::proto::envoy::extensions::access_loggers::filters::cel::v3 as cel;
 use crate::proto::envoy::extensions::access_loggers::stream::v3 as stream;
 use crate::proto::envoy::extensions::formatter::req_without_query::v3::ReqWithoutQuery;
 use crate::proto::envoy::r#type::v3::fractional_percent::DenominatorType;
@@ -209,7 +210,23 @@ fn log_filter(path: &Path<'_>, filter: &pb::AccessLogFilter, out: &mut Findings)
             LogFilter::GrpcStatus { codes: codes.fold(0, |set, bit| set | bit), exclude: filter.exclude }
         }
         Some(Kind::LogTypeFilter(filter)) => kinds(&path.name("log_type_filter"), filter, out),
-        Some(Kind::ExtensionFilter(_)) => return unsupported("extension_filter", out),
+        Some(Kind::ExtensionFilter(filter)) => {
+            let at = path.name("extension_filter");
+            let at = at.name("typed_config");
+            let Some(pb::extension_filter::ConfigType::TypedConfig(any)) = &filter.config_type else {
+                return unsupported("extension_filter", out);
+            };
+            let extension = Extension::open(&at, any, out)?;
+            if !extension.is::<cel::ExpressionFilter>() {
+                let why = "this access log filter is not supported (nearest valid: ExpressionFilter)";
+                out.bad(&at, &extension.type_url, why);
+                return None;
+            }
+            let config: cel::ExpressionFilter = extension.decode(&at, out)?;
+            let read = Expr::parse(&config.expression);
+            let said = |why| out.bad(&at.name("expression"), &config.expression, why);
+            LogFilter::Expression(read.map_err(said).ok()?)
+        }
         Some(Kind::MetadataFilter(_)) => return unsupported("metadata_filter", out),
         None => {
             out.bad(path, "", "no filter in it (leave it out for every stream)");

@@ -2,10 +2,11 @@
 
 use super::values::{cidr, enumeration, timeout, within};
 use super::{filters, tls};
-use crate::model::{ChainMatch, ChainTls, Cidr, FilterChain, SourceType};
+use crate::model::{ChainMatch, ChainMesh, ChainTls, Cidr, FilterChain, SourceType};
 use crate::proto::envoy::config::core::v3::CidrRange;
 use crate::proto::envoy::config::listener::v3 as pb;
 use crate::translate::finding::{Findings, Path};
+use std::sync::Arc;
 
 pub(super) fn filter_chain(
     path: &Path<'_>,
@@ -22,10 +23,12 @@ pub(super) fn filter_chain(
         Some(matcher) => chain_match(&path.name("filter_chain_match"), matcher, out),
         None => Some(ChainMatch::default()),
     };
-    let filter = filters::terminal(&path.name("filters"), &chain.filters, out);
+    let mut mesh = ChainMesh::default();
+    let filter = filters::terminal(&path.name("filters"), &chain.filters, &mut mesh, out);
+    let mesh = (mesh != ChainMesh::default()).then(|| Arc::new(mesh));
     let tls = context.map(|context| ChainTls { context, timeout: limit });
     let (guards, filter) = filter?;
-    Some(FilterChain { name: chain.name.clone(), matcher: matcher?, tls, guards, filter })
+    Some(FilterChain { name: chain.name.clone(), matcher: matcher?, tls, guards, mesh, filter })
 }
 
 fn chain_match(path: &Path<'_>, matcher: &pb::FilterChainMatch, out: &mut Findings) -> Option<ChainMatch> {

@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::endpoints::{self, Hosts};
-use super::extension::Extension;
 use super::values::{FOREVER, ads_source, duration, enumeration, not_empty, port, positive};
-use super::{cluster_health, cluster_http, cluster_lb, cluster_limits, tls};
+use super::{cluster_health, cluster_http, cluster_lb, cluster_limits, mesh, tls};
 use crate::model::{
     Cluster, Discovery, DnsFamily, DnsPace, Endpoints, OriginalDst, SocketMatch, TcpKeepalive,
     TransportSockets,
@@ -45,6 +44,7 @@ pub(super) fn cluster(message: &pb::Cluster, out: &mut Findings) -> Option<Clust
         interval: k.keepalive_interval.map(|s| Duration::from_secs(s.into())),
     });
     cluster_http::apply(message, &mut model, out);
+    model.mesh = mesh::of_cluster(message, out).map(Arc::new).unwrap_or_default();
     if let Some(sockets) = sockets(message, out) {
         if model.auto_sni && sockets.is_encrypted() {
             let at = root.name("typed_extension_protocol_options");
@@ -89,18 +89,6 @@ fn refuse_unbuilt(message: &pb::Cluster, out: &mut Findings) {
     if let Some(config) = &message.upstream_config {
         let url = config.typed_config.as_ref().map_or("", |any| &any.type_url);
         out.bad(&root.name("upstream_config").name("typed_config"), url, "not supported");
-    }
-    let at = root.name("filters");
-    for (i, filter) in message.filters.iter().enumerate() {
-        let at = at.index(i);
-        let at = at.name("typed_config");
-        match &filter.typed_config {
-            Some(any) => {
-                let Some(extension) = Extension::open(&at, any, out) else { continue };
-                out.bad(&at, &extension.type_url, "upstream network filters are not supported");
-            }
-            None => out.bad(&at, &filter.name, "upstream network filters are not supported"),
-        }
     }
 }
 

@@ -1,8 +1,10 @@
 //! ClusterLoadAssignment.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::extension::value_to_json;
+use super::mesh;
 use super::values::{Accept, address, enumeration, fraction, port, within};
 use crate::model::{Address, CheckTarget, Endpoint, Endpoints, Health, Locality};
 use crate::proto::envoy::config::core::v3::{HealthStatus, Metadata};
@@ -124,8 +126,10 @@ fn endpoint(path: &Path<'_>, host: &pb::LbEndpoint, hosts: Hosts, out: &mut Find
     });
     let socket_match = host.metadata.as_ref().and_then(|m| m.filter_metadata.get(SOCKET_MATCH));
     let socket_match = socket_match.map(lb_texts).unwrap_or_default();
+    let istio = host.metadata.as_ref().and_then(|m| m.filter_metadata.get("istio"));
+    let workload = istio.and_then(|istio| mesh::text(istio, "workload")).map(Arc::from);
     let hostname = inner.hostname.clone();
-    Some(Endpoint { address, hostname, health: health?, weight, metadata, socket_match, check })
+    Some(Endpoint { address, hostname, health: health?, weight, metadata, socket_match, workload, check })
 }
 
 fn health(path: &Path<'_>, status: i32, out: &mut Findings) -> Option<Health> {

@@ -8,10 +8,11 @@ use super::endpoints::lb_metadata;
 use super::extension::Extension;
 use super::http_filters::network_rbac;
 use super::http_manager;
+use super::mesh;
 use super::route;
 use super::route_action::check_sum;
 use super::values::{ads_source, not_empty, positive, timeout, within};
-use crate::model::{NetworkFilter, NetworkRbac, Protocol, RouteSource, RpcProxy, TcpProxy, WeightedCluster};
+use crate::model::{ChainMesh, NetworkFilter, NetworkRbac, Protocol, RouteSource, RpcProxy, TcpProxy, WeightedCluster};
 use crate::proto::envoy::config::listener::v3 as pb;
 use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use crate::proto::envoy::extensions::filters::network::rbac::v3 as rbac;
@@ -22,10 +23,12 @@ use crate::translate::finding::{Findings, Path};
 /// Idle timeouts if absent.
 pub(super) const IDLE: Duration = Duration::from_secs(3600);
 
-/// The one filter that ends a chain, and the guards before it; every other is a finding.
+/// The one filter that ends a chain, and the guards before it; what a mesh wants goes into `mesh`, and every other
+/// is a finding.
 pub(super) fn terminal(
     path: &Path<'_>,
     filters: &[pb::Filter],
+    mesh: &mut ChainMesh,
     out: &mut Findings,
 ) -> Option<(Vec<NetworkRbac>, NetworkFilter)> {
     let mut guards = Vec::new();
@@ -40,6 +43,9 @@ pub(super) fn terminal(
             if extension.is::<rbac::Rbac>() {
                 let config = extension.decode(&at_config, out);
                 guards.extend(config.and_then(|config| network_rbac(&at_config, &config, out)));
+                continue;
+            }
+            if mesh::network(&at_config, &extension, mesh, out) {
                 continue;
             }
             let terminal = is_terminal(&extension);

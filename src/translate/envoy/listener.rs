@@ -6,6 +6,7 @@ use super::MAX_CHAINS;
 use super::access_log;
 use super::chain::{self, overlap};
 use super::listener_filters;
+use super::mesh;
 use super::values::{Accept, address, enumeration, not_empty};
 use crate::model::{Address, Direction, FilterChain, Listener, NetworkFilter};
 use crate::proto::envoy::config::core::v3::TrafficDirection;
@@ -38,6 +39,7 @@ pub(super) fn listener(message: &pb::Listener, out: &mut Findings) -> Option<Lis
         TrafficDirection::Inbound => Direction::Inbound,
         TrafficDirection::Outbound => Direction::Outbound,
     };
+    filter_chains.iter_mut().chain(&mut default_filter_chain).for_each(|chain| mesh::look(chain, direction));
     let buffer_limit = message.per_connection_buffer_limit_bytes;
     let old_bind = message.deprecated_v1.as_ref().and_then(|old| old.bind_to_port);
     Some(Listener {

@@ -31,6 +31,7 @@ mod http_manager;
 mod listener;
 mod listener_filters;
 mod matchers;
+mod mesh;
 mod retry;
 mod route;
 mod route_action;

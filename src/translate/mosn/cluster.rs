@@ -239,6 +239,7 @@ fn hosts(ctx: &mut Context<'_>, of: &mut Object<'_>, cluster: &str, weights: boo
             weight,
             metadata,
             socket_match: BTreeMap::new(),
+            workload: None,
             check: None,
         });
     }

@@ -126,6 +126,7 @@ fn one(
         matcher: ChainMatch::default(),
         tls: None,
         guards: Vec::new(),
+        mesh: None,
         filter: filter?,
     };
     Some(Listener {

@@ -112,9 +112,10 @@ pub(super) const NO_EFFECT: &[(&str, &[&str])] = &[
     ),
     (
         "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
-        &["emit_filter_state", "enable_upstream_stats"],
+        &["enable_upstream_stats"],
     ),
     ("envoy.extensions.filters.http.header_to_metadata.v3.Config", &["stat_prefix"]),
+    ("stats.PluginConfig", &["rescoping_duration", "scope_grace_period_duration"]),
     (
         "envoy.extensions.filters.http.compressor.v3.Compressor.ResponseDirectionConfig",
         &["status_header_enabled"],

@@ -6,14 +6,18 @@ use crate::cluster::{Cluster, Permit, State};
 use crate::net::{Conn, Line};
 use crate::protocol::http1::Limits;
 use crate::telemetry::{ClusterStats, Registration};
+use crate::tls::Session;
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// An open connection; closed when dropped.
 pub(super) struct Link {
     pub(super) line: Rc<Line>,
+    /// What is known of its encryption.
+    pub(super) session: Option<Arc<Session>>,
     pub(super) stats: Rc<Registration<ClusterStats>>,
     pub(super) idle_timeout: Option<Duration>,
     /// How long the server says it keeps it.
@@ -47,6 +51,7 @@ impl Link {
         stats.upstream_cx_http1_total.inc();
         stats.upstream_cx_active.inc();
         Rc::new(Link {
+            session: io.session().cloned(),
             line: Line::new(io, &cluster.env().reads),
             stats,
             idle_timeout: model.idle_timeout,

@@ -11,10 +11,12 @@ use crate::protocol::http1::{
     Asked, BodyDecoder, BodyEncoder, BodyLength, NameCase, Out, Piece, ResponseHead, WrongLength,
     encode_request,
 };
+use crate::tls::Session;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, request};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -46,6 +48,11 @@ impl Lease {
     /// Our own address of the connection; asks the system.
     pub fn local(&self) -> Option<SocketAddr> {
         self.link.as_ref()?.line.local()
+    }
+
+    /// What is known of the connection's encryption.
+    pub fn session(&self) -> Option<&Arc<Session>> {
+        self.link.as_ref()?.session.as_ref()
     }
 
     /// Whether the connection has carried a request before. If so, a request that fails with nothing sent

@@ -5,12 +5,14 @@ use crate::cluster::pool::dial::{Dial, connect};
 use crate::cluster::{Cluster, Host, Permit, State};
 use crate::message::Reason;
 use crate::net::{Keepalive, Sleep, Wire, WireIo, h2 as settings};
+use crate::tls::Session;
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -33,7 +35,7 @@ impl Attempt {
         let stats = self.cluster.stats.clone();
         let opened = self.open(&state).await;
         self.host.http2.dials.borrow_mut().retain(|dial| !Rc::ptr_eq(dial, &self.dial));
-        let (wire, sender, connection) = match opened {
+        let Opened { wire, session, sender, connection } = match opened {
             Ok(opened) => opened,
             Err(reason) => return self.dial.resolve(Err(reason)),
         };
@@ -54,6 +56,7 @@ impl Attempt {
             stats: stats.clone(),
             host: Rc::downgrade(&self.host),
             local: wire.local(),
+            session,
         });
         if !self.dial.is_retired() {
             self.host.http2.links.borrow_mut().push(link.clone());
@@ -77,11 +80,10 @@ impl Attempt {
     }
 
     /// Connects and sends what HTTP/2 begins with.
-    async fn open(
-        &self,
-        state: &State,
-    ) -> Result<(Rc<Wire>, SendRequest<Bytes>, Connection<WireIo, Bytes>), Reason> {
-        let wire = Wire::client(connect(&self.host, &self.cluster, state, &["h2"]).await?);
+    async fn open(&self, state: &State) -> Result<Opened, Reason> {
+        let io = connect(&self.host, &self.cluster, state, &["h2"]).await?;
+        let session = io.session().cloned();
+        let wire = Wire::client(io);
         let mut handshake = pin!(settings::client(&state.spec.model.http2).handshake::<_, Bytes>(wire.io()));
         let opened = poll_fn(|cx| {
             let opened = handshake.as_mut().poll(cx);
@@ -89,8 +91,16 @@ impl Attempt {
             opened
         });
         let (sender, connection) = opened.await.map_err(|_| Reason::ConnectFailed)?;
-        Ok((wire, sender, connection))
+        Ok(Opened { wire, session, sender, connection })
     }
+}
+
+/// A connection on which HTTP/2 has begun.
+struct Opened {
+    wire: Rc<Wire>,
+    session: Option<Arc<Session>>,
+    sender: SendRequest<Bytes>,
+    connection: Connection<WireIo, Bytes>,
 }
 
 /// What a connection's task keeps between turns.

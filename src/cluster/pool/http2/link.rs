@@ -3,6 +3,7 @@
 use crate::cluster::Host;
 use crate::message::{Failure, Reason};
 use crate::telemetry::{ClusterStats, Registration};
+use crate::tls::Session;
 use bytes::Bytes;
 use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
@@ -10,6 +11,7 @@ use http::Request;
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use tokio::time::Instant;
 
 /// One open connection.
@@ -24,6 +26,7 @@ pub struct Link {
     pub(super) stats: Rc<Registration<ClusterStats>>,
     pub(super) host: Weak<Host>,
     pub(super) local: Option<SocketAddr>,
+    pub(super) session: Option<Arc<Session>>,
 }
 
 /// One stream's place on a connection, given back when dropped.
@@ -58,6 +61,11 @@ impl Lease {
     /// Our own address of the connection.
     pub fn local(&self) -> Option<SocketAddr> {
         self.0.local
+    }
+
+    /// What is known of the connection's encryption.
+    pub fn session(&self) -> Option<&Arc<Session>> {
+        self.0.session.as_ref()
     }
 
     /// Opens the stream. `end`: the request has no body.

@@ -23,6 +23,7 @@ fn handle() -> Rc<Handle> {
         name: "c".into(),
         matcher: ChainMatch::default(),
         guards: Vec::new(),
+        mesh: None,
         tls: None,
         filter: NetworkFilter::Rpc(config.clone()),
     };

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use prost_types::Any;
 
 use super::extension::Extension;
+use super::mesh;
 use crate::model::{FilterConfig, FilterRule, Fraction, HttpFilter, RouteFilter, RouteFilters};
 use crate::proto;
 use crate::proto::envoy::config::route::v3::FilterConfig as RouteFilterConfig;
@@ -137,6 +138,9 @@ fn of_chain(path: &Path<'_>, extension: &Extension<'_>, out: &mut Findings) -> O
         pb::grpc_stats::v3::FilterConfig => simple::grpc_stats;
         pb::compressor::v3::Compressor => compression::compressor;
         pb::decompressor::v3::Decompressor => compression::decompressor;
+        proto::io::istio::http::peer_metadata::Config => mesh::peer_metadata;
+        proto::istio::envoy::config::filter::http::alpn::v2alpha1::FilterConfig => mesh::alpn_override;
+        proto::stats::PluginConfig => mesh::http_stats;
     }
     None
 }

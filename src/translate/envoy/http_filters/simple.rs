@@ -85,6 +85,7 @@ pub(super) fn grpc_stats(
     Some(FilterConfig::GrpcStats(GrpcStats {
         methods,
         all_methods,
+        for_filters: config.emit_filter_state,
         upstream: config.enable_upstream_stats,
         replace_dots: config.replace_dots_in_grpc_service_name,
     }))
