@@ -53,14 +53,15 @@ fn stats(config: &Json) -> Json {
 }
 
 fn alpn() -> Json {
-    let rule = |protocol: &str, names: [&str; 3]| json!({"upstream_protocol": protocol, "alpn_override": names});
+    let rule =
+        |protocol: &str, names: [&str; 3]| json!({"upstream_protocol": protocol, "alpn_override": names});
     json!({"name": "istio.alpn", "typed_config": {
-        "@type": "type.googleapis.com/istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig",
-        "alpn_override": [
-            rule("HTTP10", ["istio-http/1.0", "istio", "http/1.0"]),
-            rule("HTTP11", ["istio-http/1.1", "istio", "http/1.1"]),
-            rule("HTTP2", ["istio-h2", "istio", "h2"]),
-        ]}})
+    "@type": "type.googleapis.com/istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig",
+    "alpn_override": [
+        rule("HTTP10", ["istio-http/1.0", "istio", "http/1.0"]),
+        rule("HTTP11", ["istio-http/1.1", "istio", "http/1.1"]),
+        rule("HTTP2", ["istio-h2", "istio", "h2"]),
+    ]}})
 }
 
 fn grpc_stats() -> Json {
@@ -90,7 +91,11 @@ fn certificates(leaf: &Leaf, ca: &Ca, alpn: &[&str]) -> Json {
             "private_key": {"inline_string": leaf.key}}]})
 }
 
-fn listener(port: u16, direction: &str, chains: &Json) -> mizzen::proto::envoy::config::listener::v3::Listener {
+fn listener(
+    port: u16,
+    direction: &str,
+    chains: &Json,
+) -> mizzen::proto::envoy::config::listener::v3::Listener {
     let inspect = "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
     message(&json!({"name": format!("l{port}"), "filter_chains": chains, "traffic_direction": direction,
         "listener_filters": [{"name": "tls", "typed_config": {"@type": inspect}}],
@@ -113,7 +118,8 @@ fn service(more: &Json) -> Json {
 }
 
 fn node(app: &str, namespace: &str) -> Arc<Node> {
-    let mut workload = Workload { name: format!("{app}-v1"), namespace: namespace.into(), ..Workload::default() };
+    let mut workload =
+        Workload { name: format!("{app}-v1"), namespace: namespace.into(), ..Workload::default() };
     workload.label("app", app);
     workload.label("version", "v1");
     workload.label("service.istio.io/canonical-name", app);
@@ -155,8 +161,10 @@ impl Side {
     /// The series of `metric` that have all of `labels`, added.
     fn sum(&self, metric: &str, labels: &[(&str, &str)]) -> u64 {
         let all = prometheus::to_string(&self.proxy.registry);
-        let lines = all.lines().filter_map(|line| line.strip_prefix(&format!("{metric}{{"))?.rsplit_once("} "));
-        let fits = |text: &str| labels.iter().all(|(label, value)| text.contains(&format!("{label}=\"{value}\"")));
+        let lines =
+            all.lines().filter_map(|line| line.strip_prefix(&format!("{metric}{{"))?.rsplit_once("} "));
+        let fits =
+            |text: &str| labels.iter().all(|(label, value)| text.contains(&format!("{label}=\"{value}\"")));
         lines.filter(|(text, _)| fits(text)).map(|(_, number)| number.parse::<u64>().unwrap()).sum()
     }
 
@@ -219,7 +227,8 @@ async fn requests_are_counted_on_both_sides_and_their_apps_hear_nothing_of_it() 
     let app = Server::start(|_, _| Answer::of(200, &["x-app: yes"], "hello")).await;
     let pair = Pair::start();
     let (front, back) = (free_port(), free_port());
-    let inbound = [peers(&tells_clients()), grpc_stats(), stats(&json!({"disable_host_header_fallback": true}))];
+    let inbound =
+        [peers(&tells_clients()), grpc_stats(), stats(&json!({"disable_host_header_fallback": true}))];
     let chains = json!([
         // Only what offers Istio's protocols for HTTP/1.1 gets here.
         {"filter_chain_match": {"transport_protocol": "tls", "application_protocols": ["istio-http/1.1"]},
@@ -245,7 +254,11 @@ async fn requests_are_counted_on_both_sides_and_their_apps_hear_nothing_of_it() 
         assert_eq!(answer.status(), 200, "{answer:?}");
         assert!(!answer.has("x-envoy-peer-metadata") && !answer.has("x-envoy-peer-metadata-id"));
     }
-    assert!(app.seen().iter().all(|head| !head.has("x-envoy-peer-metadata-id") && !head.has("x-envoy-peer-metadata")));
+    assert!(
+        app.seen()
+            .iter()
+            .all(|head| !head.has("x-envoy-peer-metadata-id") && !head.has("x-envoy-peer-metadata"))
+    );
     let wanted = [
         ("reporter", "source"),
         ("source_workload", "client-v1"),
@@ -310,7 +323,8 @@ async fn clusters_may_keep_their_protocols_and_failures_are_counted_too() {
     assert_eq!(get(front, "/", &[]).await.status(), 200, "the configured protocols are offered");
     // From the next push on those of the filter are, on connections of their own.
     pair.client.serve(vec![front_listener], vec![kept(&json!({}))], &[front]).await;
-    wait_until("the new rules", || pair.client.proxy.registry.number("cluster_manager.active_clusters") > 0).await;
+    wait_until("the new rules", || pair.client.proxy.registry.number("cluster_manager.active_clusters") > 0)
+        .await;
     let mut status = 200;
     for _ in 0..200 {
         status = get(front, "/", &[]).await.status();
@@ -320,7 +334,8 @@ async fn clusters_may_keep_their_protocols_and_failures_are_counted_too() {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     assert_eq!(status, 503);
-    let failed = [("response_code", "503"), ("destination_workload", "web-v1"), ("destination_cluster", "Far")];
+    let failed =
+        [("response_code", "503"), ("destination_workload", "web-v1"), ("destination_cluster", "Far")];
     pair.client.wait_sum("istio_requests_total", &failed, 1).await;
 }
 

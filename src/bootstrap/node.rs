@@ -51,8 +51,11 @@ impl Bootstrap {
         let mut workload = Workload::default();
         let place = self.node.locality.clone().unwrap_or_default();
         (workload.region, workload.zone) = (place.region, place.zone);
-        let mut node =
-            model::Node { id: self.node.id.clone(), cluster: self.node.cluster.clone(), ..model::Node::default() };
+        let mut node = model::Node {
+            id: self.node.id.clone(),
+            cluster: self.node.cluster.clone(),
+            ..model::Node::default()
+        };
         if let Some(metadata) = &self.node.metadata {
             flatten("", metadata, &mut node.metadata);
             for (key, value) in &node.metadata {

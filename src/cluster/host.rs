@@ -113,8 +113,10 @@ impl Host {
         if let Some(found) = variants.iter().find(|variant| variant.alpn.as_ref() == Some(alpn)) {
             return found.clone();
         }
-        let (address, hostname, registry) = (self.address.clone(), self.hostname.clone(), &cluster.env().registry);
-        let new = Host::new(&cluster.name, address, hostname, self.health.clone(), self.tls.clone(), registry);
+        let (address, hostname, registry) =
+            (self.address.clone(), self.hostname.clone(), &cluster.env().registry);
+        let new =
+            Host::new(&cluster.name, address, hostname, self.health.clone(), self.tls.clone(), registry);
         // Nobody else has it yet: counts of requests and of pools are shared where they are looked at.
         let new = Rc::try_unwrap(new).map(|host| {
             Rc::new(Host { alpn: Some(alpn.clone()), connect_error: self.connect_error.clone(), ..host })

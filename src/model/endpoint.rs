@@ -79,7 +79,7 @@ impl Endpoints {
                 weight: 1,
                 metadata: BTreeMap::new(),
                 socket_match: BTreeMap::new(),
-            workload: None,
+                workload: None,
                 check: None,
             })
             .collect();

@@ -174,7 +174,11 @@ impl Node {
                 _ => return None,
             },
             Node::Choice(condition, yes, no) => {
-                if condition.truth(of)? { yes.value(of)? } else { no.value(of)? }
+                if condition.truth(of)? {
+                    yes.value(of)?
+                } else {
+                    no.value(of)?
+                }
             }
             Node::In(item, list) => {
                 let item = item.value(of)?;

@@ -36,8 +36,8 @@ pub use cluster::{
     HealthCheck, Http2Options, HttpCheck, LbPolicy, OriginalDst, OutlierDetection, RetryBudget, Selector,
     SlowStart, SocketOption, SocketState, StatusRange, Subsets, TcpKeepalive, Thresholds, UpstreamProtocol,
 };
-pub use expr::Expr;
 pub use endpoint::{Endpoint, Endpoints, Health, Locality};
+pub use expr::Expr;
 pub use filter::{
     AbortWith, Algorithm, BucketConfig, Compiled, Compression, Compressor, Cors, Decompressor, Descriptor,
     Fault, FaultAbort, FaultDelay, FaultRate, FilterConfig, FilterRule, GrpcStats, HeaderMutation,

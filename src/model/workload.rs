@@ -171,7 +171,8 @@ impl Workload {
             ("app", &self.app),
             ("version", &self.version),
         ];
-        marked.extend(own.iter().filter(|(_, text)| !text.is_empty()).map(|(key, text)| (*key, text.as_str())));
+        marked
+            .extend(own.iter().filter(|(_, text)| !text.is_empty()).map(|(key, text)| (*key, text.as_str())));
         let told = self.labels.iter().filter(|(key, _)| labels.contains(key));
         marked.extend(told.map(|(key, text)| (key.as_str(), text.as_str())));
         let mut map = Vec::new();
@@ -298,7 +299,10 @@ mod tests {
             assert_eq!(made.app, "app.kubernetes.io/name");
         }
         let made = Workload::of_endpoint("web-v1;demo;web;v1;Kubernetes").unwrap();
-        assert_eq!((made.name.as_str(), made.service.as_str(), made.cluster.as_str()), ("web-v1", "web", "Kubernetes"));
+        assert_eq!(
+            (made.name.as_str(), made.service.as_str(), made.cluster.as_str()),
+            ("web-v1", "web", "Kubernetes")
+        );
         assert_eq!(Workload::of_endpoint("web;demo"), None);
     }
 }

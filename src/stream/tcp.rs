@@ -4,8 +4,8 @@
 //! buffer while nothing waits: both directions of all connections read into the worker's one buffer, and
 //! only what could not be written at once is kept by the connection.
 
-use super::tcp_told::Told;
 use super::exchange::{Caller, Trail, Tries, raw_destination, sign_of};
+use super::tcp_told::Told;
 use super::{Drain, Handle, Local, Record};
 use crate::cluster::pool::connect;
 use crate::cluster::{Cluster, Level, PickContext, Sign};

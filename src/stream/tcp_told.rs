@@ -121,9 +121,8 @@ impl Told {
             ..Seen::default()
         };
         let over = Plain { node: self.local.env.registry.node(), seen: &seen };
-        let metrics = self.stats.iter().map(|stats| {
-            self.local.mesh.metrics(stats, Which::Connections, &seen, &over)
-        });
+        let metrics =
+            self.stats.iter().map(|stats| self.local.mesh.metrics(stats, Which::Connections, &seen, &over));
         self.metrics = metrics.collect();
         self.note(OPENED, 1);
     }

@@ -71,9 +71,12 @@ pub(super) fn provide(registry: &Registry) {
         let version = registry.node().version.clone();
         if !version.is_empty() {
             let labels = vec![("component".into(), "proxy".to_owned()), ("tag".into(), version)];
-            groups.push((Scope::mesh(labels), Box::new(super::Computed(|out: &mut dyn FnMut(&str, Sample)| {
-                out("build", Value::Gauge(Some(1)));
-            }))));
+            groups.push((
+                Scope::mesh(labels),
+                Box::new(super::Computed(|out: &mut dyn FnMut(&str, Sample)| {
+                    out("build", Value::Gauge(Some(1)));
+                })),
+            ));
         }
         let mut counts = Vec::new();
         registry.exchange().visit(&mut |name, value| counts.push((name.to_owned(), value)));

@@ -305,9 +305,7 @@ pub fn collect(registry: &Registry) -> Vec<(String, Value)> {
     let mut all = Vec::new();
     registry.for_each(&mut |scope, readings| {
         if !scope.hidden() {
-            all.extend(
-                readings.into_iter().map(|(name, value)| (scope.full(&name), value)),
-            );
+            all.extend(readings.into_iter().map(|(name, value)| (scope.full(&name), value)));
         }
         true
     });

@@ -204,7 +204,13 @@ impl Scope {
 
     /// One host of a cluster. Not part of `/stats`; `/clusters` shows it.
     pub fn host(cluster: &str, address: &str) -> Self {
-        Scope { prefix: format!("host.{cluster}\0{address}."), family: "", labels: Vec::new(), suffix: String::new(), hidden: true }
+        Scope {
+            prefix: format!("host.{cluster}\0{address}."),
+            family: "",
+            labels: Vec::new(),
+            suffix: String::new(),
+            hidden: true,
+        }
     }
 
     /// The prefix of every name in it, ending in a dot.

@@ -2,7 +2,9 @@
 
 use super::{Mesh, Metrics, Peer, WAYS};
 use crate::model::expr::Attributes;
-use crate::model::{ClusterMesh, MESH_LABELS, MESH_METRICS, MeshReporter, MeshStats, MetricOverride, Workload};
+use crate::model::{
+    ClusterMesh, MESH_LABELS, MESH_METRICS, MeshReporter, MeshStats, MetricOverride, Workload,
+};
 use crate::telemetry::Scope;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -80,7 +82,13 @@ struct Service<'a> {
 
 impl Mesh {
     /// Where a stream counts.
-    pub fn metrics(&self, stats: &Arc<MeshStats>, which: Which, seen: &Seen<'_>, of: &dyn Attributes) -> Metrics {
+    pub fn metrics(
+        &self,
+        stats: &Arc<MeshStats>,
+        which: Which,
+        seen: &Seen<'_>,
+        of: &dyn Attributes,
+    ) -> Metrics {
         let mut key = Vec::with_capacity(256);
         key.extend_from_slice(&(Arc::as_ptr(stats) as usize).to_ne_bytes());
         key.push(which as u8);
@@ -165,7 +173,11 @@ impl Mesh {
         let sides = match reporter {
             MeshReporter::Source => {
                 let (their, our) = seen.upstream;
-                let their = if their.is_empty() { seen.server.map_or("", |peer| &peer.workload.identity) } else { their };
+                let their = if their.is_empty() {
+                    seen.server.map_or("", |peer| &peer.workload.identity)
+                } else {
+                    their
+                };
                 let namespace = namespace_of(their, server);
                 let mut there = of_peer(server, their, namespace, "latest");
                 there.extend(named(service, "unknown", or(service.namespace, or(namespace, "unknown"))));
@@ -196,14 +208,23 @@ impl Mesh {
     }
 
     /// Labels of how it went.
-    fn end(&self, reporter: MeshReporter, which: Which, seen: &Seen<'_>, labels: &mut Vec<(&'static str, String)>) {
+    fn end(
+        &self,
+        reporter: MeshReporter,
+        which: Which,
+        seen: &Seen<'_>,
+        labels: &mut Vec<(&'static str, String)>,
+    ) {
         if which == Which::Messages {
             return;
         }
         labels.push(("request_protocol", seen.protocol.to_owned()));
         if which == Which::Requests {
             labels.push(("response_code", seen.code.to_string()));
-            labels.push(("grpc_response_status", seen.grpc.map(|status| status.to_string()).unwrap_or_default()));
+            labels.push((
+                "grpc_response_status",
+                seen.grpc.map(|status| status.to_string()).unwrap_or_default(),
+            ));
         }
         labels.push(("response_flags", String::from_utf8_lossy(seen.flags).into_owned()));
         let (their, our) = seen.downstream;
@@ -242,7 +263,12 @@ fn namespace_of<'a>(principal: &'a str, peer: Option<&'a Rc<Peer>>) -> &'a str {
 
 type Parts = Vec<(&'static str, String)>;
 
-fn parts(w: &Workload, principal: &str, namespace: &str, blank: impl Fn(&str, &'static str) -> String) -> Parts {
+fn parts(
+    w: &Workload,
+    principal: &str,
+    namespace: &str,
+    blank: impl Fn(&str, &'static str) -> String,
+) -> Parts {
     vec![
         ("workload", blank(&w.name, "unknown")),
         ("canonical_service", blank(&w.service, "unknown")),

@@ -75,11 +75,31 @@ fn a_client_names_both_sides() {
     let names: Vec<&str> = labels.iter().map(|(label, _)| label.as_str()).collect();
     assert_eq!(names, MESH_LABELS);
     let all: Vec<&str> = labels.iter().map(|(_, value)| value.as_str()).collect();
-    let us = ["client-v1", "client", "v1", "demo", "spiffe://cluster.local/ns/demo/sa/client", "client", "v1", "Kubernetes"];
-    let them = ["web-v1", "web", "v1", "other", "spiffe://cluster.local/ns/other/sa/web", "web", "v1", "Kubernetes"];
+    let us = [
+        "client-v1",
+        "client",
+        "v1",
+        "demo",
+        "spiffe://cluster.local/ns/demo/sa/client",
+        "client",
+        "v1",
+        "Kubernetes",
+    ];
+    let them =
+        ["web-v1", "web", "v1", "other", "spiffe://cluster.local/ns/other/sa/web", "web", "v1", "Kubernetes"];
     // As Istio orders them: the service stands among the destination's.
     let there = [
-        them[0], them[3], them[4], them[5], them[6], "web.demo.svc", them[1], them[2], "web", "shop", them[7],
+        them[0],
+        them[3],
+        them[4],
+        them[5],
+        them[6],
+        "web.demo.svc",
+        them[1],
+        them[2],
+        "web",
+        "shop",
+        them[7],
     ];
     let mut wanted = vec!["source"];
     wanted.extend(us);
@@ -134,7 +154,8 @@ fn services_are_named_as_istio_names_them() {
     ] {
         let (registry, mesh) = mesh();
         let seen = Seen { route, cluster, host: host.as_bytes(), protocol: "http", ..Seen::default() };
-        mesh.metrics(&stats(MeshReporter::Source, Vec::new()), Which::Requests, &seen, &Nothing)[0].note(0, 1);
+        mesh.metrics(&stats(MeshReporter::Source, Vec::new()), Which::Requests, &seen, &Nothing)[0]
+            .note(0, 1);
         let labels = series(&registry, "istio_requests_total");
         let found = (value(&labels, "destination_service"), value(&labels, "destination_service_name"));
         assert_eq!(found, wanted, "{route} {cluster:?}");
@@ -144,7 +165,10 @@ fn services_are_named_as_istio_names_them() {
     let seen = Seen { endpoint: Some(&endpoint), protocol: "http", ..Seen::default() };
     mesh.metrics(&stats(MeshReporter::Source, Vec::new()), Which::Requests, &seen, &Nothing)[0].note(0, 1);
     let labels = series(&registry, "istio_requests_total");
-    assert_eq!((value(&labels, "destination_workload"), value(&labels, "destination_cluster")), ("web-v2", "Other"));
+    assert_eq!(
+        (value(&labels, "destination_workload"), value(&labels, "destination_cluster")),
+        ("web-v2", "Other")
+    );
     assert_eq!(value(&labels, "destination_service_namespace"), "shop");
 }
 

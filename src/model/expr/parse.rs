@@ -92,9 +92,8 @@ enum Token {
     End,
 }
 
-const SIGNS: &[&str] = &[
-    "==", "!=", "<=", ">=", "&&", "||", "<", ">", "!", "?", ":", "+", "(", ")", "[", "]", ".", ",",
-];
+const SIGNS: &[&str] =
+    &["==", "!=", "<=", ">=", "&&", "||", "<", ">", "!", "?", ":", "+", "(", ")", "[", "]", ".", ","];
 
 fn tokens(text: &str) -> Result<Vec<Token>, ExprError> {
     let mut rest = text.trim_start();
@@ -190,7 +189,11 @@ impl Parser {
     }
 
     fn expect(&mut self, sign: &str) -> Result<(), ExprError> {
-        if self.take(sign) { Ok(()) } else { error(format!("{sign} was expected before {}", shown(self.peek()))) }
+        if self.take(sign) {
+            Ok(())
+        } else {
+            error(format!("{sign} was expected before {}", shown(self.peek())))
+        }
     }
 
     /// Reads something in parentheses or after an operator.
@@ -267,9 +270,7 @@ impl Parser {
         }
         let path = self.path()?;
         match (item, path.as_slice()) {
-            (Node::Text(name), [map, kind]) => {
-                Ok(Node::Has(attribute(&[map.clone(), kind.clone(), name])?))
-            }
+            (Node::Text(name), [map, kind]) => Ok(Node::Has(attribute(&[map.clone(), kind.clone(), name])?)),
             _ => error("after `in` a list is expected, or headers with a text before"),
         }
     }

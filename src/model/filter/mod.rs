@@ -24,11 +24,11 @@ pub use simple::{
     MetadataEntry, MetadataValue, Mutation, ParameterMutation, RuleSource, SetMetadata,
 };
 
+use crate::model::{AlpnOverride, MeshStats, PeerMetadata};
 use serde::{Serialize, Serializer};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
-use crate::model::{AlpnOverride, MeshStats, PeerMetadata};
 use std::sync::{Arc, OnceLock};
 
 /// One filter of a chain.

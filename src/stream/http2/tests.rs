@@ -146,7 +146,7 @@ impl Proxy {
             matcher: ChainMatch::default(),
             tls: None,
             guards: Vec::new(),
-        mesh: None,
+            mesh: None,
             filter: NetworkFilter::Http(http_manager()),
         };
         let filters = match &filter {

@@ -41,7 +41,10 @@ impl Ended<'_> {
             server: report.peers.server.as_ref(),
             endpoint: endpoint.as_ref(),
             cluster: own.or_else(|| report.cluster(&nothing)),
-            route: record.text(record.route).and_then(|name| std::str::from_utf8(name).ok()).unwrap_or_default(),
+            route: record
+                .text(record.route)
+                .and_then(|name| std::str::from_utf8(name).ok())
+                .unwrap_or_default(),
             host: record.authority().unwrap_or_default(),
             downstream: uri_names(self.handle.and_then(|handle| handle.tls()).map(|session| &**session)),
             upstream: uri_names(record.upstream_tls.as_deref()),
@@ -132,9 +135,9 @@ impl Over<'_> {
         let size = |number: u64| Some(Value::Int(i64::try_from(number).unwrap_or(i64::MAX)));
         match name {
             "request.path" => text(record.path_and_query()),
-            "request.url_path" => {
-                text(record.path_and_query().map(|path| path.split(|b| *b == b'?').next().unwrap_or_default()))
-            }
+            "request.url_path" => text(
+                record.path_and_query().map(|path| path.split(|b| *b == b'?').next().unwrap_or_default()),
+            ),
             "request.host" => text(record.authority()),
             "request.method" => text(record.method()),
             "request.protocol" => self.text(Fact::Protocol),

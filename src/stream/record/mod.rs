@@ -323,11 +323,7 @@ impl Record {
     }
 
     /// A try has a connection, of which `local` tells our address.
-    pub fn connected(
-        &mut self,
-        session: Option<&Arc<Session>>,
-        local: impl FnOnce() -> Option<SocketAddr>,
-    ) {
+    pub fn connected(&mut self, session: Option<&Arc<Session>>, local: impl FnOnce() -> Option<SocketAddr>) {
         if self.measured {
             self.upstream_tls = session.cloned();
         }

@@ -12,7 +12,9 @@ use super::mesh;
 use super::route;
 use super::route_action::check_sum;
 use super::values::{ads_source, not_empty, positive, timeout, within};
-use crate::model::{ChainMesh, NetworkFilter, NetworkRbac, Protocol, RouteSource, RpcProxy, TcpProxy, WeightedCluster};
+use crate::model::{
+    ChainMesh, NetworkFilter, NetworkRbac, Protocol, RouteSource, RpcProxy, TcpProxy, WeightedCluster,
+};
 use crate::proto::envoy::config::listener::v3 as pb;
 use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use crate::proto::envoy::extensions::filters::network::rbac::v3 as rbac;

@@ -240,13 +240,15 @@ fn one_override(
             out.note(&path.name("tags_to_remove").key(name));
         }
     }
-    let named = MESH_METRICS.iter().enumerate().filter(|(_, metric)| {
-        config.name.is_empty() || config.name == **metric
-    });
+    let named = MESH_METRICS
+        .iter()
+        .enumerate()
+        .filter(|(_, metric)| config.name.is_empty() || config.name == **metric);
     let mut any = false;
     for (at, metric) in named {
         any = true;
-        let held = overrides.entry(at).or_insert_with(|| MetricOverride { metric, ..MetricOverride::default() });
+        let held =
+            overrides.entry(at).or_insert_with(|| MetricOverride { metric, ..MetricOverride::default() });
         if config.drop {
             held.dropped = true;
             continue;

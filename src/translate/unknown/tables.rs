@@ -110,10 +110,7 @@ pub(super) const NO_EFFECT: &[(&str, &[&str])] = &[
             "response_rate_limit_percent_runtime",
         ],
     ),
-    (
-        "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
-        &["enable_upstream_stats"],
-    ),
+    ("envoy.extensions.filters.http.grpc_stats.v3.FilterConfig", &["enable_upstream_stats"]),
     ("envoy.extensions.filters.http.header_to_metadata.v3.Config", &["stat_prefix"]),
     ("stats.PluginConfig", &["rescoping_duration", "scope_grace_period_duration"]),
     (

@@ -216,7 +216,7 @@ pub(super) fn listener_model(name: &str, port: u16, filters: Vec<NetworkFilter>)
                 name: String::new(),
                 matcher: ChainMatch::default(),
                 guards: Vec::new(),
-        mesh: None,
+                mesh: None,
                 tls: None,
                 filter,
             })
