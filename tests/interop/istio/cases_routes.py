@@ -157,9 +157,12 @@ def outlier_ejection(lab):
     rules = [{"match": [{"uri": {"prefix": "/fail"}}], "route": [m.to("web", "v2")], "retries": {"attempts": 0}},
              {"route": [m.to("web")]}]
     with lab.replaced("web-rule", ejecting), lab.applied(web(*rules)):
-        eventually("errors come back", lambda: plain_call(lab, "/fail?codes=500").status == 500, 15)
         # Ejection belongs to the cluster of the subset: its only endpoint is out.
-        eventually("the endpoint is out", lambda: plain_call(lab, "/fail").status == 503, 15)
+        def out():
+            for _ in range(3):
+                plain_call(lab, "/fail?codes=500")
+            return plain_call(lab, "/fail").status == 503
+        eventually("the endpoint is out", out)
         eventually("it is back", lambda: plain_call(lab, "/fail").status == 200, 20)
 
 
