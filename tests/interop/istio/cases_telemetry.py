@@ -28,7 +28,7 @@ def access_log(lab):
     matches(r"outbound_\.80_\._\.web\.demo\.svc\.cluster\.local default$", inbound()[0], "the server name asked for")
 
 
-@case(stock=False)
+@case(full=True)
 def standard_metrics(lab):
     """istio_requests_total on both sides, with the labels of both workloads and mutual TLS"""
     call(lab)
@@ -47,7 +47,7 @@ def standard_metrics(lab):
         eventually(family, lambda family=family: total(lab["client"], family, **common), 10)
 
 
-@case(stock=False)
+@case(full=True)
 def tcp_metrics(lab):
     """The metrics of a TCP connection know both workloads through the peers' exchange"""
     with lab["client"].connect(VIP["web"], 9090) as connection:
@@ -61,7 +61,7 @@ def tcp_metrics(lab):
           reporter="destination", **common) for name in ("web-v1", "web-v2")), 20)
 
 
-@case(stock=False)
+@case(full=True)
 def telemetry_overrides(lab):
     """A Telemetry resource removes a label, and turns the access log off"""
     mark = "/telemetry-case"

@@ -54,11 +54,11 @@ def authority(folder):
 
 
 def leaf(folder, name, *names, authority_folder):
-    """A certificate of the root for DNS names `names`: (chain file, key file)."""
+    """A certificate of the root for `names` ("DNS:…", "URI:…"): (chain file, key file)."""
     chain, key, request = folder / f"{name}.pem", folder / f"{name}-key.pem", folder / f"{name}-request.pem"
     extensions = folder / f"{name}-extensions"
-    extensions.write_text("subjectAltName=" + ",".join(f"DNS:{dns}" for dns in names) + "\n")
-    run("openssl", "req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={names[0]}", "-keyout", key,
+    extensions.write_text("subjectAltName=" + ",".join(names) + "\n")
+    run("openssl", "req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/O=lab", "-keyout", key,
         "-out", request)
     run("openssl", "x509", "-req", "-in", request, "-CA", authority_folder / "root-cert.pem", "-CAkey",
         authority_folder / "root-key.pem", "-CAcreateserial", "-days", "20", "-sha256", "-extfile", extensions,

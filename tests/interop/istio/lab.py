@@ -23,11 +23,11 @@ WEB_PORTS = {"http": (80, pods.HTTP), "grpc": (7070, pods.GRPC), "tcp-echo": (90
 ONE_PORT = {"http": (80, pods.HTTP)}
 
 
-def case(function=None, *, stock=True, pods=("client", "web-v1", "web-v2", "plain")):
+def case(function=None, *, stock=True, full=False, pods=("client", "web-v1", "web-v2", "plain")):
     """Registers a case; its docstring's first line is what it promises. It gets the lab. `pods`: which it needs.
-    `stock`: real Envoy, as it is shipped, can pass it."""
+    `stock`: real Envoy, as it is shipped, can pass it. `full`: only a default installation, with Istio's filters, can."""
     def register(function):
-        function.stock, function.pods = stock, pods
+        function.stock, function.full, function.pods = stock and not full, full, pods
         CASES.append(function)
         return function
     return register(function) if function else register

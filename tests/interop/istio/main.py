@@ -48,6 +48,8 @@ def main():
     chosen = [f for f in labs.CASES if not options.names or any(n in f.__name__ for n in options.names)]
     if options.proxy == "envoy":
         chosen = [f for f in chosen if f.stock]
+    if options.proxy != "mizzen" or options.reduced:
+        chosen = [f for f in chosen if not f.full]
     if options.list:
         for function in chosen:
             print(f"{function.__name__}: {function.__doc__.strip().splitlines()[0]}")

@@ -57,7 +57,7 @@ class Pod:
         self.address6 = f"{lab.network.prefix6}:{number}"
         self.log_path = self.folder / "agent.log"
         self.agent = None
-        self.started, self.failed = False, None
+        self.started, self.failed, self.runtime = False, None, {}
         self.labels = {"app": app, "version": version, **(manifests.MUTUAL_TLS if proxy else {})}
 
     # ---- the application
@@ -110,7 +110,8 @@ class Pod:
         lab, istiod = self.lab, f"{self.lab.istiod.address}:{control.SECURE_PORT}"
         settings = {"binaryPath": str(lab.proxy_path(self.proxy)), "configPath": "./etc/istio/proxy",
                     "proxyBootstrapTemplatePath": "./var/lib/istio/envoy/envoy_bootstrap_tmpl.json",
-                    "discoveryAddress": istiod, "concurrency": 1, "terminationDrainDuration": "5s", "tracing": {}}
+                    "discoveryAddress": istiod, "concurrency": 1, "terminationDrainDuration": "5s", "tracing": {},
+                    **({"runtimeValues": self.runtime} if self.runtime else {})}
         ports = json.dumps([{"containerPort": HTTP, "protocol": "TCP"}])
         return {
             "PATH": os.environ["PATH"], "HOME": str(self.folder), "POD_NAME": self.name,
