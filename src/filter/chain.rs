@@ -1,14 +1,20 @@
 //! A compiled chain, and one request's way through it.
 
+use super::ask::{Ask, Heard};
 use super::context::{Context, Reply, World};
+use super::jwt_authn::Keeper;
 use super::{
     Pipeline, buffer, compressor, cors, decompressor, fault, grpc_stats, grpc_web, header_mutation,
-    header_to_metadata, health_check, ip_access, local_ratelimit, mesh, rbac, set_metadata,
+    header_to_metadata, health_check, ip_access, jwt_authn, local_ratelimit, mesh, rbac, set_metadata,
 };
 use crate::message::{Head, Headers, Metadata, Request};
 use crate::model::{Algorithm, AlpnOverride, FilterConfig, FilterRule, HttpFilter, RouteFilter};
 use crate::router::{Choice, RouteSpec};
-use crate::telemetry::Scope;
+use crate::telemetry::{Registry, Scope};
+use bytes::Bytes;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -36,8 +42,44 @@ pub enum Step {
     Wait(Duration),
     /// Come back when the whole body is held; one that is longer than this many bytes ends the request.
     Hold(usize),
+    /// Come back when so many bytes of the body are held, or all of it.
+    Peek(usize),
+    /// Come back with the answer to this.
+    Ask(Box<Ask>),
+    /// Come back when this is ready.
+    Until(Until),
+    /// What was changed may belong to another route: find it, tell with [`Chain::rerouted`], and come back.
+    Reroute,
     /// Answer.
     Reply(Box<Reply>),
+}
+
+/// Something another request does.
+pub struct Until(pub Pin<Box<dyn Future<Output = ()>>>);
+
+impl fmt::Debug for Until {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Until")
+    }
+}
+
+/// What came of a request beside its head, when its filters are visited.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// Neither body nor trailers follow.
+    pub ends: bool,
+    /// What is held of the body, where that was asked for.
+    pub held: Option<Part>,
+    /// The answer to what was asked.
+    pub heard: Option<Heard>,
+}
+
+/// The begin of a body.
+#[derive(Clone, Debug, Default)]
+pub struct Part {
+    pub data: Bytes,
+    /// All of it.
+    pub whole: bool,
 }
 
 /// What one filter says of a request.
@@ -45,6 +87,9 @@ pub(super) enum Verdict {
     Continue,
     Wait(Duration),
     Hold(usize),
+    Peek(usize),
+    Ask(Box<Ask>),
+    Until(Until),
     Reply(Box<Reply>),
 }
 
@@ -61,12 +106,15 @@ pub(super) enum State {
     Check(health_check::State),
     GrpcWeb(grpc_web::State),
     GrpcStats(grpc_stats::State),
+    Jwt(Box<jwt_authn::State>),
 }
 
 /// One request and its response.
 pub struct Stream {
     at: usize,
     active: u64,
+    /// A filter changed what routes are chosen by.
+    reroute: bool,
     states: Vec<State>,
     /// What the client takes, as compressors found it before anyone changed it.
     accepts: Option<Vec<u8>>,
@@ -125,6 +173,12 @@ impl Chain {
         self.filters.len()
     }
 
+    /// Keys of its filters that are to be kept fresh and that nobody keeps: the caller does from now on.
+    pub fn keepers(&self, registry: &Registry) -> Vec<Keeper> {
+        let filters = self.filters.iter();
+        filters.flat_map(|filter| jwt_authn::keepers(&filter.rule, registry, &self.scope)).collect()
+    }
+
     /// Never: see [`Chain::compile`].
     pub fn is_empty(&self) -> bool {
         self.filters.is_empty()
@@ -156,18 +210,10 @@ impl Chain {
 
     /// Begins a request whose route was picked, or has none.
     pub fn begin(&self, route: Option<&RouteSpec>, share: Option<&Choice>) -> Stream {
-        let mut active = 0;
-        for (at, filter) in self.filters.iter().enumerate() {
-            let on = match route.and_then(|route| route.filter(&filter.name, share)) {
-                Some(RouteFilter::Disabled) => false,
-                Some(RouteFilter::Enabled | RouteFilter::Rule(_)) => true,
-                None => !filter.disabled,
-            };
-            active |= u64::from(on) << at;
-        }
         Stream {
             at: 0,
-            active,
+            active: self.active(route, share),
+            reroute: false,
             states: Vec::new(),
             accepts: None,
             metadata: Metadata::default(),
@@ -182,15 +228,35 @@ impl Chain {
         }
     }
 
-    /// Takes the request on from where it was. `ends`: neither body nor trailers follow; `buffered`: the whole
-    /// body is held.
+    /// Which filters concern requests of this route, a bit each.
+    fn active(&self, route: Option<&RouteSpec>, share: Option<&Choice>) -> u64 {
+        let mut active = 0;
+        for (at, filter) in self.filters.iter().enumerate() {
+            let on = match route.and_then(|route| route.filter(&filter.name, share)) {
+                Some(RouteFilter::Disabled) => false,
+                Some(RouteFilter::Enabled | RouteFilter::Rule(_)) => true,
+                None => !filter.disabled,
+            };
+            active |= u64::from(on) << at;
+        }
+        active
+    }
+
+    /// The request has another route now.
+    pub fn rerouted(&self, stream: &mut Stream, route: Option<&RouteSpec>, share: Option<&Choice>) {
+        // Filters that were passed stay as they were: they see the response.
+        let at = u32::try_from(stream.at).unwrap_or(u32::MAX);
+        let passed = 1u64.checked_shl(at).map_or(u64::MAX, |bit| bit - 1);
+        stream.active = (stream.active & passed) | (self.active(route, share) & !passed);
+    }
+
+    /// Takes the request on from where it was.
     pub fn request(
         &self,
         stream: &mut Stream,
         request: &mut dyn Request,
         world: World<'_>,
-        ends: bool,
-        buffered: Option<usize>,
+        mut given: Given,
     ) -> Step {
         while let Some(filter) = self.filters.get(stream.at) {
             let place = stream.at;
@@ -200,12 +266,22 @@ impl Chain {
             }
             let mut state = stream.take(place);
             let mut visit = Visit { chain: self, place, filter, state: &mut state, stream };
-            let verdict = visit.request(request, world, ends, buffered);
+            let verdict = visit.request(request, world, &mut given);
             stream.put(place, state);
+            // An answer is for who asked.
+            given.heard = None;
             match verdict {
-                Verdict::Continue => stream.at += 1,
+                Verdict::Continue => {
+                    stream.at += 1;
+                    if std::mem::take(&mut stream.reroute) {
+                        return Step::Reroute;
+                    }
+                }
                 Verdict::Wait(time) => return Step::Wait(time),
                 Verdict::Hold(most) => return Step::Hold(most),
+                Verdict::Peek(most) => return Step::Peek(most),
+                Verdict::Ask(ask) => return Step::Ask(ask),
+                Verdict::Until(until) => return Step::Until(until),
                 Verdict::Reply(reply) => {
                     stream.flags.extend(reply.reason.map(|reason| reason.flag()).filter(|flag| *flag != "-"));
                     return Step::Reply(reply);
@@ -303,9 +379,9 @@ impl<'a> Visit<'a> {
         &mut self,
         request: &mut dyn Request,
         world: World<'_>,
-        ends: bool,
-        buffered: Option<usize>,
+        given: &mut Given,
     ) -> Verdict {
+        let ends = given.ends;
         let rule = self.rule(&world);
         match &rule.config {
             FilterConfig::Compressor(compressor) => {
@@ -337,8 +413,10 @@ impl<'a> Visit<'a> {
             world,
             metadata: &mut self.stream.metadata,
             ends,
-            buffered,
+            held: given.held.as_ref(),
+            heard: given.heard.take(),
             health_check: &mut self.stream.health_check,
+            reroute: &mut self.stream.reroute,
         };
         let (place, state) = (self.place, &mut *self.state);
         let verdict = match &rule.config {
@@ -361,7 +439,11 @@ impl<'a> Visit<'a> {
             FilterConfig::Decompressor(config) => {
                 decompressor::on_request(config, place, &mut ctx, &mut bodies)
             }
-            FilterConfig::Compressor(_)
+            FilterConfig::JwtAuthn(config) => {
+                jwt_authn::on_request(config, rule, (&self.filter.name, place), state, &mut ctx)
+            }
+            FilterConfig::JwtRequirement(_)
+            | FilterConfig::Compressor(_)
             | FilterConfig::PeerMetadata(_)
             | FilterConfig::Alpn(_)
             | FilterConfig::MeshStats(_)
@@ -412,6 +494,8 @@ impl<'a> Visit<'a> {
             }
             FilterConfig::Alpn(_)
             | FilterConfig::Buffer(_)
+            | FilterConfig::JwtAuthn(_)
+            | FilterConfig::JwtRequirement(_)
             | FilterConfig::Rbac(_)
             | FilterConfig::IpAccess(_)
             | FilterConfig::SetMetadata(_)

@@ -1,5 +1,7 @@
 //! What a filter sees while it works, and what it can answer with.
 
+use super::ask::Heard;
+use super::chain::Part;
 use super::mesh::Mesh;
 use super::rbac::Peer;
 use super::stats::ChainStats;
@@ -59,10 +61,14 @@ pub struct Context<'a> {
     pub metadata: &'a mut Metadata,
     /// Neither body nor trailers follow.
     pub ends: bool,
-    /// The whole body is held, and so long.
-    pub buffered: Option<usize>,
+    /// What is held of the body.
+    pub held: Option<&'a Part>,
+    /// The answer to what this filter asked.
+    pub heard: Option<Heard>,
     /// It checks this process's health.
     pub health_check: &'a mut bool,
+    /// To be set where routes are to be looked for again.
+    pub reroute: &'a mut bool,
 }
 
 /// An answer of a filter's own.

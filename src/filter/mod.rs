@@ -5,6 +5,7 @@
 //! next ([`Step`]) and [`Pipeline`]s that bodies go through. Knows neither protocol nor socket: who drives it
 //! waits, buffers and answers.
 
+mod ask;
 mod body;
 mod buffer;
 mod chain;
@@ -20,15 +21,18 @@ mod header_mutation;
 mod header_to_metadata;
 mod health_check;
 mod ip_access;
+mod jwt_authn;
 mod local_ratelimit;
 pub mod mesh;
 mod rbac;
 mod set_metadata;
 mod stats;
 
+pub use ask::{Ask, Heard, Retries, Told};
 pub use body::{Body, Pipeline};
-pub use chain::{Chain, MAX_FILTERS, Outgoing, Step, Stream};
+pub use chain::{Chain, Given, MAX_FILTERS, Outgoing, Part, Step, Stream};
 pub use context::{Context, Reply, World};
 pub use facts::With;
+pub use jwt_authn::Keeper;
 pub use rbac::{Peer, admits};
 pub use stats::{Counters, Workers};

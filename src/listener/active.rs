@@ -57,6 +57,7 @@ impl Active {
     pub fn new(spec: Arc<ListenerSpec>, local: Rc<Local>, spread: Duration) -> Rc<Self> {
         let stats = local.listener_stats(&spec.model);
         let ceiling = RefCell::new(Active::ceiling_of(&spec, &local));
+        keep_keys(&spec, &local);
         Rc::new(Active {
             ceiling,
             spec: RefCell::new(spec),
@@ -109,6 +110,7 @@ impl Active {
         }
         *self.spec.borrow_mut() = spec.clone();
         *self.ceiling.borrow_mut() = Active::ceiling_of(&spec, &self.local);
+        keep_keys(&spec, &self.local);
         let mut leaving = Vec::new();
         for (_, handle) in self.connections.borrow().iter() {
             let bound = handle.bound();
@@ -413,6 +415,13 @@ impl Active {
             oldest: leaving().map(|h| h.since.elapsed()).max(),
             ..ListenerReport::idle(&spec)
         }
+    }
+}
+
+/// Has the keys fetched that filters of `spec` want before anybody asks for them. One worker does so for all.
+fn keep_keys(spec: &ListenerSpec, local: &Rc<Local>) {
+    for chain in spec.chains.iter().chain(&spec.default_chain).filter_map(|chain| chain.filters.as_ref()) {
+        stream::http::keep(local, chain.keepers(&local.env.registry));
     }
 }
 

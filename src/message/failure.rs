@@ -113,6 +113,10 @@ reasons! {
     RateLimited = ("rate_limited", 429, 4, "RL", "local_rate_limited");
     /// A policy does not admit it.
     Denied = ("access_denied", 403, 2, "-", "rbac_access_denied_matched_policy[none]");
+    /// It has not the token it must have.
+    Unauthenticated = ("unauthenticated", 401, 2, "-", "jwt_authn_access_denied");
+    /// The authorization service does not admit it, or cannot be asked.
+    Unauthorized = ("ext_authz_denied", 403, 2, "UAEX", "ext_authz_denied");
     /// A filter or policy of ours ended it.
     LocalReset = ("local_reset", 500, 3, "LR", "local_reset");
 }

@@ -39,12 +39,13 @@ pub use cluster::{
 pub use endpoint::{Endpoint, Endpoints, Health, Locality};
 pub use expr::Expr;
 pub use filter::{
-    AbortWith, Algorithm, BucketConfig, Compiled, Compression, Compressor, Cors, Decompressor, Descriptor,
+    AbortWith, Algorithm, BucketConfig, ClaimHeader, Compiled, Compression, Compressor, Cors, Decompressor, Descriptor,
     Fault, FaultAbort, FaultDelay, FaultRate, FilterConfig, FilterRule, GrpcStats, HeaderMutation,
-    HeaderRule, HeaderToMetadata, HealthCheckFilter, HttpFilter, IpAccess, LocalRateLimit, MetadataEntry,
+    HeaderRule, HeaderToMetadata, HealthCheckFilter, HttpFilter, IpAccess, JwksSource, JwtAuthn, JwtCache, JwtProvider,
+    JwtRequirement, JwtRule, LocalRateLimit, MetadataEntry,
     MetadataMatch, MetadataValue, Mutation, NetworkRbac, ParameterMutation, Permission, Policies, Policy,
-    Principal, RateLimit, RateLimitAction, Rbac, RbacAction, RbacSet, RouteFilter, RouteFilters, RuleSource,
-    SetMetadata, ValueMatch, VirtualHostLimits,
+    Principal, RateLimit, RateLimitAction, Rbac, RbacAction, RbacSet, RemoteJwks, RouteFilter, RouteFilters, RuleSource,
+    SetMetadata, TokenHeader, ValueMatch, VirtualHostLimits,
 };
 pub(crate) use format::query_parameter;
 pub use format::{Block, Format, FormatError, TimeFormat};

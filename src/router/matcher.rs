@@ -80,6 +80,16 @@ pub fn query_holds(matcher: &QueryMatch, head: &dyn Head) -> bool {
     query_matches(matcher, query)
 }
 
+/// The query of `head`, without fragment; empty where there is none.
+pub fn query_of(head: &dyn Head) -> &[u8] {
+    head.path_and_query().map(|target| split_path(target).1).unwrap_or_default()
+}
+
+/// Whether `head` satisfies all of `matcher`. `random`: uniform over `u64`, for one that wants a share.
+pub fn route_holds(matcher: &RouteMatch, head: &dyn Head, random: u64) -> bool {
+    matches(matcher, head, &Target::new(head, random, false))
+}
+
 /// The path of `head` without query and fragment; `None` where the protocol has no paths.
 pub fn path_of(head: &dyn Head) -> Option<&[u8]> {
     head.path_and_query().map(|target| split_path(target).0)

@@ -26,7 +26,7 @@ pub use explain::Explanation;
 pub use hash::{Hash, NewCookie};
 pub use host::{ActionSpec, ClusterPick, CompiledHost, Draw, Drawn, ForwardSpec, MirrorSpec, RouteSpec};
 pub use limits::Limits;
-pub use matcher::{header_holds, path_of, query_holds};
+pub use matcher::{header_holds, path_of, query_holds, query_of, route_holds};
 pub use table::RouteTable;
 pub use weighted::{Choice, HostCriteria, WeightedPick};
 

@@ -85,6 +85,11 @@ impl<'a> Around<'a> {
         Some((name, self.picked.mesh.as_ref()))
     }
 
+    /// The snapshot it was planned on.
+    pub fn view(&self) -> &'a View {
+        self.view
+    }
+
     /// The drawn share of a weighted route.
     pub fn share(&self) -> Option<&'a Choice> {
         self.picked.share

@@ -1,4 +1,4 @@
-//! Base64 (RFC 4648, 4) with padding.
+//! Base64 (RFC 4648, 4 and 5).
 
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
@@ -51,6 +51,27 @@ pub fn decode(text: &[u8]) -> Option<Vec<u8>> {
     rest.is_empty().then_some(out)
 }
 
+/// The bytes of `text` in the alphabet for URLs, padded or not; `None`: it is not that.
+pub fn decode_url(text: &[u8]) -> Option<Vec<u8>> {
+    let plain = match text {
+        [rest @ .., b'=', b'='] | [rest @ .., b'='] if text.len().is_multiple_of(4) => rest,
+        other => other,
+    };
+    let mut digits = Vec::with_capacity(plain.len() + 3);
+    for digit in plain {
+        digits.push(match digit {
+            b'-' => b'+',
+            b'_' => b'/',
+            b'+' | b'/' | b'=' => return None,
+            other => *other,
+        });
+    }
+    while !digits.len().is_multiple_of(4) {
+        digits.push(b'=');
+    }
+    decode(&digits)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,6 +88,17 @@ mod tests {
         assert_eq!(decode(b"Zg==Zm8=").unwrap(), b"ffo", "padding within");
         for bad in ["Z", "Zg=", "Zh==", "=Zg=", "Zg=a", "Zm9_"] {
             assert_eq!(decode(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_alphabet_for_urls_needs_no_padding() {
+        assert_eq!(decode_url(b"-_-_").unwrap(), [0xfb, 0xff, 0xbf]);
+        for (text, plain) in [("Zg", "f"), ("Zg==", "f"), ("Zm8", "fo"), ("Zm8=", "fo"), ("", "")] {
+            assert_eq!(decode_url(text.as_bytes()).unwrap(), plain.as_bytes(), "{text}");
+        }
+        for bad in ["Z", "Zg=", "Zh", "+_-_", "Zg==Zg", "Z=g", "Zm9v="] {
+            assert_eq!(decode_url(bad.as_bytes()), None, "{bad}");
         }
     }
 

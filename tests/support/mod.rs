@@ -13,6 +13,7 @@ pub mod ads;
 pub mod bolt;
 pub mod http1;
 pub mod http2;
+pub mod jwt;
 pub mod netns;
 pub mod pki;
 pub mod process;

@@ -6,12 +6,16 @@
 
 mod compression;
 mod faults;
+mod jwt;
 mod rate_limit;
 mod rbac;
 mod simple;
 
 pub use compression::{Algorithm, Compression, Compressor, Decompressor};
 pub use faults::{AbortWith, Fault, FaultAbort, FaultDelay, FaultRate};
+pub use jwt::{
+    ClaimHeader, JwksSource, JwtAuthn, JwtCache, JwtProvider, JwtRequirement, JwtRule, RemoteJwks, TokenHeader,
+};
 pub use rate_limit::{
     BucketConfig, Descriptor, LocalRateLimit, RateLimit, RateLimitAction, VirtualHostLimits,
 };
@@ -105,6 +109,9 @@ pub enum FilterConfig {
     HealthCheck(HealthCheckFilter),
     Rbac(Rbac),
     IpAccess(IpAccess),
+    JwtAuthn(Box<JwtAuthn>),
+    /// The requirement of this name holds at a route.
+    JwtRequirement(String),
     HeaderToMetadata(HeaderToMetadata),
     SetMetadata(SetMetadata),
     GrpcWeb,

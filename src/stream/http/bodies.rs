@@ -149,8 +149,9 @@ impl Held {
         Held { data, trailers }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.data.len()
+    /// Its bytes.
+    pub(super) fn data(&self) -> &Bytes {
+        &self.data
     }
 
     pub(super) fn is_end_stream(&self) -> bool {
@@ -164,6 +165,83 @@ impl Held {
     pub(super) fn take_trailers(&mut self) -> Option<HeaderMap> {
         self.trailers.take()
     }
+}
+
+/// A body whose begin was taken in before anybody wanted it.
+pub struct Resumed {
+    first: Bytes,
+    rest: Source,
+    /// Bytes of `first` that nobody has released yet; its source needs no telling.
+    freed: usize,
+}
+
+impl Resumed {
+    pub(super) fn inner(&self) -> &Source {
+        &self.rest
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        self.first.is_empty() && self.rest.is_end_stream()
+    }
+
+    pub(super) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+        if !self.first.is_empty() {
+            return Poll::Ready(Some(Ok(std::mem::take(&mut self.first))));
+        }
+        self.rest.poll_data(cx)
+    }
+
+    pub(super) fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, Fault>> {
+        self.rest.poll_trailers(cx)
+    }
+
+    pub(super) fn release(&mut self, bytes: usize) {
+        let own = bytes.min(self.freed);
+        self.freed -= own;
+        self.rest.release(bytes - own);
+    }
+}
+
+/// Takes in at least `most` bytes of a request's body, or all of it; gives them, and whether that is all. The body
+/// is whole again afterwards.
+///
+/// # Errors
+/// Too many bytes are held, or its client broke it off.
+pub(super) async fn peek(
+    body: &mut Source,
+    most: usize,
+    mut count: Unfinished,
+) -> Result<(Bytes, bool), Failure> {
+    let mut parts = BytesMut::new();
+    let trailers = poll_fn(|cx| {
+        while parts.len() < most {
+            match ready!(body.poll_data(cx)) {
+                Some(Ok(part)) => {
+                    if !count.add(part.len()) {
+                        return Poll::Ready(Err(Failure::before(Reason::TooLarge)));
+                    }
+                    body.release(part.len());
+                    parts.extend_from_slice(&part);
+                }
+                Some(Err(fault)) => return Poll::Ready(Err(fault.of_client())),
+                None => {
+                    let trailers = ready!(body.poll_trailers(cx)).map_err(|fault| fault.of_client())?;
+                    return Poll::Ready(Ok(Some(trailers)));
+                }
+            }
+        }
+        Poll::Ready(Ok(None))
+    })
+    .await?;
+    let first = parts.freeze();
+    let data = first.slice(..first.len().min(most));
+    let inner = std::mem::replace(body, Source::Held(Held::default()));
+    let whole = trailers.is_some() || (first.len() <= most && inner.is_end_stream());
+    *body = match trailers {
+        Some(trailers) => Source::Held(Held { data: first, trailers }),
+        None => Source::Resumed(Box::new(Resumed { freed: first.len(), first, rest: inner })),
+    };
+    Ok((data, whole))
 }
 
 /// Takes a request's body in to its end.

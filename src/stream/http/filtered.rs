@@ -1,19 +1,20 @@
 //! Requests whose chain has filters: through them to the router, and back through them.
 
 use super::Settings;
-use super::bodies::{Filtered, Held, hold, through};
+use super::ask::ask;
+use super::bodies::{Filtered, Held, hold, peek, through};
 use super::exchange::{Answer, Exchange};
 use super::fields::{Changing, Fields};
 use super::head::RequestHead;
 use super::reply::Style;
 use super::source::Source;
-use crate::filter::{Chain, Outgoing, Reply, Step, Stream};
+use crate::filter::{Chain, Given, Outgoing, Part, Reply, Step, Stream};
 use crate::message::{Failure, Flags, Head, Reason};
 use crate::net::Unfinished;
 use crate::snapshot::View;
 use crate::stream::Local;
 use crate::stream::around::{Around, NoHead, Picked};
-use crate::stream::exchange::{Plan, Unplanned};
+use crate::stream::exchange::{Plan, Unplanned, plan};
 use http::header::{CONTENT_LENGTH, EXPECT};
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, request};
 use std::borrow::Cow;
@@ -21,14 +22,29 @@ use std::rc::Rc;
 use std::sync::Arc;
 use tokio::time::Instant;
 
+/// How far a request came.
+enum Passed {
+    /// Through all filters.
+    On,
+    /// To one whose changes may have given it another route.
+    Rerouted,
+    /// To one that answers.
+    Reply(Box<Reply>),
+}
+
+fn too_large() -> Passed {
+    let reason = Reason::TooLarge;
+    Passed::Reply(Box::new(Reply::text(reason, 413, "Payload Too Large", reason.details())))
+}
+
 impl Exchange {
     /// As [`go`](Exchange::go), with the filters before and behind it.
     #[expect(clippy::too_many_arguments, reason = "what `go` takes, and the chain")]
-    pub(super) async fn filtered(
+    pub(super) async fn filtered<'v>(
         &mut self,
         chain: &Arc<Chain>,
-        planned: Result<Plan<'_>, Unplanned<'_>>,
-        view: &View,
+        planned: Result<Plan<'v>, Unplanned<'v>>,
+        view: &'v View,
         settings: &Settings<'_>,
         mut head: request::Parts,
         mut body: Source,
@@ -36,30 +52,46 @@ impl Exchange {
     ) -> Result<Answer, Failure> {
         let (local, handle) = (self.down.local.clone(), self.down.handle.clone());
         let protocol = super::head::protocol(head.version);
-        let picked = Picked::of(&planned);
-        let around = Around::new(&local, &handle, view, picked, self.caller.ip, begin, protocol);
-        let mut stream = chain.begin(around.route(), around.share());
-        let passed = self.pass(chain, &mut stream, &around, &mut head, &mut body).await;
+        let mut planned = planned;
+        let caller = self.caller;
+        let around = |planned: &Result<Plan<'v>, Unplanned<'v>>| {
+            Around::new(&local, &handle, view, Picked::of(planned), caller.ip, begin, protocol)
+        };
+        let mut now = around(&planned);
+        let mut stream = chain.begin(now.route(), now.share());
+        let mut held = None;
+        let passed = loop {
+            match self.pass(chain, &mut stream, &now, &mut head, &mut body, &mut held).await {
+                Ok(Passed::Rerouted) => {
+                    planned = plan(&local, view, settings.routes, &RequestHead(&head), caller);
+                    now = around(&planned);
+                    chain.rerouted(&mut stream, now.route(), now.share());
+                }
+                passed => break passed,
+            }
+        };
+        let around = now;
         // Filters may have made it another kind of call.
         let style = Style::of(&head, settings.rpc);
         // Whoever writes responses may ask.
         let kept = chain.asks_for_request().then(|| Box::new(head.clone()));
         let ends = head.method == Method::HEAD;
         let answer = match passed {
-            Ok(None) => {
+            Ok(Passed::On | Passed::Rerouted) => {
                 self.alpn = stream.alpn.take();
                 if !stream.metadata.is_empty() {
                     self.record.metadata = stream.metadata.clone();
                 }
+                // Shorter-lived from here on: it may borrow the criteria.
+                let mut planned = planned;
                 let mut criteria = Vec::new();
                 around.criteria(&stream.metadata, &mut criteria);
-                let mut planned = planned;
                 if let (Ok(Plan::Forward(to)), false) = (&mut planned, criteria.is_empty()) {
                     to.wish.get_or_insert_default().context.criteria = &criteria;
                 }
                 self.go(planned, settings, style, head, body, begin).await
             }
-            Ok(Some(reply)) => {
+            Ok(Passed::Reply(reply)) => {
                 around.route().into_iter().for_each(|route| self.record.route(route));
                 Ok(self.reply(style, *reply))
             }
@@ -97,7 +129,7 @@ impl Exchange {
         Ok(answer)
     }
 
-    /// Through all filters; an answer if one of them has it.
+    /// Through all filters; an answer if one of them has it. `held`: what is held of the body.
     async fn pass(
         &mut self,
         chain: &Arc<Chain>,
@@ -105,15 +137,43 @@ impl Exchange {
         around: &Around<'_>,
         head: &mut request::Parts,
         body: &mut Source,
-    ) -> Result<Option<Box<Reply>>, Failure> {
-        let mut buffered = None;
+        held: &mut Option<Part>,
+    ) -> Result<Passed, Failure> {
+        let mut heard = None;
         loop {
-            let ends = buffered.is_none() && body.is_end_stream();
-            let step = around
-                .with(chain, &mut |world| chain.request(stream, &mut Changing(head), world, ends, buffered));
+            let step = around.with(chain, &mut |world| {
+                let ends = held.is_none() && body.is_end_stream();
+                let given = Given { ends, held: held.clone(), heard: heard.take() };
+                chain.request(stream, &mut Changing(head), world, given)
+            });
             match step {
                 Step::Done => break,
-                Step::Reply(reply) => return Ok(Some(reply)),
+                Step::Reply(reply) => return Ok(Passed::Reply(reply)),
+                Step::Reroute => return Ok(Passed::Rerouted),
+                Step::Ask(question) => {
+                    let local = self.down.local.clone();
+                    let asked = Box::pin(async { Ok(ask(&local, around.view(), &question).await) });
+                    heard = Some(self.watched(asked).await?);
+                }
+                Step::Until(until) => {
+                    self.watched(async {
+                        until.0.await;
+                        Ok(())
+                    })
+                    .await?;
+                }
+                Step::Peek(most) => {
+                    self.go_on(head);
+                    let count = Unfinished::new(self.down.local.env.reads.clone());
+                    let (data, whole) = match self.watched(peek(body, most, count)).await {
+                        Err(failure) if failure.reason == Reason::TooLarge => return Ok(too_large()),
+                        part => part?,
+                    };
+                    if whole {
+                        self.clock.request_ended();
+                    }
+                    *held = Some(Part { data, whole });
+                }
                 Step::Wait(time) => {
                     let wait = self.down.local.env.wheel.sleep(time);
                     self.watched(async {
@@ -123,15 +183,12 @@ impl Exchange {
                     .await?;
                 }
                 Step::Hold(most) => {
-                    let held = match self.held(body, head, most, &self.down.local.clone()).await {
-                        Err(Failure { reason: reason @ Reason::TooLarge, .. }) => {
-                            let reply = Reply::text(reason, 413, "Payload Too Large", reason.details());
-                            return Ok(Some(Box::new(reply)));
-                        }
-                        held => held?,
+                    let whole = match self.held(body, head, most, &self.down.local.clone()).await {
+                        Err(failure) if failure.reason == Reason::TooLarge => return Ok(too_large()),
+                        whole => whole?,
                     };
-                    buffered = Some(held.len());
-                    *body = Source::Held(held);
+                    *held = Some(Part { data: whole.data().clone(), whole: true });
+                    *body = Source::Held(whole);
                 }
             }
         }
@@ -140,10 +197,20 @@ impl Exchange {
             let inner = std::mem::replace(body, Source::Held(Held::default()));
             *body = Source::Filtered(Box::new(Filtered::new(inner, pipeline, &self.down.local.env.wheel)));
         }
-        Ok(None)
+        Ok(Passed::On)
     }
 
-    /// The whole body. A client that waits for the upstream's word to send it is told to.
+    /// Has a client send the body that waits for the upstream's word to do so.
+    fn go_on(&mut self, head: &mut request::Parts) {
+        if std::mem::take(&mut self.passes_100) {
+            head.headers.remove(EXPECT);
+            let mut response = Response::new(());
+            *response.status_mut() = StatusCode::CONTINUE;
+            self.client.send_informational(response);
+        }
+    }
+
+    /// The whole body.
     async fn held(
         &mut self,
         body: &mut Source,
@@ -151,12 +218,7 @@ impl Exchange {
         most: usize,
         local: &Rc<Local>,
     ) -> Result<Held, Failure> {
-        if std::mem::take(&mut self.passes_100) {
-            head.headers.remove(EXPECT);
-            let mut response = Response::new(());
-            *response.status_mut() = StatusCode::CONTINUE;
-            self.client.send_informational(response);
-        }
+        self.go_on(head);
         let count = Unfinished::new(local.env.reads.clone());
         let held = self.watched(hold(body, most, count)).await?;
         self.clock.request_ended();

@@ -187,13 +187,14 @@ impl Flow {
 
     /// How the names of the message were written, where that is known.
     pub fn case(&self) -> Option<Rc<NameCase>> {
-        match &self.from {
-            Source::Http1Request(body) => body.case(),
-            Source::Filtered(body) => match body.inner() {
-                Source::Http1Request(body) => body.case(),
-                _ => None,
-            },
-            Source::Http1Response(_) | Source::Http2(_) | Source::Held(_) => None,
+        let mut from = &self.from;
+        loop {
+            match from {
+                Source::Http1Request(body) => return body.case(),
+                Source::Filtered(body) => from = body.inner(),
+                Source::Resumed(body) => from = body.inner(),
+                Source::Http1Response(_) | Source::Http2(_) | Source::Held(_) => return None,
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 //! differs between the protocols is inside the enums [`Source`], [`Sink`], [`Client`] and in `upstream`.
 
 mod admission;
+mod ask;
 mod bodies;
 mod client;
 mod client_cert;
@@ -18,6 +19,7 @@ mod flow;
 mod forward;
 mod head;
 mod mirror;
+mod own;
 mod path;
 mod relay;
 mod reply;
@@ -30,6 +32,7 @@ mod trace;
 mod upstream;
 mod upstream_http1;
 
+pub use ask::{ask, keep};
 pub use client::{Client, Follows};
 pub use clock::Clock;
 pub use reply::{Style, say_why};

@@ -1,6 +1,6 @@
 //! Where a body comes from.
 
-use super::bodies::{Filtered, Held};
+use super::bodies::{Filtered, Held, Resumed};
 use crate::cluster::pool::http1::Receiver;
 use crate::cluster::pool::http2::failure_of;
 use crate::message::{Failure, Reason};
@@ -25,6 +25,8 @@ pub enum Source {
     Filtered(Box<Filtered>),
     /// What was held until it was whole.
     Held(Held),
+    /// One of whose begin a filter wanted to see.
+    Resumed(Box<Resumed>),
 }
 
 /// How a peer broke a message off.
@@ -75,6 +77,7 @@ impl Source {
             Source::Http1Response(body) => body.is_end_stream(),
             Source::Filtered(body) => body.is_end_stream(),
             Source::Held(body) => body.is_end_stream(),
+            Source::Resumed(body) => body.is_end_stream(),
         }
     }
 
@@ -86,6 +89,7 @@ impl Source {
             Source::Http1Response(body) => body.poll_data(cx).map(|part| Some(part?.map_err(Fault::Http1))),
             Source::Filtered(body) => body.poll_data(cx),
             Source::Held(body) => Poll::Ready(body.take_data().map(Ok)),
+            Source::Resumed(body) => body.poll_data(cx),
         }
     }
 
@@ -97,6 +101,7 @@ impl Source {
             Source::Http1Response(body) => Poll::Ready(Ok(body.take_trailers())),
             Source::Filtered(body) => body.poll_trailers(),
             Source::Held(body) => Poll::Ready(Ok(body.take_trailers())),
+            Source::Resumed(body) => body.poll_trailers(cx),
         }
     }
 
@@ -105,13 +110,18 @@ impl Source {
         match self {
             // Fails only when the stream is gone, which the next poll tells.
             Source::Http2(body) => drop(body.flow_control().release_capacity(bytes)),
+            Source::Resumed(body) => body.release(bytes),
             Source::Http1Request(_) | Source::Http1Response(_) | Source::Filtered(_) | Source::Held(_) => {}
         }
     }
 
     /// Whether parts waiting inside cost more than their bytes, so that they are better taken out early.
     pub fn hoards(&self) -> bool {
-        matches!(self, Source::Http2(_))
+        match self {
+            Source::Http2(_) => true,
+            Source::Resumed(body) => body.inner().hoards(),
+            _ => false,
+        }
     }
 }
 

@@ -60,7 +60,7 @@ mod tests {
         let seen = Rc::new(RefCell::new(Vec::new()));
         let taken = seen.clone();
         let mut tap = Tap::new(room, move |whole| {
-            taken.borrow_mut().push(whole.map(|whole| whole.len()));
+            taken.borrow_mut().push(whole.map(|whole| whole.data().len()));
         });
         parts.iter().for_each(|part| tap.take(&Bytes::from_static(part.as_bytes())));
         if ends {

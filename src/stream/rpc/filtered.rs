@@ -2,12 +2,14 @@
 
 use super::Downstream;
 use super::request::{Course, Ticket, status_of_http};
-use crate::filter::{Chain, Reply, Step};
+use crate::filter::{Chain, Given, Part, Reply, Step};
 use crate::message::{Failure, Head, Headers, Request};
 use crate::protocol::bolt::{self, Status};
 use crate::protocol::rpc::{Frame, HeaderEdit};
 use crate::stream::around::{Around, Picked};
 use crate::stream::exchange::{Plan, Unplanned};
+use crate::stream::http::ask;
+use bytes::Bytes;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -94,11 +96,12 @@ pub(super) async fn pass(
     let remote = exchange_peer(down);
     let around = Around::new(&down.local, &down.handle, &course.view, picked, remote, ticket.begin, "bolt");
     let mut stream = chain.begin(around.route(), around.share());
-    let mut buffered = None;
+    let (mut held, mut heard) = (None, None);
     loop {
         let length = frame.content().len();
         let step = around.with(chain, &mut |world| {
-            chain.request(&mut stream, &mut Changing(frame), world, length == 0, buffered)
+            let given = Given { ends: length == 0, held: held.clone(), heard: heard.take() };
+            chain.request(&mut stream, &mut Changing(frame), world, given)
         });
         match step {
             Step::Done => break,
@@ -107,7 +110,15 @@ pub(super) async fn pass(
             Step::Hold(most) if length > most => {
                 return Err(Failure::before(crate::message::Reason::TooLarge));
             }
-            Step::Hold(_) => buffered = Some(length),
+            Step::Hold(_) => held = Some(Part { data: Bytes::copy_from_slice(frame.content()), whole: true }),
+            Step::Peek(most) => {
+                let data = frame.content().get(..most).unwrap_or(frame.content());
+                held = Some(Part { data: Bytes::copy_from_slice(data), whole: length <= most });
+            }
+            Step::Ask(question) => heard = Some(Box::pin(ask(&down.local, &course.view, &question)).await),
+            Step::Until(until) => until.0.await,
+            // A call's route was chosen by what it came with.
+            Step::Reroute => {}
             Step::Reply(reply) => {
                 around.route().into_iter().for_each(|route| ticket.route(route));
                 return answered(down, *reply, ticket).map(Passed::Answered);

@@ -37,6 +37,7 @@ mod route;
 mod route_action;
 mod route_options;
 mod route_rewrite;
+mod service;
 mod tables;
 mod tls;
 mod tls_validation;

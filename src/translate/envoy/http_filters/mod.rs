@@ -7,6 +7,7 @@ mod compression;
 mod cors;
 mod fault;
 mod header_mutation;
+mod jwt_authn;
 mod metadata;
 mod rate_limit;
 mod rbac;
@@ -131,6 +132,7 @@ fn of_chain(path: &Path<'_>, extension: &Extension<'_>, out: &mut Findings) -> O
         pb::buffer::v3::Buffer => simple::buffer;
         pb::local_ratelimit::v3::LocalRateLimit => rate_limit::limit;
         pb::health_check::v3::HealthCheck => simple::health_check;
+        pb::jwt_authn::v3::JwtAuthentication => jwt_authn::of_chain;
         pb::rbac::v3::Rbac => rbac::http_rbac;
         pb::header_to_metadata::v3::Config => metadata::header_to_metadata;
         pb::set_metadata::v3::Config => metadata::set_metadata;
@@ -159,6 +161,7 @@ fn of_route(path: &Path<'_>, extension: &Extension<'_>, out: &mut Findings) -> O
         pb::cors::v3::CorsPolicy => cors::policy;
         pb::header_mutation::v3::HeaderMutationPerRoute => header_mutation::of_route;
         pb::buffer::v3::BufferPerRoute => simple::buffer_of_route;
+        pb::jwt_authn::v3::PerRouteConfig => jwt_authn::of_route;
         pb::rbac::v3::RbacPerRoute => rbac::of_route;
         pb::compressor::v3::CompressorPerRoute => compression::of_route;
     }
