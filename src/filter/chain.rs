@@ -4,7 +4,7 @@ use super::ask::{Ask, Heard};
 use super::context::{Context, Reply, World};
 use super::jwt_authn::Keeper;
 use super::{
-    Pipeline, buffer, compressor, cors, decompressor, fault, grpc_stats, grpc_web, header_mutation,
+    Pipeline, buffer, compressor, cors, decompressor, ext_authz, fault, grpc_stats, grpc_web, header_mutation,
     header_to_metadata, health_check, ip_access, jwt_authn, local_ratelimit, mesh, rbac, set_metadata,
 };
 use crate::message::{Head, Headers, Metadata, Request};
@@ -107,6 +107,7 @@ pub(super) enum State {
     GrpcWeb(grpc_web::State),
     GrpcStats(grpc_stats::State),
     Jwt(Box<jwt_authn::State>),
+    Authz(ext_authz::State),
 }
 
 /// One request and its response.
@@ -442,7 +443,11 @@ impl<'a> Visit<'a> {
             FilterConfig::JwtAuthn(config) => {
                 jwt_authn::on_request(config, rule, (&self.filter.name, place), state, &mut ctx)
             }
+            FilterConfig::ExtAuthz(config) => {
+                ext_authz::on_request(config, (&self.filter.name, place), state, &mut ctx)
+            }
             FilterConfig::JwtRequirement(_)
+            | FilterConfig::AuthzSettings(_)
             | FilterConfig::Compressor(_)
             | FilterConfig::PeerMetadata(_)
             | FilterConfig::Alpn(_)
@@ -478,6 +483,7 @@ impl<'a> Visit<'a> {
             FilterConfig::HeaderToMetadata(rules) => {
                 header_to_metadata::on_response(rules, response, &mut self.stream.metadata);
             }
+            FilterConfig::ExtAuthz(_) => ext_authz::on_response(self.state, response),
             FilterConfig::GrpcWeb => grpc_web::on_response(self.state, response, bodies),
             FilterConfig::GrpcStats(_) => grpc_stats::on_response(self.state, response, bodies),
             FilterConfig::Compressor(config) => {
@@ -496,6 +502,7 @@ impl<'a> Visit<'a> {
             | FilterConfig::Buffer(_)
             | FilterConfig::JwtAuthn(_)
             | FilterConfig::JwtRequirement(_)
+            | FilterConfig::AuthzSettings(_)
             | FilterConfig::Rbac(_)
             | FilterConfig::IpAccess(_)
             | FilterConfig::SetMetadata(_)

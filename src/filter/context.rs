@@ -88,6 +88,8 @@ pub struct Reply {
     pub body: Bytes,
     /// Why, in Envoy's words.
     pub details: Cow<'static, str>,
+    /// `more` replaces what every answer has.
+    pub replaces: bool,
     /// As it is, to gRPC clients as well.
     pub plain: bool,
 }
@@ -103,6 +105,7 @@ impl Reply {
             more: Vec::new(),
             body: Bytes::from_static(body.as_bytes()),
             details: Cow::Borrowed(details),
+            replaces: false,
             plain: false,
         }
     }

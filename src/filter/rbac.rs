@@ -31,6 +31,7 @@ const NAMES: &[&str] = &["allowed", "denied"];
 const SHADOW_NAMES: &[&str] = &["shadow_allowed", "shadow_denied"];
 /// Where filters leave what they found.
 const NAMESPACE: &str = "envoy.filters.http.rbac";
+const NETWORK_NAMESPACE: &str = "envoy.filters.network.rbac";
 
 /// What is judged.
 struct Subject<'a> {
@@ -58,13 +59,7 @@ pub(super) fn on_request(rbac: &Rbac, ctx: &mut Context<'_>) -> Verdict {
     if let Some(shadow) = &rbac.shadow {
         let judged = judge(shadow, &subject(ctx));
         counts(&rbac.shadow_stat_prefix, SHADOW_NAMES, &judged);
-        let result = if judged.allowed { "allowed" } else { "denied" };
-        let policy = judged.policy.map(str::to_owned);
-        let key = |name: &str| format!("{}{name}", rbac.shadow_stat_prefix);
-        ctx.metadata.set(NAMESPACE, &key("shadow_engine_result"), Datum::Text(result.into()));
-        if let Some(policy) = policy {
-            ctx.metadata.set(NAMESPACE, &key("shadow_effective_policy_id"), Datum::Text(policy));
-        }
+        leave(NAMESPACE, &rbac.shadow_stat_prefix, &judged, ctx.metadata);
     }
     let Some(rules) = &rbac.rules else { return Verdict::Continue };
     let judged = judge(rules, &subject(ctx));
@@ -82,6 +77,16 @@ pub(super) fn on_request(rbac: &Rbac, ctx: &mut Context<'_>) -> Verdict {
     Verdict::Reply(Box::new(reply))
 }
 
+/// Tells those behind what the rules in the shadow say.
+fn leave(namespace: &str, prefix: &str, judged: &Judged<'_>, metadata: &mut Metadata) {
+    let result = if judged.allowed { "allowed" } else { "denied" };
+    metadata.set(namespace, &format!("{prefix}shadow_engine_result"), Datum::Text(result.into()));
+    if let Some(policy) = judged.policy {
+        let key = format!("{prefix}shadow_effective_policy_id");
+        metadata.set(namespace, &key, Datum::Text(policy.to_owned()));
+    }
+}
+
 fn count(stats: &ChainStats, prefix: &str, names: &'static [&'static str], at: usize) {
     let key = format!("rbac.{prefix}{}", names.first().copied().unwrap_or_default());
     stats.named(&key, false, |_| (None, Counters::new(format!("rbac.{prefix}"), names))).inc(at);
@@ -97,11 +102,15 @@ fn subject<'a>(ctx: &'a Context<'_>) -> Subject<'a> {
     Subject { peer: ctx.world.peer, head: Some(ctx.request.head()), metadata: ctx.metadata }
 }
 
-/// Whether a connection is admitted: by its rules, and by its rules in the shadow.
-pub fn admits(guard: &NetworkRbac, peer: &Peer<'_>) -> (bool, Option<bool>) {
-    let metadata = Metadata::default();
-    let subject = Subject { peer, head: None, metadata: &metadata };
-    let shadow = guard.rbac.shadow.as_ref().map(|set| judge(set, &subject).allowed);
+/// Whether a connection is admitted: by its rules, and by its rules in the shadow, which leave what they say in
+/// `metadata`.
+pub fn admits(guard: &NetworkRbac, peer: &Peer<'_>, metadata: &mut Metadata) -> (bool, Option<bool>) {
+    let shadow = guard.rbac.shadow.as_ref().map(|set| {
+        let judged = judge(set, &Subject { peer, head: None, metadata });
+        leave(NETWORK_NAMESPACE, &guard.rbac.shadow_stat_prefix, &judged, metadata);
+        judged.allowed
+    });
+    let subject = Subject { peer, head: None, metadata };
     (guard.rbac.rules.as_ref().is_none_or(|set| judge(set, &subject).allowed), shadow)
 }
 

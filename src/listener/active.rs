@@ -6,8 +6,8 @@ use super::inspect;
 use super::limits::{Ceiling, Seat};
 use super::report::ListenerReport;
 use crate::filter::{self, Peer};
-use crate::message::Flags;
-use crate::model::{Direction, LogKind};
+use crate::message::{Flags, Metadata};
+use crate::model::{Direction, Guard, LogKind, NetworkRbac};
 use crate::net::{Conn, PeerAddress, Wheel, count_handshake};
 use crate::snapshot::{ChainSpec, FilterSpec, ListenerSpec, View};
 use crate::stream::{self, Bound, Drain, Handle, Inspected, Local, Record, Seen, Served};
@@ -286,7 +286,7 @@ impl Active {
         drop(chain);
         // Who may come in is known after the handshake, and before anything goes on to a host.
         if let Some(io) = ready
-            && self.admits(&handle)
+            && self.admits(&handle).await
         {
             let io = self.exchanged(io, &handle);
             self.drive(io, early, handle.clone()).await;
@@ -374,12 +374,13 @@ impl Active {
     }
 
     /// Whether the chain's guards let a connection in: decided before a byte of either side is passed on.
-    fn admits(&self, handle: &Handle) -> bool {
+    async fn admits(&self, handle: &Handle) -> bool {
         let bound = handle.bound();
         let guards = &bound.chain.model.guards;
         if guards.is_empty() {
             return true;
         }
+        let view = bound.pinned.clone().unwrap_or_else(|| self.local.view());
         let direct = inputs(handle).source;
         let principals = handle.principals();
         let peer = Peer {
@@ -389,17 +390,31 @@ impl Active {
             server_name: handle.server_name(),
             principals: principals.as_deref(),
         };
-        guards.iter().all(|guard| {
-            let (admitted, shadow) = filter::admits(guard, &peer);
-            let stats = self.local.guard_stats(guard);
-            if guard.rbac.rules.is_some() {
-                stats.inc(usize::from(!admitted));
+        let mut metadata = Metadata::default();
+        for guard in guards {
+            let admitted = match guard {
+                Guard::Rbac(guard) => self.judge(guard, &peer, &mut metadata),
+                Guard::Authz(guard) => {
+                    let about = (&peer, &metadata);
+                    Box::pin(stream::authorize(&self.local, &view, handle, guard, about)).await
+                }
+            };
+            if !admitted {
+                return false;
             }
-            if let Some(admitted) = shadow {
-                stats.inc(2 + usize::from(!admitted));
-            }
-            admitted
-        })
+        }
+        true
+    }
+
+    fn judge(&self, guard: &NetworkRbac, peer: &Peer<'_>, metadata: &mut Metadata) -> bool {
+        let (admitted, shadow) = filter::admits(guard, peer, metadata);
+        if guard.rbac.rules.is_some() {
+            self.local.guard_stats(guard, false).inc(usize::from(!admitted));
+        }
+        if let Some(admitted) = shadow {
+            self.local.guard_stats(guard, true).inc(usize::from(!admitted));
+        }
+        admitted
     }
 
     /// What the admin shows.

@@ -72,7 +72,7 @@ pub struct FilterChain {
     /// TLS towards its clients; `None`: plaintext.
     pub tls: Option<ChainTls>,
     /// Who may connect; all have to agree.
-    pub guards: Vec<super::NetworkRbac>,
+    pub guards: Vec<super::Guard>,
     /// What filters of a mesh do with its connections.
     pub mesh: Option<Arc<super::ChainMesh>>,
     /// Its terminal filter.

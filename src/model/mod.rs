@@ -39,11 +39,11 @@ pub use cluster::{
 pub use endpoint::{Endpoint, Endpoints, Health, Locality};
 pub use expr::Expr;
 pub use filter::{
-    AbortWith, Algorithm, BucketConfig, ClaimHeader, Compiled, Compression, Compressor, Cors, Decompressor, Descriptor,
-    Fault, FaultAbort, FaultDelay, FaultRate, FilterConfig, FilterRule, GrpcStats, HeaderMutation,
+    AbortWith, Algorithm, AuthzBody, AuthzService, AuthzSettings, BucketConfig, ClaimHeader, Compiled, Compression, Compressor, Cors, Decompressor, Descriptor,
+    Fault, FaultAbort, FaultDelay, FaultRate, ExtAuthz, FilterConfig, FilterRule, GrpcStats, GrpcTarget, Guard, HttpAuthz, HeaderMutation,
     HeaderRule, HeaderToMetadata, HealthCheckFilter, HttpFilter, IpAccess, JwksSource, JwtAuthn, JwtCache, JwtProvider,
     JwtRequirement, JwtRule, LocalRateLimit, MetadataEntry,
-    MetadataMatch, MetadataValue, Mutation, NetworkRbac, ParameterMutation, Permission, Policies, Policy,
+    MetadataMatch, MetadataValue, Mutation, NetworkAuthz, NetworkRbac, ParameterMutation, Permission, Policies, Policy,
     Principal, RateLimit, RateLimitAction, Rbac, RbacAction, RbacSet, RemoteJwks, RouteFilter, RouteFilters, RuleSource,
     SetMetadata, TokenHeader, ValueMatch, VirtualHostLimits,
 };

@@ -4,7 +4,7 @@ use super::record::Record;
 use crate::cluster::{Cluster, Env, Table};
 use crate::filter::{self, Counters};
 use crate::message::Reason;
-use crate::model::{ClusterId, Listener, NetworkRbac};
+use crate::model::{ClusterId, Listener, NetworkAuthz, NetworkRbac};
 use crate::snapshot::View;
 use crate::telemetry::failure_log::FailureLog;
 use crate::telemetry::files::Outlet;
@@ -118,15 +118,31 @@ impl Local {
         })
     }
 
-    /// Metrics of connections that `guard` judges.
-    pub fn guard_stats(&self, guard: &NetworkRbac) -> Rc<Registration<Counters>> {
-        const NAMES: &[&str] = &["allowed", "denied", "shadow_allowed", "shadow_denied"];
-        let key = format!("{}\0{}", guard.stat_prefix, guard.rbac.shadow_stat_prefix);
+    /// Metrics of connections that `guard` judges, by its rules or by those in the shadow: how many it admits, and
+    /// how many not.
+    pub fn guard_stats(&self, guard: &NetworkRbac, shadow: bool) -> Rc<Registration<Counters>> {
+        let (prefix, names): (&str, &[&str]) = match shadow {
+            true => (&guard.rbac.shadow_stat_prefix, &["shadow_allowed", "shadow_denied"]),
+            false => ("", &["allowed", "denied"]),
+        };
+        let key = format!("{}\0{shadow}\0{prefix}", guard.stat_prefix);
         if let Some(group) = self.guards.borrow().get(&key) {
             return group.clone();
         }
         let scope = Scope::network_rbac(&guard.stat_prefix);
-        let group = Rc::new(self.env.registry.register(scope, Counters::new("", NAMES)));
+        let group = Rc::new(self.env.registry.register(scope, Counters::new(prefix, names)));
+        self.guards.borrow_mut().insert(key, group.clone());
+        group
+    }
+
+    /// Metrics of connections that `guard` has asked about.
+    pub fn authz_stats(&self, guard: &NetworkAuthz) -> Rc<Registration<Counters>> {
+        let key = format!("ext_authz\0{}", guard.stat_prefix);
+        if let Some(group) = self.guards.borrow().get(&key) {
+            return group.clone();
+        }
+        let scope = Scope::network_ext_authz(&guard.stat_prefix);
+        let group = Rc::new(self.env.registry.register(scope, Counters::new("", super::authorize::NAMES)));
         self.guards.borrow_mut().insert(key, group.clone());
         group
     }

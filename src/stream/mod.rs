@@ -5,6 +5,7 @@
 //! client spoke ([`call`]). Takes in accepted connections; gives them back to the listener when they end.
 
 mod around;
+mod authorize;
 mod call;
 pub mod exchange;
 mod facts;
@@ -21,6 +22,7 @@ mod tcp_told;
 mod tls_facts;
 mod upstream_http2;
 
+pub use authorize::authorize;
 pub use handle::{Bound, Drain, Handle, Seen};
 pub use local::{Inspected, Local};
 pub use record::Record;

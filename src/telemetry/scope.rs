@@ -131,6 +131,11 @@ impl Scope {
         Self::plain("envoy_metadata_exchange", "metadata_exchange.")
     }
 
+    /// `ext_authz.<prefix>.`, of network filters.
+    pub fn network_ext_authz(prefix: &str) -> Self {
+        Self::named("envoy_ext_authz", "envoy_ext_authz_prefix", prefix)
+    }
+
     /// `cluster_manager.`
     pub fn cluster_manager() -> Self {
         Self::plain("envoy_cluster_manager", "cluster_manager.")

@@ -5,6 +5,7 @@ pub mod base64;
 pub mod duration;
 pub mod hash;
 pub mod park;
+pub mod protobuf;
 pub mod random;
 pub mod text;
 pub mod wire;

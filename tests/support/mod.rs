@@ -10,6 +10,7 @@
 )]
 
 pub mod ads;
+pub mod authz;
 pub mod bolt;
 pub mod http1;
 pub mod http2;

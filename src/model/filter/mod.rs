@@ -4,6 +4,7 @@
 //! address a filter by its name. A rule may hold something that is shared by all who use it, such as a token
 //! bucket: [`Compiled`] is the place for it.
 
+mod authz;
 mod compression;
 mod faults;
 mod jwt;
@@ -11,6 +12,9 @@ mod rate_limit;
 mod rbac;
 mod simple;
 
+pub use authz::{
+    AuthzBody, AuthzService, AuthzSettings, ExtAuthz, GrpcTarget, Guard, HttpAuthz, NetworkAuthz,
+};
 pub use compression::{Algorithm, Compression, Compressor, Decompressor};
 pub use faults::{AbortWith, Fault, FaultAbort, FaultDelay, FaultRate};
 pub use jwt::{
@@ -109,6 +113,9 @@ pub enum FilterConfig {
     HealthCheck(HealthCheckFilter),
     Rbac(Rbac),
     IpAccess(IpAccess),
+    ExtAuthz(Box<ExtAuthz>),
+    /// What a route says to the service.
+    AuthzSettings(Box<AuthzSettings>),
     JwtAuthn(Box<JwtAuthn>),
     /// The requirement of this name holds at a route.
     JwtRequirement(String),

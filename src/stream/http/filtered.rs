@@ -238,6 +238,11 @@ impl Exchange {
         let style = if reply.plain { Style::Http } else { style };
         let (mut response, whole) = style.with_code(reply.status, reply.grpc, &reply.body);
         let fixed = reply.headers.iter().map(|(name, value)| (*name, value));
+        if reply.replaces {
+            for (name, _) in &reply.more {
+                response.headers_mut().remove(name.as_str());
+            }
+        }
         for (name, value) in fixed.chain(reply.more.iter().map(|(name, value)| (name.as_str(), value))) {
             if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_bytes(value)) {
                 // A map that is full keeps what it has.

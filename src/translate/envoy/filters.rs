@@ -6,16 +6,17 @@ use std::time::Duration;
 use super::access_log;
 use super::endpoints::lb_metadata;
 use super::extension::Extension;
-use super::http_filters::network_rbac;
+use super::http_filters::{network_authz, network_rbac};
 use super::http_manager;
 use super::mesh;
 use super::route;
 use super::route_action::check_sum;
 use super::values::{ads_source, not_empty, positive, timeout, within};
 use crate::model::{
-    ChainMesh, NetworkFilter, NetworkRbac, Protocol, RouteSource, RpcProxy, TcpProxy, WeightedCluster,
+    ChainMesh, Guard, NetworkFilter, Protocol, RouteSource, RpcProxy, TcpProxy, WeightedCluster,
 };
 use crate::proto::envoy::config::listener::v3 as pb;
+use crate::proto::envoy::extensions::filters::network::ext_authz::v3 as ext_authz;
 use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use crate::proto::envoy::extensions::filters::network::rbac::v3 as rbac;
 use crate::proto::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
@@ -32,7 +33,7 @@ pub(super) fn terminal(
     filters: &[pb::Filter],
     mesh: &mut ChainMesh,
     out: &mut Findings,
-) -> Option<(Vec<NetworkRbac>, NetworkFilter)> {
+) -> Option<(Vec<Guard>, NetworkFilter)> {
     let mut guards = Vec::new();
     let Some((last, before)) = filters.split_last() else {
         out.bad(path, "", "no filters (nearest valid: tcp_proxy, http_connection_manager or RpcProxy)");
@@ -44,7 +45,14 @@ pub(super) fn terminal(
             let at_config = at.name(at_config);
             if extension.is::<rbac::Rbac>() {
                 let config = extension.decode(&at_config, out);
-                guards.extend(config.and_then(|config| network_rbac(&at_config, &config, out)));
+                let guard = config.and_then(|config| network_rbac(&at_config, &config, out));
+                guards.extend(guard.map(Guard::Rbac));
+                continue;
+            }
+            if extension.is::<ext_authz::ExtAuthz>() {
+                let config = extension.decode(&at_config, out);
+                let guard = config.and_then(|config| network_authz(&at_config, &config, out));
+                guards.extend(guard.map(|guard| Guard::Authz(Box::new(guard))));
                 continue;
             }
             if mesh::network(&at_config, &extension, mesh, out) {

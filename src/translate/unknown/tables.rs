@@ -114,6 +114,15 @@ pub(super) const NO_EFFECT: &[(&str, &[&str])] = &[
     ("envoy.extensions.filters.http.header_to_metadata.v3.Config", &["stat_prefix"]),
     ("stats.PluginConfig", &["rescoping_duration", "scope_grace_period_duration"]),
     (
+        "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
+        &[
+            "charge_cluster_response_stats",
+            "emit_filter_state_stats",
+            "enforce_response_header_limits",
+            "filter_metadata",
+        ],
+    ),
+    (
         "envoy.extensions.filters.http.compressor.v3.Compressor.ResponseDirectionConfig",
         &["status_header_enabled"],
     ),

@@ -5,6 +5,7 @@
 
 mod compression;
 mod cors;
+mod ext_authz;
 mod fault;
 mod header_mutation;
 mod jwt_authn;
@@ -13,6 +14,7 @@ mod rate_limit;
 mod rbac;
 mod simple;
 
+pub(super) use ext_authz::of_connections as network_authz;
 pub(super) use rate_limit::rate_limits;
 pub(super) use rbac::network_rbac;
 
@@ -133,6 +135,7 @@ fn of_chain(path: &Path<'_>, extension: &Extension<'_>, out: &mut Findings) -> O
         pb::local_ratelimit::v3::LocalRateLimit => rate_limit::limit;
         pb::health_check::v3::HealthCheck => simple::health_check;
         pb::jwt_authn::v3::JwtAuthentication => jwt_authn::of_chain;
+        pb::ext_authz::v3::ExtAuthz => ext_authz::of_chain;
         pb::rbac::v3::Rbac => rbac::http_rbac;
         pb::header_to_metadata::v3::Config => metadata::header_to_metadata;
         pb::set_metadata::v3::Config => metadata::set_metadata;
@@ -162,6 +165,7 @@ fn of_route(path: &Path<'_>, extension: &Extension<'_>, out: &mut Findings) -> O
         pb::header_mutation::v3::HeaderMutationPerRoute => header_mutation::of_route;
         pb::buffer::v3::BufferPerRoute => simple::buffer_of_route;
         pb::jwt_authn::v3::PerRouteConfig => jwt_authn::of_route;
+        pb::ext_authz::v3::ExtAuthzPerRoute => ext_authz::of_route;
         pb::rbac::v3::RbacPerRoute => rbac::of_route;
         pb::compressor::v3::CompressorPerRoute => compression::of_route;
     }

@@ -243,7 +243,11 @@ fn sourced(path: &Path<'_>, given: &pb::SourcedMetadata, out: &mut Findings) -> 
     }
 }
 
-fn metadata(path: &Path<'_>, given: &matcher::MetadataMatcher, out: &mut Findings) -> Option<MetadataMatch> {
+pub(super) fn metadata(
+    path: &Path<'_>,
+    given: &matcher::MetadataMatcher,
+    out: &mut Findings,
+) -> Option<MetadataMatch> {
     use matcher::metadata_matcher::path_segment::Segment;
     let at = path.name("path");
     let mut keys = Vec::with_capacity(given.path.len());
