@@ -160,7 +160,8 @@ async fn routes_choose_what_is_required_and_claims_become_headers_that_choose_ro
     let config = json!({"providers": {"p": provider},
         "rules": [{"match": {"prefix": "/open"}}, {"match": {"prefix": "/"}, "requires": {"provider_name": "p"}}],
         "requirement_map": {"loose": {"allow_missing_or_failed": {}}}, "strip_failure_response": true});
-    let named = |name: &str| json!({"jwt": typed("jwt_authn.v3.PerRouteConfig", &json!({"requirement_name": name}))});
+    let named =
+        |name: &str| json!({"jwt": typed("jwt_authn.v3.PerRouteConfig", &json!({"requirement_name": name}))});
     let off = json!({"jwt": typed("jwt_authn.v3.PerRouteConfig", &json!({"disabled": true}))});
     let routes = json!([
         at("/loose", "c", &named("loose")),
@@ -213,10 +214,8 @@ async fn remote_keys_come_while_the_request_waits_and_are_asked_for_once() {
     let world = world(&server, &everything(), &[filter("jwt", JWT, &config)], &more).await;
     let (port, token) = (world.port, bearer(&old.token(&json!({"iss": "i"}))));
     let body = "x".repeat(100_000);
-    let request = format!(
-        "POST /b HTTP/1.1\r\nhost: h\r\n{token}\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    );
+    let request =
+        format!("POST /b HTTP/1.1\r\nhost: h\r\n{token}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     let (first, second) = tokio::join!(ask(port, &request), ask(port, &request));
     assert_eq!((first.status(), second.status()), (200, 200));
     assert!(server.seen().iter().all(|seen| seen.body == body), "a body lost bytes while it waited");
@@ -317,7 +316,13 @@ async fn consent_changes_requests_and_responses_and_a_refusal_is_the_services_ow
         let appended = HeaderValueOption { append: Some(true), ..field("x-list", "own") };
         let absent = HeaderValueOption { append_action: 1, ..field("x-user", "nobody") };
         let mut consented = consent(OkHttpResponse {
-            headers: vec![field("x-user", "bob"), appended, absent, field(":path", "/stolen"), field("host", "evil")],
+            headers: vec![
+                field("x-user", "bob"),
+                appended,
+                absent,
+                field(":path", "/stolen"),
+                field("host", "evil"),
+            ],
             headers_to_remove: vec!["X-Secret".into(), "host".into(), ":method".into()],
             response_headers_to_add: vec![field("x-authz", "yes"), field("x-both", "authz")],
             query_parameters_to_set: vec![QueryParameter { key: "who".into(), value: "bob".into() }],
@@ -330,15 +335,16 @@ async fn consent_changes_requests_and_responses_and_a_refusal_is_the_services_ow
         Ok(consented)
     })
     .await;
-    let context = |value: &Value| {
-        json!({"authz": typed("ext_authz.v3.ExtAuthzPerRoute", &json!({"check_settings": {"context_extensions": value}}))})
-    };
+    let context = |value: &Value| json!({"authz": typed("ext_authz.v3.ExtAuthzPerRoute", &json!({"check_settings": {"context_extensions": value}}))});
     let team = json!({"filter": "envoy.filters.http.ext_authz", "path": [{"key": "team"}],
         "value": {"string_match": {"exact": "blue"}}});
     let rbac = json!({"rules": {"policies": {"p": {"permissions": [{"any": true}], "principals": [{"metadata": team}]}}}});
-    let filters = [by_grpc(&json!({"metadata_context_namespaces": ["given"], "include_tls_session": true})),
-        filter("rbac", "rbac.v3.RBAC", &rbac)];
-    let given = json!({"metadata": [{"metadata_namespace": "given", "value": {"n": 1.5, "l": ["a", true, null]}}]});
+    let filters = [
+        by_grpc(&json!({"metadata_context_namespaces": ["given"], "include_tls_session": true})),
+        filter("rbac", "rbac.v3.RBAC", &rbac),
+    ];
+    let given =
+        json!({"metadata": [{"metadata_namespace": "given", "value": {"n": 1.5, "l": ["a", true, null]}}]});
     let filters = [filter("set", "set_metadata.v3.Config", &given), filters[0].clone(), filters[1].clone()];
     let routes = json!([{"match": {"prefix": "/"}, "route": {"cluster": "c"},
         "typed_per_filter_config": context(&json!({"level": "route"}))}]);
@@ -349,10 +355,16 @@ async fn consent_changes_requests_and_responses_and_a_refusal_is_the_services_ow
         ),
         &json!({}),
     );
-    let clusters =
-        [cluster("c", &[host(server.address)], &json!({})), asks(service.address)[0].clone()];
+    let clusters = [cluster("c", &[host(server.address)], &json!({})), asks(service.address)[0].clone()];
     let world = World::start(&listener, &clusters).await;
-    let fields = ["x-user: eve", "x-list: client", "x-secret: s", "x-envoy-auth-partial-body: true", "x-two: 1", "x-two: 2"];
+    let fields = [
+        "x-user: eve",
+        "x-list: client",
+        "x-secret: s",
+        "x-envoy-auth-partial-body: true",
+        "x-two: 1",
+        "x-two: 2",
+    ];
     let answer = get(world.port, "/p?a=1&token=t&b=2", &fields).await;
     assert_eq!((answer.status(), answer.body.as_str()), (200, "up"));
     assert_eq!((answer.header("x-authz"), answer.header("x-both")), (Some("yes"), Some("authz")));
@@ -363,13 +375,19 @@ async fn consent_changes_requests_and_responses_and_a_refusal_is_the_services_ow
 
     let request = &service.seen()[0];
     let told = asked(request);
-    assert_eq!((told.method.as_str(), told.path.as_str(), told.host.as_str()), ("GET", "/p?a=1&token=t&b=2", "h.test"));
+    assert_eq!(
+        (told.method.as_str(), told.path.as_str(), told.host.as_str()),
+        ("GET", "/p?a=1&token=t&b=2", "h.test")
+    );
     assert_eq!((told.protocol.as_str(), told.scheme.as_str(), told.size), ("HTTP/1.1", "http", 0));
     assert_eq!((told.headers["x-user"].as_str(), told.headers["x-two"].as_str()), ("eve", "1,2"));
     assert_eq!(told.headers[":path"], "/p?a=1&token=t&b=2");
     assert!(!told.headers.contains_key("x-envoy-auth-partial-body"), "a client's word");
     let whole = attributes(request);
-    assert_eq!(whole.context_extensions, [("level".to_owned(), "route".to_owned()), ("more".into(), "x".into())].into());
+    assert_eq!(
+        whole.context_extensions,
+        [("level".to_owned(), "route".to_owned()), ("more".into(), "x".into())].into()
+    );
     let given = &whole.metadata_context.as_ref().unwrap().filter_metadata["given"];
     assert_eq!(given.fields["n"].kind, Some(Kind::NumberValue(1.5)));
     assert!(matches!(&given.fields["l"].kind, Some(Kind::ListValue(list)) if list.values.len() == 3));
@@ -377,7 +395,9 @@ async fn consent_changes_requests_and_responses_and_a_refusal_is_the_services_ow
         let address = peer.as_ref().unwrap().address.as_ref().unwrap().address.clone();
         let Some(address::Address::SocketAddress(socket)) = address else { panic!("no address") };
         assert_eq!(socket.address, "127.0.0.1");
-        let Some(socket_address::PortSpecifier::PortValue(port)) = socket.port_specifier else { panic!("no port") };
+        let Some(socket_address::PortSpecifier::PortValue(port)) = socket.port_specifier else {
+            panic!("no port")
+        };
         port
     };
     assert_eq!(port(&whole.destination), u32::from(world.port));
@@ -385,7 +405,10 @@ async fn consent_changes_requests_and_responses_and_a_refusal_is_the_services_ow
 
     let refused = get(world.port, "/no", &[]).await;
     assert_eq!((refused.status(), refused.body.as_str()), (429, "<b>slow down</b>"));
-    assert_eq!((refused.header("content-type"), refused.header("content-length")), (Some("text/html"), Some("16")));
+    assert_eq!(
+        (refused.header("content-type"), refused.header("content-length")),
+        (Some("text/html"), Some("16"))
+    );
     assert!(refused.head.contains("set-cookie: a=1") && refused.head.contains("set-cookie: b=2"));
     assert_eq!(server.seen().len(), 1, "the upstream saw what was refused");
     let number = |name: &str| world.number(name);
@@ -405,10 +428,20 @@ async fn an_error_is_no_denial_and_what_becomes_of_it_is_configured() {
     for (address, config, status, allowed) in [
         (late.address, short, 403, None),
         (broken.address, json!({"status_on_error": {"code": "ServiceUnavailable"}}), 503, None),
-        (broken.address, json!({"failure_mode_allow": true, "failure_mode_allow_header_add": true}), 200, Some("true")),
+        (
+            broken.address,
+            json!({"failure_mode_allow": true, "failure_mode_allow_header_add": true}),
+            200,
+            Some("true"),
+        ),
         (([127, 0, 0, 1], support::proxy::free_port()).into(), json!({}), 403, None),
         (broken.address, json!({"filter_enabled": none}), 200, None),
-        (broken.address, json!({"filter_enabled": none, "deny_at_disable": {"default_value": true}}), 403, None),
+        (
+            broken.address,
+            json!({"filter_enabled": none, "deny_at_disable": {"default_value": true}}),
+            403,
+            None,
+        ),
     ] {
         let world = world(&server, &routes, &[by_grpc(&config)], &asks(address)).await;
         let before = server.seen().len();
@@ -430,9 +463,8 @@ async fn an_error_is_no_denial_and_what_becomes_of_it_is_configured() {
 async fn the_service_sees_bodies_and_the_upstream_gets_them_whole() {
     let server = Server::named("up").await;
     let service = Authz::start(|_| Ok(consent(OkHttpResponse::default()))).await;
-    let most = |more: &Value| {
-        by_grpc(&json!({"with_request_body": merged(json!({"max_request_bytes": 10}), more)}))
-    };
+    let most =
+        |more: &Value| by_grpc(&json!({"with_request_body": merged(json!({"max_request_bytes": 10}), more)}));
     let request = |body: &str| {
         let head = format!("POST /b HTTP/1.1\r\nhost: h\r\ncontent-length: {}\r\n\r\n", body.len());
         head + body
@@ -445,7 +477,10 @@ async fn the_service_sees_bodies_and_the_upstream_gets_them_whole() {
     assert_eq!((seen.len(), server.seen().len()), (2, 2), "asked about what is too long");
     assert_eq!((asked(&seen[0]).body.as_str(), asked(&seen[0]).size), ("0123456789", 10));
     assert_eq!(asked(&seen[0]).headers["x-envoy-auth-partial-body"], "false");
-    assert_eq!((asked(&seen[1]).body.as_str(), asked(&seen[1]).headers.contains_key("x-envoy-auth-partial-body")), ("", false));
+    assert_eq!(
+        (asked(&seen[1]).body.as_str(), asked(&seen[1]).headers.contains_key("x-envoy-auth-partial-body")),
+        ("", false)
+    );
 
     let partial = json!({"allow_partial_message": true, "pack_as_bytes": true});
     let partial = world(&server, &everything(), &[most(&partial)], &asks(service.address)).await;
@@ -457,7 +492,10 @@ async fn the_service_sees_bodies_and_the_upstream_gets_them_whole() {
     assert_eq!(asked(&seen).headers["x-envoy-auth-partial-body"], "true");
     // The body comes only after the answer to `Expect` that nobody else gives.
     let mut client = Text::connect(partial.port).await.unwrap();
-    client.send("POST / HTTP/1.1\r\nhost: h\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n").await.unwrap();
+    client
+        .send("POST / HTTP/1.1\r\nhost: h\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n")
+        .await
+        .unwrap();
     assert!(client.until("\r\n\r\n").await.unwrap().starts_with("HTTP/1.1 100"));
     client.send("abc").await.unwrap();
     assert_eq!(client.message().await.unwrap().status(), 200);
@@ -472,14 +510,18 @@ async fn a_service_that_speaks_http_gets_and_says_what_is_listed() {
         "/check/broken" => Answer::of(500, &[], "broken"),
         _ => Answer::of(
             200,
-            &["x-user: bob", "x-more: m", "x-inner: i", "x-cookie: c", "x-envoy-auth-headers-to-remove: x-secret"],
+            &[
+                "x-user: bob",
+                "x-more: m",
+                "x-inner: i",
+                "x-cookie: c",
+                "x-envoy-auth-headers-to-remove: x-secret",
+            ],
             "",
         ),
     })
     .await;
-    let exact = |names: &[&str]| {
-        json!({"patterns": names.iter().map(|name| json!({"exact": name})).collect::<Vec<_>>()})
-    };
+    let exact = |names: &[&str]| json!({"patterns": names.iter().map(|name| json!({"exact": name})).collect::<Vec<_>>()});
     let config = json!({"http_service": {
         "server_uri": {"uri": "http://ignored.test", "cluster": "authz", "timeout": "5s"}, "path_prefix": "/check",
         "authorization_request": {"headers_to_add": [{"key": "x-own", "value": "mizzen"}]},
@@ -496,10 +538,16 @@ async fn a_service_that_speaks_http_gets_and_says_what_is_listed() {
     let asked = service.only();
     assert!(asked.head.starts_with("POST /check/yes?q=1 "), "{}", asked.head);
     assert_eq!((asked.header("host"), asked.header("authorization")), (Some("h.test"), Some("t")));
-    assert_eq!((asked.header("x-asked"), asked.header("x-own"), asked.has("x-other")), (Some("a"), Some("mizzen"), false));
+    assert_eq!(
+        (asked.header("x-asked"), asked.header("x-own"), asked.has("x-other")),
+        (Some("a"), Some("mizzen"), false)
+    );
     assert_eq!((asked.body.as_str(), asked.header("x-envoy-auth-partial-body")), ("body", Some("false")));
     let seen = server.only();
-    assert_eq!((seen.header("x-user"), seen.has("x-secret"), seen.has("x-inner")), (Some("bob"), false, false));
+    assert_eq!(
+        (seen.header("x-user"), seen.has("x-secret"), seen.has("x-inner")),
+        (Some("bob"), false, false)
+    );
     assert!(seen.head.contains("x-more: 1") && seen.head.contains("x-more: m"), "{}", seen.head);
 
     let refused = get(world.port, "/no", &[]).await;
@@ -519,11 +567,15 @@ async fn a_policy_in_the_shadow_chooses_whom_the_service_is_asked_about() {
     let policy = json!({"permissions": [{"url_path": {"path": {"prefix": "/secret"}}}], "principals": [{"any": true}]});
     let shadow = json!({"shadow_rules": {"action": "DENY", "policies": {"istio-ext-authz-ns[a]-policy[p]-rule[0]": policy}},
         "shadow_rules_stat_prefix": "istio_ext_authz_"});
-    let wanted = |namespace: &str| json!({"filter": namespace,
+    let wanted = |namespace: &str| {
+        json!({"filter": namespace,
         "path": [{"key": "istio_ext_authz_shadow_effective_policy_id"}],
-        "value": {"string_match": {"prefix": "istio-ext-authz"}}});
-    let filters = [filter("rbac", "rbac.v3.RBAC", &shadow),
-        by_grpc(&json!({"filter_enabled_metadata": wanted("envoy.filters.http.rbac")}))];
+        "value": {"string_match": {"prefix": "istio-ext-authz"}}})
+    };
+    let filters = [
+        filter("rbac", "rbac.v3.RBAC", &shadow),
+        by_grpc(&json!({"filter_enabled_metadata": wanted("envoy.filters.http.rbac")})),
+    ];
     let http = world(&server, &everything(), &filters, &asks(service.address)).await;
     assert_eq!(get(http.port, "/free", &[]).await.status(), 200);
     assert_eq!(get(http.port, "/secret", &[]).await.status(), 403);
@@ -539,7 +591,8 @@ async fn a_policy_in_the_shadow_chooses_whom_the_service_is_asked_about() {
     for (port_wanted, passes) in [(1, true), (0, false)] {
         let (ads, port) = (support::ads::Ads::start(), support::proxy::free_port());
         let port_wanted = if port_wanted == 1 { 1 } else { u32::from(port) };
-        let policy = json!({"permissions": [{"destination_port": port_wanted}], "principals": [{"any": true}]});
+        let policy =
+            json!({"permissions": [{"destination_port": port_wanted}], "principals": [{"any": true}]});
         let rbac = json!({"stat_prefix": "tcp.", "shadow_rules": {"action": "DENY",
             "policies": {"istio-ext-authz-p": policy}}, "shadow_rules_stat_prefix": "istio_ext_authz_"});
         let authz = json!({"stat_prefix": "guard", "transport_api_version": "V3",

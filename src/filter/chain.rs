@@ -4,8 +4,9 @@ use super::ask::{Ask, Heard};
 use super::context::{Context, Reply, World};
 use super::jwt_authn::Keeper;
 use super::{
-    Pipeline, buffer, compressor, cors, decompressor, ext_authz, fault, grpc_stats, grpc_web, header_mutation,
-    header_to_metadata, health_check, ip_access, jwt_authn, local_ratelimit, mesh, rbac, set_metadata,
+    Pipeline, buffer, compressor, cors, decompressor, ext_authz, fault, grpc_stats, grpc_web,
+    header_mutation, header_to_metadata, health_check, ip_access, jwt_authn, local_ratelimit, mesh, rbac,
+    set_metadata,
 };
 use crate::message::{Head, Headers, Metadata, Request};
 use crate::model::{Algorithm, AlpnOverride, FilterConfig, FilterRule, HttpFilter, RouteFilter};
@@ -376,12 +377,7 @@ impl<'a> Visit<'a> {
         of_route.filter(|rule| std::mem::discriminant(&rule.config) == kind).unwrap_or(own)
     }
 
-    fn request(
-        &mut self,
-        request: &mut dyn Request,
-        world: World<'_>,
-        given: &mut Given,
-    ) -> Verdict {
+    fn request(&mut self, request: &mut dyn Request, world: World<'_>, given: &mut Given) -> Verdict {
         let ends = given.ends;
         let rule = self.rule(&world);
         match &rule.config {

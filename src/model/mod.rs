@@ -39,12 +39,13 @@ pub use cluster::{
 pub use endpoint::{Endpoint, Endpoints, Health, Locality};
 pub use expr::Expr;
 pub use filter::{
-    AbortWith, Algorithm, AuthzBody, AuthzService, AuthzSettings, BucketConfig, ClaimHeader, Compiled, Compression, Compressor, Cors, Decompressor, Descriptor,
-    Fault, FaultAbort, FaultDelay, FaultRate, ExtAuthz, FilterConfig, FilterRule, GrpcStats, GrpcTarget, Guard, HttpAuthz, HeaderMutation,
-    HeaderRule, HeaderToMetadata, HealthCheckFilter, HttpFilter, IpAccess, JwksSource, JwtAuthn, JwtCache, JwtProvider,
-    JwtRequirement, JwtRule, LocalRateLimit, MetadataEntry,
-    MetadataMatch, MetadataValue, Mutation, NetworkAuthz, NetworkRbac, ParameterMutation, Permission, Policies, Policy,
-    Principal, RateLimit, RateLimitAction, Rbac, RbacAction, RbacSet, RemoteJwks, RouteFilter, RouteFilters, RuleSource,
+    AbortWith, Algorithm, AuthzBody, AuthzService, AuthzSettings, BucketConfig, ClaimHeader, Compiled,
+    Compression, Compressor, Cors, Decompressor, Descriptor, ExtAuthz, Fault, FaultAbort, FaultDelay,
+    FaultRate, FilterConfig, FilterRule, GrpcStats, GrpcTarget, Guard, HeaderMutation, HeaderRule,
+    HeaderToMetadata, HealthCheckFilter, HttpAuthz, HttpFilter, IpAccess, JwksSource, JwtAuthn, JwtCache,
+    JwtProvider, JwtRequirement, JwtRule, LocalRateLimit, MetadataEntry, MetadataMatch, MetadataValue,
+    Mutation, NetworkAuthz, NetworkRbac, ParameterMutation, Permission, Policies, Policy, Principal,
+    RateLimit, RateLimitAction, Rbac, RbacAction, RbacSet, RemoteJwks, RouteFilter, RouteFilters, RuleSource,
     SetMetadata, TokenHeader, ValueMatch, VirtualHostLimits,
 };
 pub(crate) use format::query_parameter;

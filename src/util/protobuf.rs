@@ -195,7 +195,10 @@ mod tests {
         assert_eq!((read[1].1.number() as i64, read[2].1), (-1, Value::Double(1.5)));
         assert_eq!(fields(b"\x0a\x05ab"), Err(Malformed));
         assert_eq!(fields(b"\x0b"), Err(Malformed), "a group");
-        assert_eq!(fields(&[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]), Err(Malformed));
+        assert_eq!(
+            fields(&[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]),
+            Err(Malformed)
+        );
     }
 
     proptest! {

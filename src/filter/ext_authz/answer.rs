@@ -173,7 +173,10 @@ fn change(option: Value<'_>, strange: &mut bool) -> Result<Change, Malformed> {
                     }
                 }
             }
-            2 => append = Some(fields(value.bytes())?.iter().any(|(field, flag)| *field == 1 && flag.number() != 0)),
+            2 => {
+                append =
+                    Some(fields(value.bytes())?.iter().any(|(field, flag)| *field == 1 && flag.number() != 0))
+            }
             3 => action = value.number(),
             _ => {}
         }

@@ -49,9 +49,7 @@ impl Check<'_> {
             if self.facts.fact(fact, &mut out) { out } else { Vec::new() }
         };
         let principal = self.peer.principals.and_then(|names| names.first()).cloned().unwrap_or_default();
-        let mut source = address(self.peer.direct)
-            .text(2, &self.service)
-            .text(4, principal.as_bytes());
+        let mut source = address(self.peer.direct).text(2, &self.service).text(4, principal.as_bytes());
         if self.certificate {
             source = source.text(5, &text(Fact::DownstreamPeerCert));
         }

@@ -16,9 +16,7 @@ use super::context::{Context, Reply};
 use super::rbac::metadata_holds;
 use super::stats::Counters;
 use crate::message::{Datum, Reason};
-use crate::model::{
-    AuthzBody, AuthzService, AuthzSettings, ExtAuthz, FilterConfig, HttpAuthz, StringMatch,
-};
+use crate::model::{AuthzBody, AuthzService, AuthzSettings, ExtAuthz, FilterConfig, HttpAuthz, StringMatch};
 use crate::telemetry::Scope;
 use bytes::Bytes;
 use std::borrow::Cow;
@@ -47,7 +45,8 @@ const INVALID: usize = 5;
 const IGNORED: usize = 6;
 
 /// Those a cluster has too.
-const CLUSTER_NAMES: &[&str] = &["ext_authz.ok", "ext_authz.denied", "ext_authz.error", "ext_authz.failure_mode_allowed"];
+const CLUSTER_NAMES: &[&str] =
+    &["ext_authz.ok", "ext_authz.denied", "ext_authz.error", "ext_authz.failure_mode_allowed"];
 
 /// How far a request has come.
 pub(super) enum State {
@@ -73,9 +72,10 @@ pub(super) fn on_request(
     let service = settings.service.as_ref().unwrap_or(&config.service);
     match std::mem::take(kept) {
         Kept::Authz(State::Asked(begin)) => {
-            let heard = ctx.heard.take().unwrap_or_else(|| {
-                Err(crate::message::Failure::before(Reason::Unauthorized))
-            });
+            let heard = ctx
+                .heard
+                .take()
+                .unwrap_or_else(|| Err(crate::message::Failure::before(Reason::Unauthorized)));
             let decision = match service {
                 AuthzService::Grpc(_) => answer::of_grpc(heard),
                 AuthzService::Http(http) => answer::of_http(http, heard),
@@ -194,9 +194,10 @@ fn http_part(config: &ExtAuthz, wanted: Option<AuthzBody>, ctx: &Context<'_>) ->
     if let Some((part, _)) = held {
         headers.insert(PARTIAL.to_owned(), (!part.whole).to_string().into_bytes());
     }
-    let length = ctx.request.header("content-length").and_then(|length| {
-        std::str::from_utf8(&length).ok()?.parse().ok()
-    });
+    let length = ctx
+        .request
+        .header("content-length")
+        .and_then(|length| std::str::from_utf8(&length).ok()?.parse().ok());
     let whole = held.filter(|(part, _)| part.whole).map(|(part, _)| part.data.len());
     HttpPart {
         method: text(ctx, ":method"),
@@ -219,8 +220,16 @@ fn http_ask(config: &ExtAuthz, http: &HttpAuthz, wanted: Option<AuthzBody>, ctx:
     let own = |name: &str| {
         matches!(
             name,
-            "connection" | "content-length" | "expect" | "host" | "keep-alive" | "proxy-connection" | "te" | "trailer"
-                | "transfer-encoding" | "upgrade"
+            "connection"
+                | "content-length"
+                | "expect"
+                | "host"
+                | "keep-alive"
+                | "proxy-connection"
+                | "te"
+                | "trailer"
+                | "transfer-encoding"
+                | "upgrade"
         )
     };
     let mut fields = headers(ctx);

@@ -20,7 +20,10 @@ const ED25519_SIGNATURE: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Alg {
     /// PKCS #1, or PSS.
-    Rsa { pss: bool, bits: u16 },
+    Rsa {
+        pss: bool,
+        bits: u16,
+    },
     Ec(Curve),
     Hmac(u16),
     EdDsa,
@@ -194,9 +197,7 @@ impl Kind {
     /// A key is for signatures of its kind only, whatever the token says.
     fn verify(&self, alg: Alg, signed: &[u8], signature: &[u8]) -> Result<bool, Refusal> {
         Ok(match (self, alg) {
-            (Kind::Rsa(key), Alg::Rsa { pss, bits }) => {
-                key.verify(rsa(pss, bits), signed, signature).is_ok()
-            }
+            (Kind::Rsa(key), Alg::Rsa { pss, bits }) => key.verify(rsa(pss, bits), signed, signature).is_ok(),
             (Kind::Ec(own, key), Alg::Ec(curve)) => {
                 *own == curve && key.verify_sig(signed, signature).is_ok()
             }

@@ -208,9 +208,9 @@ fn required<'a>(
     if let Some(named) = of_route {
         let known = || config.named.keys().map(String::as_str).collect::<Vec<_>>().join(",");
         let found = config.named.get(named);
-        return found.map(Some).ok_or_else(|| {
-            format!("Wrong requirement_name: {named}. It should be one of [{}]", known())
-        });
+        return found
+            .map(Some)
+            .ok_or_else(|| format!("Wrong requirement_name: {named}. It should be one of [{}]", known()));
     }
     let head = ctx.request.head();
     let random = ctx.world.random.next();
@@ -250,7 +250,9 @@ fn clean(request: &mut dyn Request, provider: &JwtProvider) {
 
 /// Waits for the keys of one provider: fetches them, unless somebody does.
 fn wait(provider: usize, sources: &[Source], mut state: State, kept: &mut Kept) -> Verdict {
-    let Some(Source::Remote(remote)) = sources.get(provider) else { return Verdict::Reply(Box::new(broken())) };
+    let Some(Source::Remote(remote)) = sources.get(provider) else {
+        return Verdict::Reply(Box::new(broken()));
+    };
     state.waited.push((provider, remote.ended()));
     let verdict = match remote.turn() {
         Ok(turn) => {
@@ -377,7 +379,8 @@ fn refuse(config: &JwtAuthn, refusal: Refusal, realm: String) -> Verdict {
 
 fn wrong_name(config: &JwtAuthn, why: &str) -> Verdict {
     let details = format!("jwt_authn_access_denied{{{}}}", why.replace(' ', "_"));
-    let mut reply = Reply { details: Cow::Owned(details), ..Reply::text(Reason::Unauthenticated, 403, "", "") };
+    let mut reply =
+        Reply { details: Cow::Owned(details), ..Reply::text(Reason::Unauthenticated, 403, "", "") };
     if !config.strip_failure {
         reply.body = format!("Failed JWT authentication: {why}").into();
     }

@@ -23,11 +23,12 @@ pub(super) enum Place {
 /// The tokens where `providers` have theirs, each place once.
 pub(super) fn find(request: &dyn Request, all: &[JwtProvider], providers: &[usize]) -> Vec<Found> {
     let mut found: Vec<Found> = Vec::new();
-    let mut add = |text: String, place: Place, provider: usize| {
-        match found.iter_mut().find(|known| known.place == place && known.text == text) {
-            Some(known) => known.providers.push(provider),
-            None => found.push(Found { text, place, providers: vec![provider] }),
-        }
+    let mut add = |text: String, place: Place, provider: usize| match found
+        .iter_mut()
+        .find(|known| known.place == place && known.text == text)
+    {
+        Some(known) => known.providers.push(provider),
+        None => found.push(Found { text, place, providers: vec![provider] }),
     };
     for number in providers {
         let Some(provider) = all.get(*number) else { continue };

@@ -65,7 +65,8 @@ fn keys_of_unknown_kinds_are_passed_over_and_a_set_without_any_is_none() {
 
 #[test]
 fn tokens_that_cannot_be_read_say_why() {
-    let of = |header: &str, payload: &str| format!("{}.{}.AA", url(header.as_bytes()), url(payload.as_bytes()));
+    let of =
+        |header: &str, payload: &str| format!("{}.{}.AA", url(header.as_bytes()), url(payload.as_bytes()));
     let alg = r#"{"alg":"RS256"}"#;
     for (text, refusal) in [
         ("a.b".to_owned(), Refusal::BadFormat),
@@ -296,7 +297,9 @@ async fn remote_keys_are_fetched_by_one_kept_when_there_are_no_newer_ones_and_se
     tokio::time::advance(Duration::from_millis(1001)).await;
     assert!(matches!(remote.known(None), Known::Wanted));
     assert!(matches!(remote.known(Some(before)), Known::Last(None)), "who waited has seen it fail");
-    for bad in [Told { status: 500, ..Told::default() }, Told { status: 200, body: "{}".into(), ..Told::default() }] {
+    for bad in
+        [Told { status: 500, ..Told::default() }, Told { status: 200, body: "{}".into(), ..Told::default() }]
+    {
         assert!(!remote.turn().ok().unwrap().heard(Ok(bad)));
     }
     assert!(remote.turn().ok().unwrap().heard(good()));

@@ -18,7 +18,8 @@ pub use authz::{
 pub use compression::{Algorithm, Compression, Compressor, Decompressor};
 pub use faults::{AbortWith, Fault, FaultAbort, FaultDelay, FaultRate};
 pub use jwt::{
-    ClaimHeader, JwksSource, JwtAuthn, JwtCache, JwtProvider, JwtRequirement, JwtRule, RemoteJwks, TokenHeader,
+    ClaimHeader, JwksSource, JwtAuthn, JwtCache, JwtProvider, JwtRequirement, JwtRule, RemoteJwks,
+    TokenHeader,
 };
 pub use rate_limit::{
     BucketConfig, Descriptor, LocalRateLimit, RateLimit, RateLimitAction, VirtualHostLimits,

@@ -54,9 +54,8 @@ pub(super) async fn send(
             *request.uri_mut() = head.uri.clone();
             let (mut response, sink) = lease.send(request, bare)?;
             up.start(Sink::Http2(sink), bare);
-            let response = pouring(&mut up, |cx| {
-                Pin::new(&mut response).poll(cx).map_err(|error| failure_of(&error))
-            });
+            let response =
+                pouring(&mut up, |cx| Pin::new(&mut response).poll(cx).map_err(|error| failure_of(&error)));
             let (head, body) = response.await?.into_parts();
             Ok(Sent { head, body: Source::Http2(body), up, _lease: Some(lease) })
         }

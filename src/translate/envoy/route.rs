@@ -202,7 +202,11 @@ fn route(path: &Path<'_>, route: &pb::Route, shared: &mut Shared, out: &mut Find
     })
 }
 
-pub(super) fn route_match(path: &Path<'_>, matcher: &pb::RouteMatch, out: &mut Findings) -> Option<RouteMatch> {
+pub(super) fn route_match(
+    path: &Path<'_>,
+    matcher: &pb::RouteMatch,
+    out: &mut Findings,
+) -> Option<RouteMatch> {
     for (field, set) in [
         ("tls_context", matcher.tls_context.is_some()),
         ("dynamic_metadata", !matcher.dynamic_metadata.is_empty()),

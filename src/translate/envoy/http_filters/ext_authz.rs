@@ -33,9 +33,8 @@ pub(super) fn of_chain(path: &Path<'_>, config: &pb::ExtAuthz, out: &mut Finding
             check_version(path, config.transport_api_version, out);
             grpc(&path.name("grpc_service"), service, out).map(AuthzService::Grpc)
         }
-        Some(Services::HttpService(service)) => {
-            http(&path.name("http_service"), service, out).map(|service| AuthzService::Http(Box::new(service)))
-        }
+        Some(Services::HttpService(service)) => http(&path.name("http_service"), service, out)
+            .map(|service| AuthzService::Http(Box::new(service))),
         None => {
             out.bad(path, "", "no service (one of grpc_service, http_service)");
             None
@@ -244,11 +243,7 @@ fn host_name(cluster: &str) -> String {
     }
 }
 
-fn header_values(
-    path: &Path<'_>,
-    given: &[core::HeaderValue],
-    out: &mut Findings,
-) -> Vec<(String, String)> {
+fn header_values(path: &Path<'_>, given: &[core::HeaderValue], out: &mut Findings) -> Vec<(String, String)> {
     let mut values = Vec::with_capacity(given.len());
     for (i, header) in given.iter().enumerate() {
         let at = path.index(i);
@@ -287,7 +282,8 @@ fn http(path: &Path<'_>, service: &pb::HttpService, out: &mut Findings) -> Optio
         timeout: to.timeout,
         path_prefix: service.path_prefix.clone(),
         headers_to_add,
-        upstream: list("allowed_upstream_headers", &response.allowed_upstream_headers, out)?.unwrap_or_default(),
+        upstream: list("allowed_upstream_headers", &response.allowed_upstream_headers, out)?
+            .unwrap_or_default(),
         upstream_append: list(
             "allowed_upstream_headers_to_append",
             &response.allowed_upstream_headers_to_append,
@@ -332,12 +328,7 @@ fn lower(text: Option<StringMatch>) -> Option<StringMatch> {
     })
 }
 
-fn body(
-    path: &Path<'_>,
-    given: &pb::BufferSettings,
-    is_http: bool,
-    out: &mut Findings,
-) -> Option<AuthzBody> {
+fn body(path: &Path<'_>, given: &pb::BufferSettings, is_http: bool, out: &mut Findings) -> Option<AuthzBody> {
     if given.max_request_bytes == 0 {
         out.bad(&path.name("max_request_bytes"), 0, "must be at least 1");
         return None;

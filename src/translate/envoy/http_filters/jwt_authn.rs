@@ -151,12 +151,7 @@ fn requirement(
     })
 }
 
-fn provider(
-    path: &Path<'_>,
-    name: &str,
-    given: &pb::JwtProvider,
-    out: &mut Findings,
-) -> Option<JwtProvider> {
+fn provider(path: &Path<'_>, name: &str, given: &pb::JwtProvider, out: &mut Findings) -> Option<JwtProvider> {
     let subjects = match &given.subjects {
         Some(subjects) => Some(text(&path.name("subjects"), subjects, out)?),
         None => None,
@@ -240,7 +235,9 @@ fn keys(path: &Path<'_>, given: &pb::JwtProvider, out: &mut Findings) -> Option<
     use pb::jwt_provider::JwksSourceSpecifier as Kind;
     match &given.jwks_source_specifier {
         Some(Kind::LocalJwks(source)) => local(&path.name("local_jwks"), source, out).map(JwksSource::Local),
-        Some(Kind::RemoteJwks(given)) => remote(&path.name("remote_jwks"), given, out).map(JwksSource::Remote),
+        Some(Kind::RemoteJwks(given)) => {
+            remote(&path.name("remote_jwks"), given, out).map(JwksSource::Remote)
+        }
         None => {
             out.bad(path, "", "no keys (one of remote_jwks, local_jwks)");
             None
@@ -289,12 +286,7 @@ fn remote(path: &Path<'_>, given: &pb::RemoteJwks, out: &mut Findings) -> Option
     };
     let eager = given.async_fetch.as_ref().map(|fetch| {
         let at = path.name("async_fetch");
-        positive(
-            &at.name("failed_refetch_duration"),
-            fetch.failed_refetch_duration.as_ref(),
-            REFETCH,
-            out,
-        )
+        positive(&at.name("failed_refetch_duration"), fetch.failed_refetch_duration.as_ref(), REFETCH, out)
     });
     let again = retries(&path.name("retry_policy"), given.retry_policy.as_ref(), out);
     Some(RemoteJwks {
