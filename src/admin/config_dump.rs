@@ -4,6 +4,7 @@
 //! message of unknown type shows as base64 instead of spoiling the whole.
 
 mod entry;
+mod inline_routes;
 mod sections;
 
 pub use entry::any_json;
@@ -212,6 +213,9 @@ impl Dump {
                 return false;
             }
         }
+        if (kind, list.form) == (Kind::Route, Form::Static) {
+            return self.inline_routes(each);
+        }
         if (kind, list.form) != (Kind::Endpoint, Form::Static) {
             return true;
         }
@@ -220,6 +224,18 @@ impl Dump {
             _ => None,
         });
         own.filter(|e| self.wanted.wants_name(&e.spec.model.name)).all(|e| each(endpoint_entry(e)))
+    }
+}
+
+impl Dump {
+    /// Route tables that listeners hold themselves.
+    fn inline_routes(&self, each: &mut dyn FnMut(Json) -> bool) -> bool {
+        let listeners = self.state.types.iter().filter(|state| state.kind == Kind::Listener);
+        let mut tables = listeners.flat_map(|state| &state.resources).flat_map(inline_routes::entries);
+        let name = |entry: &Json| {
+            entry.pointer("/route_config/name").and_then(Json::as_str).unwrap_or("").to_owned()
+        };
+        tables.all(|entry| !self.wanted.wants_name(&name(&entry)) || each(entry))
     }
 }
 

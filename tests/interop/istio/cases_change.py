@@ -74,12 +74,10 @@ def listeners_change_under_load(lab):
 def endpoints_change_under_load(lab):
     """An endpoint leaves and comes back under load: no call breaks"""
     ports = lab.web_ports
-    one = [(lab["web-v1"].name, lab["web-v1"].address)]
-    both = one + [(lab["web-v2"].name, lab["web-v2"].address)]
     with under_load(lab) as load:
-        lab.istiod.store.add(m.slice_of("web", ports, one))
+        lab.endpoints("web", ports, [lab["web-v1"]])
         eventually("v2 has left", lambda: versions(lab, 8) == {"v1"}, 20)
-        lab.istiod.store.add(m.slice_of("web", ports, both))
+        lab.endpoints("web", ports, [lab["web-v1"], lab["web-v2"]])
         eventually("v2 is back", lambda: versions(lab, 12) == {"v1", "v2"}, 20)
     unbroken(load)
 

@@ -32,8 +32,9 @@ class _Keys(http.server.BaseHTTPRequestHandler):
 class Istiod:
     """`reduced`: without what only Istio's build of Envoy can do, for stock Envoys."""
 
-    def __init__(self, space, folder, programs, address, *, reduced=False, mesh=None):
-        self.space, self.folder, self.programs, self.address, self.reduced = space, folder, programs, address, reduced
+    def __init__(self, space, folder, programs, address, *, reduced=False, dual=False, mesh=None):
+        self.space, self.folder, self.programs, self.address = space, folder, programs, address
+        self.reduced, self.dual = reduced, dual
         self.config = folder / "config"
         self.config.mkdir(parents=True)
         self.signer = identity.Signer(folder, "workloads")
@@ -65,6 +66,8 @@ class Istiod:
                "PILOT_ENABLE_AMBIENT": "false", "GOMAXPROCS": "2"}
         if self.reduced:
             env.update(PILOT_ENABLE_METADATA_EXCHANGE="false", PILOT_ENABLE_ALPN_FILTER="false")
+        if self.dual:
+            env["ISTIO_DUAL_STACK"] = "true"
         with open(self.log_path, "a") as log:
             self.process, self.pid = self.space.start(
                 self.programs / "pilot-discovery", "discovery", "--registries=Kubernetes",

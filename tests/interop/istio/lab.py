@@ -18,16 +18,18 @@ CASES = []
 # Virtual addresses of services.
 VIP = {name: f"10.78.0.{number}" for number, name in enumerate(
     ["web", "plain", "client", "auto", "external", "tls", "resolved", "passing"], 1)}
+VIP6 = {"web": "fd78::1", "plain": "fd78::2"}
 WEB_PORTS = {"http": (80, pods.HTTP), "grpc": (7070, pods.GRPC), "tcp-echo": (9090, pods.TCP),
              "tcp-greets": (9091, pods.SERVER_FIRST), "auto": (8085, pods.HTTP_ALT)}
 ONE_PORT = {"http": (80, pods.HTTP)}
 
 
-def case(function=None, *, stock=True, full=False, pods=("client", "web-v1", "web-v2", "plain")):
+def case(function=None, *, stock=True, full=False, dual=False, pods=("client", "web-v1", "web-v2", "plain")):
     """Registers a case; its docstring's first line is what it promises. It gets the lab. `pods`: which it needs.
-    `stock`: real Envoy, as it is shipped, can pass it. `full`: only a default installation, with Istio's filters, can."""
+    `stock`: real Envoy, as it is shipped, can pass it. `full`: only a default installation, with Istio's filters, can.
+    `dual`: only pods with addresses of both families can."""
     def register(function):
-        function.stock, function.full, function.pods = stock and not full, full, pods
+        function.stock, function.full, function.dual, function.pods = stock and not full, full, dual, pods
         CASES.append(function)
         return function
     return register(function) if function else register
@@ -45,7 +47,7 @@ def stock_envoy():
 class Lab:
     """`proxies`: {pod name: "mizzen", "envoy" or None}; a pod that is not in it is not made."""
 
-    def __init__(self, programs, binary, proxies, *, reduced=False, keep=None):
+    def __init__(self, programs, binary, proxies, *, reduced=False, dual=False, keep=None):
         self.closing = contextlib.ExitStack()
         self.folder = pathlib.Path(keep or tempfile.mkdtemp(prefix="mizzen-istio-"))
         self.folder.mkdir(exist_ok=True)
@@ -53,7 +55,7 @@ class Lab:
         if not keep:
             self.closing.callback(shutil.rmtree, self.folder, ignore_errors=True)
         atexit.register(self.close)
-        self.reduced, self.dual, self.binary = reduced, False, binary
+        self.reduced, self.dual, self.binary = reduced, dual, binary
         self.outage, self.web_ports = float(os.environ.get("MIZZEN_OUTAGE", "10")), WEB_PORTS
         (self.folder / "resolv.conf").write_text("nameserver 10.77.0.1\nsearch demo.svc.cluster.local\n")
         # Programs lie below a home folder that user 1337 may not enter: bound to a place where it may.
@@ -65,7 +67,8 @@ class Lab:
         self.hub = Space("control", mounts=self.mounts)
         self.closing.callback(self.hub.close)
         self.network = Network(self.hub)
-        self.istiod = Istiod(self.hub, self.folder / "istiod", self.programs, "10.77.0.1", reduced=reduced)
+        self.istiod = Istiod(self.hub, self.folder / "istiod", self.programs, "10.77.0.1", reduced=reduced,
+                             dual=dual)
         self.closing.callback(self.istiod.close)
         self.names = NameServer(self.hub, "10.77.0.1", {"outside.lab.test": ["10.77.0.14"]})
         self.closing.callback(self.names.close)
@@ -88,14 +91,21 @@ class Lab:
         store.add(*(m.namespace(name) for name in ("default", "kube-system", "istio-system", m.NAMESPACE)),
                   m.node("node"))
         for pod in self.pods.values():
-            store.add(m.pod(pod.name, [pod.address], pod.labels, pod.account, pod.workload, [pods.HTTP]))
-        for name, address, ports in [("web", VIP["web"], WEB_PORTS), ("plain", VIP["plain"], WEB_PORTS),
-                                     ("client", VIP["client"], ONE_PORT)]:
-            members = [(p.name, p.address) for p in self.pods.values() if p.app == name]
-            store.add(m.service(name, address, ports, {"app": name}), m.slice_of(name, ports, members))
-        members = [(p.name, p.address) for p in self.pods.values() if p.app == "web"]
+            addresses = [pod.address, pod.address6] if self.dual else [pod.address]
+            store.add(m.pod(pod.name, addresses, pod.labels, pod.account, pod.workload, [pods.HTTP]))
+        for name, ports in [("web", WEB_PORTS), ("plain", WEB_PORTS), ("client", ONE_PORT)]:
+            addresses = [VIP[name]] + ([VIP6[name]] if self.dual and name in VIP6 else [])
+            store.add(m.service(name, addresses, ports, {"app": name}))
+            self.endpoints(name, ports, [pod for pod in self.pods.values() if pod.app == name])
         headless = {"http": (8080, pods.HTTP), "tcp-echo": (9090, pods.TCP)}
-        store.add(m.service("headless", None, headless, {"app": "web"}), m.slice_of("headless", headless, members))
+        store.add(m.service("headless", [], headless, {"app": "web"}))
+        self.endpoints("headless", headless, [pod for pod in self.pods.values() if pod.app == "web"])
+
+    def endpoints(self, name, ports, members):
+        """These pods are the endpoints of service `name`."""
+        self.istiod.store.add(m.slice_of(name, ports, [(pod.name, pod.address) for pod in members]))
+        if self.dual:
+            self.istiod.store.add(m.slice_of(name, ports, [(pod.name, pod.address6) for pod in members], "IPv6"))
 
     def start_control(self):
         self.istiod.keep("web-rule", m.destination_rule("web", host=m.host("web"), subsets=[

