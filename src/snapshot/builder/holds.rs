@@ -98,23 +98,21 @@ impl Builder {
         let key = table.key.clone();
         let mut ended: Vec<_> = ended.into_iter().filter_map(|key| holds.remove_entry(&key)).collect();
         // From the last on, so that the places of those to come stay what they are.
-        ended.sort_by_key(|(_, hold)| std::cmp::Reverse(hold.bodies.start));
+        ended.sort_by_key(|(_, hold)| std::cmp::Reverse((hold.bodies.start, hold.at)));
         let (mut removed, mut held_on) = (Vec::new(), Vec::new());
+        // How many bodies more there are behind a place, which a virtual host without a body shares with others.
+        let mut moves: Vec<((usize, usize), isize)> = Vec::new();
         for (host, hold) in ended {
             let (at, range) = (hold.at, hold.bodies.clone());
             let plan = Plan::of_hold(&mut self.clusters, &self.options, &applied, host, hold, now);
             let planned = plan.run_one(at);
             self.note_expired(&key, planned.expired);
-            let (before, after) = (range.len(), planned.bodies.len());
-            for later in holds.values_mut().filter(|_| before != after) {
-                if later.bodies.start >= range.end {
-                    later.bodies = later.bodies.start - before + after..later.bodies.end - before + after;
-                }
-            }
+            moves.push(((range.end, at), planned.bodies.len() as isize - range.len() as isize));
             removed.extend(applied.bodies.splice(range, planned.bodies));
             held_on.extend(planned.holds.keys().cloned());
             holds.extend(planned.holds);
         }
+        move_holds(&mut holds, moves);
         self.set_bodies(id, &applied.config, &applied.bodies);
         if let Some(table) = self.tables.get_mut(id) {
             (table.applied, table.holds) = (Some(applied), holds);
@@ -220,5 +218,22 @@ impl super::Options {
         };
         let whole = hold_since.checked_add(self.route_hold);
         Some([since.checked_add(bound), whole].into_iter().flatten().min())
+    }
+}
+
+/// Follows `moves`, of which the last came first.
+fn move_holds(holds: &mut BTreeMap<HostKey, Hold>, mut moves: Vec<((usize, usize), isize)>) {
+    moves.reverse();
+    let mut sum = 0;
+    for (_, by) in &mut moves {
+        sum += *by;
+        *by = sum;
+    }
+    for hold in holds.values_mut() {
+        let before = moves.partition_point(|(place, _)| *place < (hold.bodies.start, hold.at));
+        if let Some((_, by)) = before.checked_sub(1).and_then(|last| moves.get(last)) {
+            let moved = |place: usize| place.saturating_add_signed(*by);
+            hold.bodies = moved(hold.bodies.start)..moved(hold.bodies.end);
+        }
     }
 }

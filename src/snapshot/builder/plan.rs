@@ -140,15 +140,21 @@ impl<'a> Plan<'a> {
         let waits = self.waits(&key, &unready);
         let since = self.old_holds.get(&key).map_or(self.since, |hold| hold.since);
         let (mut blocking, mut overdue) = (BTreeMap::new(), BTreeSet::new());
-        let mut domains = fresh;
-        for (at, part) in kept {
-            let Some(body) = self.old.and_then(|old| old.bodies.get(at)).cloned() else { continue };
-            let gains = gains(&body.0.model, host);
+        let mut domains = Vec::new();
+        let olds =
+            kept.into_iter().filter_map(|(at, part)| Some((Some(self.old?.bodies.get(at)?.clone()), part)));
+        let new = (!fresh.is_empty()).then_some((None, fresh));
+        for (body, part) in new.into_iter().chain(olds).collect::<Vec<_>>() {
+            let before = body.as_ref().map_or(&[][..], |body| &body.0.model.routes);
+            let gains = gains(before, &host.routes);
             let gains: BTreeSet<_> = gains.into_iter().filter_map(|name| self.clusters.find(name)).collect();
             let blockers = waits.iter().filter(|(cluster, _)| gains.contains(cluster));
             if self.blocked(blockers.clone(), since) {
                 blocking.extend(blockers.map(|(cluster, at)| (*cluster, *at)));
-                self.keep(&body, part);
+                // Domains that are new go on to match what they matched: so far nobody has been told of them.
+                if let Some(body) = body {
+                    self.keep(&body, part);
+                }
             } else {
                 overdue.extend(blockers.map(|(cluster, _)| *cluster));
                 domains.extend(part);
@@ -310,10 +316,10 @@ impl<'a> Plan<'a> {
 
 /// Clusters that requests may meet by `new` and would not, or more seldom, have met by `old`. What goes where it
 /// went is no reason to keep an old body. Routes are taken for the same ones while they come in the same order.
-fn gains<'h>(old: &VirtualHost, new: &'h VirtualHost) -> BTreeSet<&'h str> {
-    let mut olds = old.routes.iter().peekable();
+fn gains<'h>(old: &[Arc<Route>], new: &'h [Arc<Route>]) -> BTreeSet<&'h str> {
+    let mut olds = old.iter().peekable();
     let mut gains = BTreeSet::new();
-    for route in &new.routes {
+    for route in new {
         let before = olds.next_if(|before| before.matcher == route.matcher);
         for name in clusters_of(route) {
             let (before, after) = (before.map_or((0, 1), |before| share(before, name)), share(route, name));

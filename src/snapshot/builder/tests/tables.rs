@@ -79,12 +79,26 @@ fn unknown_cluster_that_arrives_in_time_is_waited_for_as_warming() {
 }
 
 #[test]
-fn new_host_applies_at_once() {
+fn new_hosts_match_what_they_matched_until_their_clusters_are_warm() {
     let mut w = base();
-    let hosts = [("va", "a.com", "a"), ("vn", "n.com", "c"), ("vb", "b.com", "a")];
-    w.push(vec![eds("c"), routes("r", &hosts)]);
-    assert_eq!(w.targets("l", "n.com"), ["c"]);
+    let hosts = [
+        ("va", "a.com", "a"),
+        ("vn", "n.com", "c"),
+        ("vm", "m.com", "d"),
+        ("vb", "b.com", "a"),
+        ("any", "*", "b"),
+    ];
+    w.push(vec![eds("c"), eds("d"), routes("r", &hosts)]);
     assert_eq!(w.targets("l", "b.com"), ["a"]);
+    assert_eq!((w.targets("l", "n.com"), w.targets("l", "m.com")), (vec!["b".into()], vec!["b".into()]));
+    assert_eq!(w.builder.counts().held_virtual_hosts, 2);
+    w.push(vec![endpoints("d", 3)]);
+    assert_eq!((w.targets("l", "n.com"), w.targets("l", "m.com")), (vec!["b".into()], vec!["d".into()]));
+    w.wait(secs(14));
+    assert_eq!(w.targets("l", "n.com"), ["b"]);
+    w.wait(secs(1));
+    assert_eq!(w.targets("l", "n.com"), ["c"]);
+    assert_eq!(w.builder.counts().held_virtual_hosts, 0);
 }
 
 #[test]
@@ -94,7 +108,7 @@ fn bodies_are_kept_by_domain() {
     w.push(vec![eds("c"), routes("r", &[("va", "b.com x.com", "c"), ("vb", "a.com", "c")])]);
     assert_eq!(w.targets("l", "a.com"), ["a"]);
     assert_eq!(w.targets("l", "b.com"), ["b"]);
-    assert_eq!(w.targets("l", "x.com"), ["c"]);
+    assert_eq!(w.targets("l", "x.com"), ["no host"]);
     // Again, with an unrelated addition.
     w.push(vec![routes("r", &[("va", "b.com x.com", "c"), ("vb", "a.com", "c"), ("vz", "z.com", "b")])]);
     assert_eq!((w.targets("l", "a.com"), w.targets("l", "b.com")), (vec!["a".into()], vec!["b".into()]));
