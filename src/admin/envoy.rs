@@ -7,7 +7,7 @@ use super::query::Params;
 use super::reply::{self, Reply};
 use super::server::Context;
 use super::source::{Command, Kind, ServerState};
-use super::{init_dump, listeners, memory, redact};
+use super::{init_dump, listeners, memory, redact, runtime};
 use crate::proto;
 use crate::proto::json::generated_to_json;
 use crate::telemetry::logging::{self, Level};
@@ -24,6 +24,7 @@ const MUTATING: &[&str] = &[
     "/logging",
     "/quitquitquit",
     "/reset_counters",
+    "/runtime_modify",
 ];
 
 /// Every path with a line of help.
@@ -60,7 +61,8 @@ const HELP: &[(&str, &str)] = &[
     ("/quitquitquit", "end the process (POST)"),
     ("/ready", "200 once live"),
     ("/reset_counters", "count from zero again (POST)"),
-    ("/runtime", "runtime values"),
+    ("/runtime", "runtime values by layer"),
+    ("/runtime_modify", "set keys of the admin layer, unset those without a value (POST; key=value)"),
     ("/server_info", "version, state, command line, node"),
     ("/stats", "metrics (usedonly, filter=, type=, format=json|prometheus)"),
     ("/stats/prometheus", "metrics for Prometheus (usedonly, filter=)"),
@@ -75,7 +77,10 @@ pub async fn answer(context: &Context, method: &Method, path: &str, params: &Par
             let refusal = format!("Method {method} not allowed, POST required.");
             return Some(reply::text(StatusCode::METHOD_NOT_ALLOWED, refusal));
         }
-        return Some(mutate(context, path, params));
+        return Some(match path {
+            "/runtime_modify" => runtime::modify(context, params).await,
+            _ => mutate(context, path, params),
+        });
     }
     if !matches!(*method, Method::GET | Method::HEAD | Method::POST) {
         return Some(reply::text(StatusCode::METHOD_NOT_ALLOWED, format!("Method {method} not allowed.\n")));
@@ -92,7 +97,7 @@ pub async fn answer(context: &Context, method: &Method, path: &str, params: &Par
         "/init_dump" => init_dump::answer(context, params).await,
         "/memory" => reply::json(StatusCode::OK, &memory_json()),
         "/certs" => reply::json(StatusCode::OK, &certs::json(&context.source.secrets)),
-        "/runtime" => reply::json(StatusCode::OK, &json!({ "layers": [], "entries": {} })),
+        "/runtime" => reply::json(StatusCode::OK, &runtime::json(&context.source.store.load().layers)),
         "/contention" => reply::text(StatusCode::OK, "Mutex contention tracing is not enabled.\n"),
         "/hot_restart_version" => reply::text(StatusCode::OK, "disabled"),
         _ => return None,

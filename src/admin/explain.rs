@@ -6,7 +6,7 @@ use super::reply::{self, Reply};
 use super::server::Context;
 use crate::cluster::ClusterSlot;
 use crate::message::Head;
-use crate::model::Address;
+use crate::model::{Address, runtime};
 use crate::router::{ActionSpec, Drawn, Explanation, RouteSpec};
 use crate::snapshot::{ChainSpec, FilterSpec, ListenerSpec, Snapshot};
 use http::{Method, StatusCode};
@@ -121,6 +121,8 @@ fn explain(snapshot: &Snapshot, params: &Params) -> Reply {
         Ok(asked) => asked,
         Err(why) => return reply::text(StatusCode::BAD_REQUEST, format!("{why}\n")),
     };
+    // Shares of requests are drawn as the workers draw them.
+    runtime::go_by(&snapshot.runtime);
     let wanted = params.get("listener").unwrap_or("");
     let listeners = snapshot.listeners.values().filter(|spec| is_meant(spec, wanted));
     let found: Vec<Json> = listeners.flat_map(|spec| of_listener(snapshot, spec, &asked)).collect();
@@ -144,8 +146,8 @@ fn of_listener(snapshot: &Snapshot, spec: &ListenerSpec, asked: &Asked<'_>) -> V
 
 fn of_chain(snapshot: &Snapshot, spec: &ListenerSpec, chain: &ChainSpec, asked: &Asked<'_>) -> Option<Json> {
     let routes = match &chain.filter {
-        FilterSpec::Http { routes, .. } | FilterSpec::Rpc { routes, .. } => *routes,
         FilterSpec::Tcp { .. } => return None,
+        other => other.table_of(snapshot, asked),
     };
     let mut answer = json!({
         "listener": spec.model.name,

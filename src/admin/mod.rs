@@ -24,6 +24,7 @@ mod mosn;
 mod query;
 mod redact;
 mod reply;
+mod runtime;
 mod server;
 mod source;
 
@@ -31,7 +32,7 @@ pub use derived::{Updates, provide_by_name};
 pub use redact::redact;
 pub use server::{BindError, Server};
 pub use source::{
-    Ask, Body, Command, DumpState, Failed, Kind, Lifecycle, ListenerStatus, ProcessInfo, Resource,
+    Ask, Body, Command, DumpState, Failed, Kind, Lifecycle, ListenerStatus, Modify, ProcessInfo, Resource,
     ServerState, Source, TypeState, Version,
 };
 

@@ -15,6 +15,9 @@ use tokio::sync::{mpsc, oneshot};
 /// with 503.
 pub type Ask<T> = Box<dyn Fn(oneshot::Sender<T>) + Send + Sync>;
 
+/// Changes runtime keys; what is sent is whether there is a layer for it.
+pub type Modify = Box<dyn Fn(Vec<(String, String)>, oneshot::Sender<bool>) + Send + Sync>;
+
 /// Everything the admin reads or may trigger; made once by `app`.
 pub struct Source {
     /// What is served now.
@@ -31,6 +34,8 @@ pub struct Source {
     pub dump: Ask<DumpState>,
     /// Asks the workers for their listeners, draining generations included.
     pub listeners: Ask<Vec<ListenerStatus>>,
+    /// Sets keys of the admin layer of runtime, or unsets those with an empty value.
+    pub modify_runtime: Modify,
     /// Where wishes go; a few at a time are enough.
     pub commands: mpsc::Sender<Command>,
 }
@@ -122,6 +127,7 @@ pub enum Kind {
     Endpoint,
     Listener,
     Route,
+    ScopedRoute,
     Secret,
 }
 

@@ -153,6 +153,9 @@ async fn start(count: usize) -> Admin {
     let lifecycle = Arc::new(Life(AtomicU8::new(2), AtomicBool::new(false)));
     let (sender, commands) = mpsc::channel(4);
     let source = Source {
+        modify_runtime: Box::new(|changes, answer| {
+            let _ = answer.send(changes.len() == 1);
+        }),
         store,
         registry: registry.clone(),
         lifecycle: lifecycle.clone(),
@@ -524,6 +527,10 @@ async fn small_shapes() {
     assert!(info["uptime_current_epoch"].as_str().unwrap().ends_with('s'));
     assert_eq!(admin.json("/certs").await, json!({ "certificates": [] }));
     assert_eq!(admin.json("/runtime").await, json!({ "entries": {}, "layers": [] }));
+    assert_eq!(admin.ask("GET", "/runtime_modify?a=1").await.0, 405);
+    assert_eq!(admin.ask("POST", "/runtime_modify").await.0, 400);
+    assert_eq!(admin.ask("POST", "/runtime_modify?a=1").await, (200, "OK\n".to_owned()));
+    assert_eq!(admin.ask("POST", "/runtime_modify?a=1&b=").await.0, 503);
     let total = admin.json("/memory").await["total_physical_bytes"].as_str().unwrap().parse::<u64>().unwrap();
     assert!(total > 0);
     let (status, body) = admin.ask("GET", "/nonesuch").await;

@@ -4,7 +4,7 @@ use super::build::{Dump, Input};
 use super::proxy::Proxy;
 use super::secret_types;
 use crate::admin::{
-    Ask, Body, DumpState, Failed, Kind, ListenerStatus, ProcessInfo, Resource, Source, TypeState, Version,
+    Ask, Body, DumpState, Failed, Kind, ListenerStatus, Modify, ProcessInfo, Resource, Source, TypeState, Version,
 };
 use crate::bootstrap::{Bootstrap, Dialect};
 use crate::cli::RunArgs;
@@ -91,6 +91,7 @@ pub fn source(
         secrets: proxy.secrets.clone(),
         dump: dump(proxy.inputs(), fixed, proxy.secrets.clone()),
         listeners: listeners(proxy.senders()),
+        modify_runtime: modify_runtime(proxy.inputs()),
         commands,
     }
 }
@@ -125,9 +126,16 @@ fn dump(inputs: mpsc::Sender<Input>, fixed: Arc<Fixed>, secrets: Arc<Secrets>) -
     })
 }
 
+fn modify_runtime(inputs: mpsc::Sender<Input>) -> Modify {
+    Box::new(move |changes, answer| {
+        let inputs = inputs.clone();
+        tokio::spawn(async move { inputs.send(Input::Runtime(changes, answer)).await });
+    })
+}
+
 fn state(dump: &Dump, fixed: &Fixed, secrets: &Secrets) -> DumpState {
     let mut types: Vec<TypeState> =
-        dump.types.iter().map(|(kind, held)| type_state(*kind, held, &dump.status)).collect();
+        dump.types.iter().filter_map(|(kind, held)| type_state(*kind, held, &dump.status)).collect();
     for (kind, resources) in
         [(Kind::Cluster, &fixed.clusters), (Kind::Listener, &fixed.listeners), (Kind::Route, &fixed.routes)]
     {
@@ -144,7 +152,16 @@ fn state(dump: &Dump, fixed: &Fixed, secrets: &Secrets) -> DumpState {
     }
 }
 
-fn type_state(kind: ResourceType, held: &TypeDump, status: &Status) -> TypeState {
+/// `None`: the dump has no section for such resources.
+fn type_state(kind: ResourceType, held: &TypeDump, status: &Status) -> Option<TypeState> {
+    let shown_as = match kind {
+        ResourceType::Runtime => return None,
+        ResourceType::Cluster => Kind::Cluster,
+        ResourceType::Endpoint => Kind::Endpoint,
+        ResourceType::Listener => Kind::Listener,
+        ResourceType::ScopedRoute => Kind::ScopedRoute,
+        ResourceType::Route => Kind::Route,
+    };
     let states = states(kind, status);
     let mut failed: HashMap<&str, &Rejected> =
         held.rejected.iter().map(|rejected| (&*rejected.name, rejected)).collect();
@@ -165,13 +182,7 @@ fn type_state(kind: ResourceType, held: &TypeDump, status: &Status) -> TypeState
             missing: false,
         });
     }
-    let kind = match kind {
-        ResourceType::Cluster => Kind::Cluster,
-        ResourceType::Endpoint => Kind::Endpoint,
-        ResourceType::Listener => Kind::Listener,
-        ResourceType::Route => Kind::Route,
-    };
-    TypeState { kind, version: held.version.clone(), resources }
+    Some(TypeState { kind: shown_as, version: held.version.clone(), resources })
 }
 
 /// Where each resource of a type stands, and what it waits for.
@@ -186,7 +197,7 @@ fn states(kind: ResourceType, status: &Status) -> HashMap<&str, Standing<'_>> {
         ResourceType::Route => {
             status.tables.iter().map(|t| (&*t.name, (t.state, &[][..], t.shadowed))).collect()
         }
-        ResourceType::Endpoint => HashMap::new(),
+        ResourceType::Endpoint | ResourceType::ScopedRoute | ResourceType::Runtime => HashMap::new(),
     }
 }
 

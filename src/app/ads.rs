@@ -3,6 +3,7 @@
 use super::build::Input;
 use super::lifecycle::Lifecycle;
 use super::sockets::Sockets;
+use crate::model::Runtime;
 use crate::snapshot::builder::{Builder, Change, Kind, Origin};
 use crate::telemetry::{Registration, ServerStats};
 use crate::translate::{self, Finding, NoteKind, Translated, envoy};
@@ -59,6 +60,12 @@ impl Ads {
         }
     }
 
+    /// Asks for these resources of runtime.
+    pub fn follow_runtime(&mut self, resources: impl Iterator<Item = Arc<str>>) {
+        let names: Vec<_> = resources.collect();
+        self.driver.state.set_interest(crate::xds::driver::now(), ResourceType::Runtime, names);
+    }
+
     /// Keeps the last good snapshot in `dir`. Writes run on threads of their own and report to `inputs`.
     pub fn keep_in(&mut self, dir: PathBuf, header: Header, inputs: mpsc::Sender<Input>) {
         let writer = Writer::new(dir.clone(), header.clone(), None);
@@ -103,6 +110,9 @@ impl Ads {
         let noop = update.is_noop();
         let gone = update.removed.iter().chain(&update.withdrawn);
         changes.extend(gone.map(|name| removal(update.kind, name)));
+        if update.kind == ResourceType::ScopedRoute {
+            changes.push(Change::ScopesAnswered);
+        }
         if !changes.is_empty() {
             let refused = builder.apply(start, Origin::Ads, changes);
             let unbound = sockets.bind(builder, start);
@@ -148,6 +158,10 @@ impl Ads {
         for raw in raws {
             let bytes = &raw.bytes;
             let change = match kind {
+                ResourceType::Runtime => envoy::runtime::runtime(bytes).map(|t| {
+                    let (resource, values) = self.noted(t);
+                    Change::Runtime { resource, values }
+                }),
                 ResourceType::Cluster => envoy::cluster(bytes)
                     .and_then(|t| self.placed("Cluster", raw, t))
                     .map(|t| Change::Cluster(Arc::new(self.noted(t)))),
@@ -157,6 +171,9 @@ impl Ads {
                 ResourceType::Listener => envoy::listener(bytes)
                     .and_then(|t| self.placed("Listener", raw, t))
                     .map(|t| Change::Listener(Arc::new(self.noted(t)))),
+                ResourceType::ScopedRoute => {
+                    envoy::scoped_route(bytes).map(|t| Change::ScopedRoute(Arc::new(self.noted(t))))
+                }
                 ResourceType::Route => {
                     envoy::route_after(bytes, self.tables.get(&raw.name)).map(|(table, known)| {
                         self.tables.insert(raw.name.clone(), known);
@@ -238,7 +255,10 @@ impl Ads {
         }
         for (kind, raws) in by_kind {
             let mut rejections = Vec::new();
-            let changes = self.changes(kind, &raws, &mut rejections);
+            let mut changes = self.changes(kind, &raws, &mut rejections);
+            if kind == ResourceType::ScopedRoute && !raws.is_empty() {
+                changes.push(Change::ScopesAnswered);
+            }
             for rejection in &rejections {
                 tracing::warn!("last good snapshot: {}", rejection.text);
             }
@@ -309,6 +329,9 @@ impl Ads {
         let interest = builder.interest();
         let now = crate::xds::driver::now();
         self.driver.state.set_interest(now, ResourceType::Endpoint, interest.endpoints);
+        if interest.scopes {
+            self.driver.state.want_all(now, ResourceType::ScopedRoute);
+        }
         self.tables.retain(|name, _| interest.routes.binary_search(name).is_ok());
         self.driver.state.set_interest(now, ResourceType::Route, interest.routes);
         self.driver.flush();
@@ -361,6 +384,8 @@ fn removal(kind: ResourceType, name: &str) -> Change {
     match kind {
         ResourceType::Cluster => Change::ClusterRemoved(name.to_owned()),
         ResourceType::Listener => Change::ListenerRemoved(name.to_owned()),
+        ResourceType::ScopedRoute => Change::ScopedRouteRemoved(name.to_owned()),
+        ResourceType::Runtime => Change::Runtime { resource: name.to_owned(), values: Runtime::default() },
         ResourceType::Endpoint => Change::EndpointsWithdrawn(name.to_owned()),
         ResourceType::Route => Change::RoutesWithdrawn(name.to_owned()),
     }
@@ -371,6 +396,7 @@ fn kind_of(kind: Kind) -> ResourceType {
         Kind::Cluster => ResourceType::Cluster,
         Kind::Endpoints => ResourceType::Endpoint,
         Kind::Routes => ResourceType::Route,
+        Kind::ScopedRoute => ResourceType::ScopedRoute,
         Kind::Listener => ResourceType::Listener,
     }
 }

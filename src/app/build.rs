@@ -36,6 +36,8 @@ pub enum Input {
     Saved(std::io::Result<Saved>),
     /// From the control tasks.
     Control(Report),
+    /// Set these runtime keys in the admin layer; whether there is one.
+    Runtime(Vec<(String, String)>, oneshot::Sender<bool>),
     /// Secrets came, or are wanted.
     Secrets,
     /// Take no new connections.
@@ -144,6 +146,7 @@ impl Build {
                 }
             }
             Input::Control(report) => self.builder.on_report(Instant::now(), report),
+            Input::Runtime(changes, answer) => drop(answer.send(self.builder.modify_runtime(changes))),
             Input::StopAccepting { inbound_only } => self.sockets.stop(&self.builder, inbound_only),
             // What follows from it is settled after every input.
             Input::Secrets | Input::Quit => {}

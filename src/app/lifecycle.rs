@@ -196,7 +196,10 @@ impl Lifecycle {
             && match kind {
                 ResourceType::Cluster => settled.is_some(),
                 ResourceType::Listener => settled.is_some_and(|since| late(*since, self.limits.listeners)),
-                ResourceType::Endpoint | ResourceType::Route => false,
+                ResourceType::Endpoint
+                | ResourceType::Route
+                | ResourceType::ScopedRoute
+                | ResourceType::Runtime => false,
             }
     }
 

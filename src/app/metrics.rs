@@ -27,8 +27,11 @@ pub fn register(
         let envoys = match kind {
             ResourceType::Cluster => Some(Scope::cds()),
             ResourceType::Listener => Some(Scope::lds()),
-            // Envoy has these per cluster and per route table only.
-            ResourceType::Endpoint | ResourceType::Route => None,
+            // Envoy has these per cluster, connection manager and route table only.
+            ResourceType::Endpoint
+            | ResourceType::Route
+            | ResourceType::ScopedRoute
+            | ResourceType::Runtime => None,
         };
         if let Some(scope) = envoys {
             let (stats, lifecycle) = (xds.clone(), lifecycle.clone());

@@ -4,7 +4,7 @@ use super::lifecycle::FetchLimits;
 use super::proxy::{AdsPlan, Plan};
 use crate::bootstrap::{Bootstrap, Fetch};
 use crate::cli::RunArgs;
-use crate::model::{self, Discovery, Runtime, RuntimeValue, SecretSource, runtime};
+use crate::model::{self, Discovery, Layer, LayerSource, Runtime, RuntimeValue, SecretSource, runtime};
 use crate::snapshot::builder::{Change, Options};
 use crate::util::hash;
 use crate::xds::client::{Address, AdsConfig, Asked};
@@ -69,15 +69,17 @@ pub fn plan(bootstrap: &mut Bootstrap, args: &RunArgs) -> Plan {
         }),
         resolver: None,
         sds,
-        runtime: runtime_of(bootstrap, args),
+        layers: layers_of(bootstrap, args),
     }
 }
 
 /// What the bootstrap says, and the flags over it.
-fn runtime_of(bootstrap: &mut Bootstrap, args: &RunArgs) -> Runtime {
+fn layers_of(bootstrap: &mut Bootstrap, args: &RunArgs) -> Vec<Layer> {
     let mut all = std::mem::take(&mut bootstrap.runtime);
     if args.http1_lenient {
-        all.set(runtime::LENIENT_HTTP1, RuntimeValue::Flag(true));
+        let mut values = Runtime::default();
+        values.set(runtime::LENIENT_HTTP1, RuntimeValue::Flag(true));
+        all.push(Layer { name: "command line".to_owned(), source: LayerSource::Static, values });
     }
     all
 }

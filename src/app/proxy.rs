@@ -7,7 +7,7 @@ use super::{metrics, name_metrics, server_metrics};
 use crate::control;
 use crate::control::dns::{Resolve, SystemResolver};
 use crate::listener::Spread;
-use crate::model::Runtime;
+use crate::model::{Layer, LayerSource};
 use crate::proto::envoy::config::core::v3::Node;
 use crate::snapshot::Store;
 use crate::snapshot::builder::{Builder, Change, Options};
@@ -56,8 +56,8 @@ pub struct Plan {
     pub resolver: Option<Arc<dyn Resolve>>,
     /// Where secrets come from.
     pub sds: SdsConfig,
-    /// Switches of the bootstrap and the command line.
-    pub runtime: Runtime,
+    /// Layers of runtime, of the bootstrap and the command line.
+    pub layers: Vec<Layer>,
 }
 
 /// How to reach the control plane and introduce ourselves.
@@ -131,6 +131,10 @@ impl Proxy {
             let driver = Driver::new(state, ads.node, xds.clone(), to_client);
             let mut half = Ads::new(driver, server.clone(), lifecycle.clone());
             half.own_streams = ads.own_streams;
+            half.follow_runtime(plan.layers.iter().filter_map(|layer| match &layer.source {
+                LayerSource::Rtds(resource) => Some(resource.as_str().into()),
+                LayerSource::Static | LayerSource::Admin => None,
+            }));
             if let Some((dir, header)) = ads.state_dir {
                 half.keep_in(dir, header, to_build.clone());
             }
@@ -143,7 +147,7 @@ impl Proxy {
         });
         let senders = workers.iter().map(Worker::sender).collect();
         let mut builder = Builder::new(Options { control: true, ..plan.options });
-        builder.set_runtime(plan.runtime);
+        builder.set_layers(plan.layers);
         let (orders, watched) = mpsc::unbounded_channel();
         let resolver = plan.resolver.unwrap_or_else(|| Arc::new(SystemResolver::default()));
         // Ends with the build thread, which holds the orders' sender.

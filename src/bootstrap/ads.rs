@@ -3,6 +3,8 @@
 use super::Finding;
 use crate::model::{Cluster, Discovery};
 use crate::proto::envoy::config::bootstrap::v3::bootstrap::DynamicResources;
+use crate::proto::envoy::config::bootstrap::v3::runtime_layer::LayerSpecifier;
+use crate::proto::envoy::config::bootstrap::v3::{LayeredRuntime, RuntimeLayer};
 use crate::proto::envoy::config::core::v3::api_config_source::ApiType;
 use crate::proto::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use crate::proto::envoy::config::core::v3::grpc_service::TargetSpecifier;
@@ -42,6 +44,7 @@ const AT: &str = "dynamic_resources";
 /// Reads `dynamic_resources`; `None` when it asks for nothing, or for what cannot be done (see `findings`).
 pub(super) fn read(
     dynamic: &DynamicResources,
+    runtime: &[(String, ConfigSource)],
     clusters: &[Cluster],
     findings: &mut Vec<Finding>,
 ) -> Option<Ads> {
@@ -59,22 +62,25 @@ pub(super) fn read(
     }
     let cds = fetch(dynamic.cds_config.as_ref(), "cds_config", findings);
     let lds = fetch(dynamic.lds_config.as_ref(), "lds_config", findings);
-    let (mut cds, mut lds) = (cds?, lds?);
-    let asked = cds.iter().chain(&lds).count();
-    let asked_own = cds.iter_mut().chain(&mut lds).filter_map(|asked| asked.own.take());
+    let rtds: Option<Vec<_>> =
+        runtime.iter().map(|(at, source)| fetch_at(Some(source), at, findings)).collect();
+    let (mut cds, mut lds, mut rtds) = (cds?, lds?, rtds?);
+    let asked = cds.iter().chain(&lds).chain(rtds.iter().flatten()).count();
+    let all = cds.iter_mut().chain(&mut lds).chain(rtds.iter_mut().flatten());
+    let asked_own = all.filter_map(|asked| asked.own.take());
     let own: Vec<_> = asked_own.collect();
     let (at, source) = match (own.first(), dynamic.ads_config.as_ref()) {
         (None, Some(source)) => (format!("{AT}.ads_config"), source.clone()),
         (None, None) => {
-            if cds.is_some() || lds.is_some() {
-                let why = "missing, but cds_config or lds_config asks for ads";
+            if asked > 0 {
+                let why = "missing, but cds_config, lds_config or an rtds_layer asks for ads";
                 findings.push(Finding::error(format!("{AT}.ads_config"), "", why));
             }
             return None;
         }
         (Some((at, source)), _) if own.len() == asked => (at.clone(), source.clone()),
         (Some((at, _)), _) => {
-            let why = "expected one kind of source for both, ads or api_config_source";
+            let why = "expected one kind of source for all, ads or api_config_source";
             findings.push(Finding::error(at, "", why));
             return None;
         }
@@ -102,24 +108,41 @@ pub(super) fn read(
     })
 }
 
-/// One of the two subscriptions of a bootstrap.
+/// One of the subscriptions of a bootstrap.
 struct Asked {
     fetch: Fetch,
     /// The source it names, and where, if that is not ADS.
     own: Option<(String, ApiConfigSource)>,
 }
 
-/// `None`: what is there is faulty. `Some(None)`: there is none.
+/// The sources of RTDS layers, and where they stand.
+pub(super) fn runtime_sources(layered: Option<&LayeredRuntime>) -> Vec<(String, ConfigSource)> {
+    let layers = layered.into_iter().flat_map(|layered| &layered.layers).enumerate();
+    let of = |(index, layer): (usize, &RuntimeLayer)| match &layer.layer_specifier {
+        Some(LayerSpecifier::RtdsLayer(rtds)) => {
+            let at = format!("layered_runtime.layers[{index}].rtds_layer.rtds_config");
+            Some((at, rtds.rtds_config.clone().unwrap_or_default()))
+        }
+        _ => None,
+    };
+    layers.filter_map(of).collect()
+}
+
 fn fetch(source: Option<&ConfigSource>, key: &str, findings: &mut Vec<Finding>) -> Option<Option<Asked>> {
+    fetch_at(source, &format!("{AT}.{key}"), findings)
+}
+
+/// `None`: what is there is faulty. `Some(None)`: there is none.
+fn fetch_at(source: Option<&ConfigSource>, at: &str, findings: &mut Vec<Finding>) -> Option<Option<Asked>> {
     let Some(source) = source else { return Some(None) };
     let own = match &source.config_source_specifier {
         Some(ConfigSourceSpecifier::Ads(_)) => None,
         Some(ConfigSourceSpecifier::ApiConfigSource(api)) => {
-            Some((format!("{AT}.{key}.api_config_source"), api.clone()))
+            Some((format!("{at}.api_config_source"), api.clone()))
         }
         _ => {
             let why = "expected \"ads\": {} or \"api_config_source\": other sources are not supported";
-            findings.push(Finding::error(format!("{AT}.{key}"), "", why));
+            findings.push(Finding::error(at, "", why));
             return None;
         }
     };
@@ -128,7 +151,7 @@ fn fetch(source: Option<&ConfigSource>, key: &str, findings: &mut Vec<Finding>) 
         Some(given) => match Duration::try_from(*given) {
             Ok(limit) => (!limit.is_zero()).then_some(limit),
             Err(_) => {
-                let path = format!("{AT}.{key}.initial_fetch_timeout");
+                let path = format!("{at}.initial_fetch_timeout");
                 findings.push(Finding::error(path, format!("{}s", given.seconds), "expected zero or more"));
                 None
             }

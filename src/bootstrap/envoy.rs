@@ -2,7 +2,7 @@
 
 use super::ads::{self, Ads};
 use super::{Finding, node, overload, runtime, stats};
-use crate::model::{Address, Cluster, Listener, Runtime};
+use crate::model::{Address, Cluster, Layer, LayerSource, Listener};
 use crate::proto::envoy::config::bootstrap::v3::Bootstrap as Message;
 use crate::proto::envoy::config::bootstrap::v3::runtime_layer::LayerSpecifier;
 use crate::proto::envoy::config::core::v3::{self as core, Node, address, socket_address};
@@ -27,7 +27,7 @@ pub(super) struct Made {
     pub admin: Option<Address>,
     pub ads: Option<Ads>,
     pub state_dir: Option<String>,
-    pub runtime: Runtime,
+    pub runtime: Vec<Layer>,
     pub connection_limit: Option<u32>,
     /// Streams per type that static resources ask for, each with what to say if there is none.
     own_streams: Vec<(Finding, String, bool)>,
@@ -58,7 +58,7 @@ pub(super) fn read<'a>(
         made.admin = admin_address(admin, findings);
     }
     made.state_dir = state_dir(&message);
-    made.runtime = runtime::read(&message);
+    made.runtime = runtime::read(&message, findings);
     made.connection_limit = overload::read(&message, findings);
     made.stats = message.stats_config.as_ref().map(|config| stats::read(config, findings));
     made.node = message.node.unwrap_or_default();
@@ -68,7 +68,11 @@ pub(super) fn read<'a>(
         made.node.user_agent_version_type = Some(core::node::UserAgentVersionType::UserAgentVersion(version));
     }
     if let Some(dynamic) = &message.dynamic_resources {
-        made.ads = ads::read(dynamic, &made.clusters, findings);
+        let rtds = ads::runtime_sources(message.layered_runtime.as_ref());
+        made.ads = ads::read(dynamic, &rtds, &made.clusters, findings);
+    } else if made.runtime.iter().any(|layer| matches!(layer.source, LayerSource::Rtds(_))) {
+        let why = "an rtds_layer needs dynamic_resources with ads_config";
+        findings.push(Finding::error("layered_runtime.layers", "", why));
     }
     for (finding, cluster, delta) in std::mem::take(&mut made.own_streams) {
         let fits = |ads: &Ads| ads.split && ads.cluster.name == cluster && ads.delta == delta;

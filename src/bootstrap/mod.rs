@@ -18,7 +18,7 @@ pub use ads::{Ads, Fetch};
 pub use check::{Report, check};
 pub use node::NodeOverride;
 
-use crate::model::{Address, Cluster, Listener, LogRoller, Runtime};
+use crate::model::{Address, Cluster, Layer, Listener, LogRoller};
 use crate::proto::envoy::config::core::v3::Node;
 use crate::telemetry::StatsConfig;
 use crate::translate::mosn;
@@ -65,8 +65,8 @@ pub struct Bootstrap {
     /// Folder of the last good snapshot, by `mizzen.state_dir` in a runtime layer, by the node's metadata key
     /// `MIZZEN_STATE_DIR`, or by `mizzen.state_dir` in a MOSN file.
     pub state_dir: Option<PathBuf>,
-    /// What the static layers of `layered_runtime` say.
-    pub runtime: Runtime,
+    /// The layers of `layered_runtime`, later ones over earlier ones.
+    pub runtime: Vec<Layer>,
     /// How many connections with clients may be open; `None`: any number.
     pub connection_limit: Option<u32>,
     pub listeners: Vec<Listener>,

@@ -1,88 +1,74 @@
-//! The layers of `layered_runtime` that the file itself holds.
+//! The layers of `layered_runtime`.
 
-use crate::model::{Runtime, RuntimeValue};
+use super::Finding;
+use crate::model::{Layer, LayerSource, Runtime};
 use crate::proto::envoy::config::bootstrap::v3::Bootstrap;
 use crate::proto::envoy::config::bootstrap::v3::runtime_layer::LayerSpecifier;
-use prost_types::value::Kind;
-use prost_types::{Struct, Value};
+use crate::translate::envoy::runtime::{WRONG, layer};
 
-/// What the static layers say, later ones over earlier ones. Layers of other kinds say nothing here.
-pub(super) fn read(message: &Bootstrap) -> Runtime {
-    let mut all = Runtime::default();
-    for layer in message.layered_runtime.iter().flat_map(|runtime| &runtime.layers) {
-        if let Some(LayerSpecifier::StaticLayer(values)) = &layer.layer_specifier {
-            add("", values, &mut all);
+/// The layers in order, later ones over earlier ones. What the resource of an RTDS layer says comes later.
+pub(super) fn read(message: &Bootstrap, findings: &mut Vec<Finding>) -> Vec<Layer> {
+    let mut layers: Vec<Layer> = Vec::new();
+    let given = message.layered_runtime.iter().flat_map(|runtime| &runtime.layers);
+    for (index, given) in given.enumerate() {
+        let at = format!("layered_runtime.layers[{index}]");
+        if layers.iter().any(|other| other.name == given.name) {
+            findings.push(Finding::error(format!("{at}.name"), &given.name, "given twice"));
         }
+        let (source, values) = match &given.layer_specifier {
+            Some(LayerSpecifier::StaticLayer(values)) => {
+                let (values, wrong) = layer(values);
+                let wrong = wrong.iter().map(|key| Finding::error(format!("{at}.static_layer.{key}"), "", WRONG));
+                findings.extend(wrong);
+                (LayerSource::Static, values)
+            }
+            Some(LayerSpecifier::AdminLayer(_)) => (LayerSource::Admin, Runtime::default()),
+            Some(LayerSpecifier::RtdsLayer(rtds)) => {
+                let resource = if rtds.name.is_empty() { &given.name } else { &rtds.name };
+                (LayerSource::Rtds(resource.clone()), Runtime::default())
+            }
+            Some(LayerSpecifier::DiskLayer(_)) => {
+                let why = "not read: values come from static, admin and RTDS layers";
+                findings.push(Finding::warning(format!("{at}.disk_layer"), "", why));
+                continue;
+            }
+            None => {
+                findings.push(Finding::error(at, "", "expected static_layer, admin_layer or rtds_layer"));
+                continue;
+            }
+        };
+        layers.push(Layer { name: given.name.clone(), source, values });
     }
-    all
-}
-
-/// Structs within structs are keys with dots, except those that are a `FractionalPercent`.
-fn add(prefix: &str, values: &Struct, to: &mut Runtime) {
-    for (name, value) in &values.fields {
-        let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
-        match &value.kind {
-            Some(Kind::BoolValue(flag)) => to.set(key, RuntimeValue::Flag(*flag)),
-            Some(Kind::NumberValue(number)) => to.set(key, RuntimeValue::Number(*number)),
-            Some(Kind::StringValue(text)) => to.set(key, RuntimeValue::Text(text.clone())),
-            Some(Kind::StructValue(inner)) => match fraction(inner) {
-                Some(share) => to.set(key, share),
-                None => add(&key, inner, to),
-            },
-            Some(Kind::ListValue(_) | Kind::NullValue(_)) | None => {}
-        }
+    let admins = layers.iter().filter(|layer| layer.source == LayerSource::Admin).count();
+    if admins > 1 {
+        findings.push(Finding::error("layered_runtime.layers", "", "more than one admin_layer"));
     }
-}
-
-fn fraction(values: &Struct) -> Option<RuntimeValue> {
-    let number = |value: &Value| match value.kind {
-        Some(Kind::NumberValue(number)) if number >= 0.0 => Some(number as u32),
-        _ => None,
-    };
-    let numerator = number(values.fields.get("numerator")?)?;
-    let denominator = match values.fields.get("denominator").and_then(|value| value.kind.as_ref()) {
-        None => 100,
-        Some(Kind::StringValue(word)) => match word.as_str() {
-            "HUNDRED" => 100,
-            "TEN_THOUSAND" => 10_000,
-            "MILLION" => 1_000_000,
-            _ => return None,
-        },
-        Some(_) => return None,
-    };
-    Some(RuntimeValue::Fraction { numerator, denominator })
+    layers
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::envoy::config::bootstrap::v3::{LayeredRuntime, RuntimeLayer};
-
-    fn object(fields: impl IntoIterator<Item = (&'static str, Kind)>) -> Struct {
-        let field = |(name, kind): (&str, Kind)| (name.to_owned(), Value { kind: Some(kind) });
-        Struct { fields: fields.into_iter().map(field).collect() }
-    }
+    use crate::proto::json::decode_json;
+    use prost::Message as _;
 
     #[test]
-    fn nested_keys_get_dots_and_later_layers_win() {
-        let layer = |values| RuntimeLayer {
-            layer_specifier: Some(LayerSpecifier::StaticLayer(values)),
-            ..RuntimeLayer::default()
-        };
-        let share = object([
-            ("numerator", Kind::NumberValue(5.0)),
-            ("denominator", Kind::StringValue("TEN_THOUSAND".into())),
-        ]);
-        let inner = object([("on", Kind::BoolValue(true)), ("share", Kind::StructValue(share))]);
-        let layers = vec![
-            layer(object([("a", Kind::StructValue(inner)), ("b.c", Kind::NumberValue(1.0))])),
-            layer(object([("b.c", Kind::StringValue("x".into()))])),
-        ];
-        let message = Bootstrap { layered_runtime: Some(LayeredRuntime { layers }), ..Bootstrap::default() };
-        let read = read(&message);
-        assert!(read.flag("a.on", false));
-        assert_eq!(read.fraction("a.share"), Some((5, 10_000)));
-        assert_eq!(read.get("b.c"), Some(&RuntimeValue::Text("x".into())));
-        assert_eq!(read.iter().count(), 3);
+    fn layers_keep_their_order_and_what_is_wrong_is_named() {
+        let document = serde_json::json!({"layered_runtime": {"layers": [
+            {"name": "base", "static_layer": {"a": {"on": true}, "bad": [1]}},
+            {"name": "far", "rtds_layer": {"name": "other", "rtds_config": {"ads": {}}}},
+            {"name": "by hand", "admin_layer": {}},
+            {"name": "base", "disk_layer": {"symlink_root": "/x"}}]}});
+        let url = "type.googleapis.com/envoy.config.bootstrap.v3.Bootstrap";
+        let message = Bootstrap::decode(&*decode_json(url, &document).unwrap()).unwrap();
+        let mut findings = Vec::new();
+        let layers = read(&message, &mut findings);
+        let names: Vec<&str> = layers.iter().map(|layer| layer.name.as_str()).collect();
+        assert_eq!(names, ["base", "far", "by hand"]);
+        assert!(layers[0].values.flag("a.on", false));
+        assert_eq!(layers[1].source, LayerSource::Rtds("other".into()));
+        let told: Vec<String> = findings.iter().map(ToString::to_string).collect();
+        assert!(told.iter().any(|line| line.contains("layers[0].static_layer.bad")), "{told:?}");
+        assert!(told.iter().any(|line| line.contains("layers[3].name") && line.contains("twice")), "{told:?}");
     }
 }

@@ -5,7 +5,7 @@ use super::chain::{Outgoing, State as Held, Verdict};
 use super::context::{Context, Reply};
 use super::stats::{Counters, Group};
 use crate::message::Reason;
-use crate::model::{AbortWith, Fault, FilterRule, Fraction};
+use crate::model::{AbortWith, Fault, FilterRule, Fraction, runtime};
 use crate::telemetry::Gauge;
 use bytes::Bytes;
 use std::borrow::Cow;
@@ -62,7 +62,7 @@ pub(super) fn on_request(
     let group = group(place, ctx);
     let enter = |state: &mut State| {
         let Some(all) = own.compiled.get(|| Arc::new(AtomicU32::new(0))) else { return false };
-        if fault.max_active.is_some_and(|most| all.load(Relaxed) >= most) {
+        if limit(fault).is_some_and(|most| all.load(Relaxed) >= most) {
             group.inc(OVERFLOW);
             return false;
         }
@@ -131,6 +131,18 @@ fn told(ctx: &Context<'_>, name: &str) -> Option<u64> {
     std::str::from_utf8(&ctx.request.header(name)?).ok()?.trim().parse().ok()
 }
 
+/// A whole number that runtime has for `key`.
+fn number(key: &str) -> Option<u64> {
+    let number = runtime::number_now(key).filter(|_| !key.is_empty())?;
+    (number >= 0.0).then_some(number as u64)
+}
+
+/// Faults at the same time.
+fn limit(fault: &Fault) -> Option<u32> {
+    let other = number(&fault.max_active_key).map(|most| u32::try_from(most).unwrap_or(u32::MAX));
+    other.or(fault.max_active)
+}
+
 /// Whether this request is among `share`; a header may make the share smaller.
 fn drawn(share: &Fraction, by_header: Option<&str>, ctx: &Context<'_>) -> bool {
     let asked = by_header.and_then(|name| told(ctx, name)).and_then(|asked| u32::try_from(asked).ok());
@@ -151,7 +163,7 @@ fn delay(fault: &Fault, ctx: &Context<'_>) -> Option<Duration> {
         return None;
     }
     let time = match delay.fixed {
-        Some(fixed) => fixed,
+        Some(fixed) => number(&delay.duration_key).map_or(fixed, Duration::from_millis),
         None => Duration::from_millis(told(ctx, "x-envoy-fault-delay-request")?),
     };
     (!time.is_zero()).then_some(time)
@@ -164,8 +176,14 @@ fn abort(fault: &Fault, ctx: &Context<'_>) -> Option<(u16, Option<u32>)> {
         return None;
     }
     match abort.with {
-        AbortWith::Http(status) => Some((status, None)),
-        AbortWith::Grpc(code) => Some((200, Some(code))),
+        AbortWith::Http(status) => {
+            let other = number(&abort.with_key).and_then(|status| u16::try_from(status).ok());
+            Some((other.filter(|status| (200..600).contains(status)).unwrap_or(status), None))
+        }
+        AbortWith::Grpc(code) => {
+            let other = number(&abort.with_key).and_then(|code| u32::try_from(code).ok());
+            Some((200, Some(other.unwrap_or(code))))
+        }
         AbortWith::Header => {
             let status = told(ctx, "x-envoy-fault-abort-request").filter(|code| (200..600).contains(code));
             if let Some(status) = status.and_then(|status| u16::try_from(status).ok()) {

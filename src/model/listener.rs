@@ -233,4 +233,6 @@ pub enum RouteSource {
     Inline(Arc<RouteConfig>),
     /// By RDS. `initial_fetch_timeout` `None` waits for ever; Envoy's default is 15 s.
     Rds { name: String, initial_fetch_timeout: Option<Duration> },
+    /// Each request has a scope, and each scope a table. HTTP only.
+    Scoped(Arc<super::ScopedRoutes>),
 }

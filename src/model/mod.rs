@@ -21,6 +21,7 @@ mod mesh;
 mod route;
 mod route_options;
 pub mod runtime;
+mod scopes;
 mod text;
 mod tls;
 mod uri_template;
@@ -74,7 +75,8 @@ pub use route_options::{
     Criteria, DrawBy, HashPolicy, HashSource, MaxStream, Priority, RateLimitedBackOff, ResetFormat, RetryOn,
     RetryPolicy, RouteOptions, Upgrade,
 };
-pub use runtime::{Runtime, RuntimeValue};
+pub use runtime::{Layer, LayerSource, Runtime, RuntimeValue};
+pub use scopes::{Extract, KeyFragment, ScopeSource, ScopeTable, ScopedRoute, ScopedRoutes};
 pub use text::{Regex, RegexError, StringMatch};
 pub use tls::{
     Certificate, Certificates, ChainTls, CommonTls, Data, DownstreamTls, Hidden, SanKind, SanMatch, Secret,

@@ -1,5 +1,6 @@
 //! Route tables.
 
+use super::runtime::fraction_now;
 use super::{
     Criteria, Format, HeaderEdits, HeaderMatch, RateLimit, Regex, RetryPolicy, RouteFilters, RouteOptions,
     StringMatch, UriTemplate,
@@ -160,14 +161,19 @@ pub struct Fraction {
     pub numerator: u32,
     /// 100, 10,000 or 1,000,000.
     pub denominator: u32,
-    /// Empty: none.
+    /// What runtime says for this key holds instead; empty: none.
     pub runtime_key: String,
 }
 
 impl Fraction {
     /// Whether the request with `random` (uniform over `u64`) belongs to it.
     pub fn holds(&self, random: u64) -> bool {
-        random % u64::from(self.denominator.max(1)) < u64::from(self.numerator)
+        let own = (self.numerator, self.denominator);
+        let (numerator, denominator) = match self.runtime_key.as_str() {
+            "" => own,
+            key => fraction_now(key).unwrap_or(own),
+        };
+        random % u64::from(denominator.max(1)) < u64::from(numerator)
     }
 }
 

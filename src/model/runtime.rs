@@ -1,10 +1,15 @@
 //! Runtime values: switches and numbers by name, that change how the proxy acts without being a resource.
 //!
 //! One layer is what a bootstrap's static layer or an RTDS resource says; [`Runtime::layered`] puts layers over
-//! each other. A key that nobody sets has the default of whoever asks.
+//! each other. A key that nobody sets has the default of whoever asks. Each worker thread goes by the values of
+//! the snapshot it serves from ([`go_by`]): shares and numbers with a key look there when they are needed, so that
+//! new values change no other configuration.
 
 use serde::Serialize;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 
 /// Values by key.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -26,6 +31,65 @@ pub enum RuntimeValue {
     },
 }
 
+/// One source of values.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Layer {
+    /// As the bootstrap calls it.
+    pub name: String,
+    pub source: LayerSource,
+    /// What it says now.
+    pub values: Runtime,
+}
+
+/// Where a layer's values come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum LayerSource {
+    /// The bootstrap, or the command line.
+    Static,
+    /// `POST /runtime_modify`.
+    Admin,
+    /// The `Runtime` resource of this name.
+    Rtds(String),
+}
+
+impl fmt::Display for RuntimeValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RuntimeValue::Flag(flag) => flag.fmt(f),
+            RuntimeValue::Number(number) => number.fmt(f),
+            RuntimeValue::Text(text) => f.write_str(text),
+            RuntimeValue::Fraction { numerator, denominator } => {
+                let word = match denominator {
+                    100 => "HUNDRED",
+                    10_000 => "TEN_THOUSAND",
+                    _ => "MILLION",
+                };
+                write!(f, "{{\"numerator\":{numerator},\"denominator\":\"{word}\"}}")
+            }
+        }
+    }
+}
+
+thread_local! {
+    static CURRENT: RefCell<Arc<Runtime>> = RefCell::default();
+}
+
+/// From now on this thread goes by `runtime`.
+pub fn go_by(runtime: &Arc<Runtime>) {
+    let old = CURRENT.with(|current| current.replace(runtime.clone()));
+    drop(old);
+}
+
+/// The share that the runtime of this thread has for `key`, as numerator and denominator.
+pub fn fraction_now(key: &str) -> Option<(u32, u32)> {
+    CURRENT.with(|current| current.borrow().fraction(key))
+}
+
+/// The number that the runtime of this thread has for `key`.
+pub fn number_now(key: &str) -> Option<f64> {
+    CURRENT.with(|current| current.borrow().number(key))
+}
+
 /// Requests whose target has a fragment are refused; otherwise it is cut off. Default yes.
 pub const REJECT_FRAGMENT: &str = "envoy.reloadable_features.http_reject_path_with_fragment";
 /// Clients may write HTTP/1 leniently, on every listener. Default no.
@@ -35,6 +99,11 @@ impl Runtime {
     /// Sets one value.
     pub fn set(&mut self, key: impl Into<String>, value: RuntimeValue) {
         self.values.insert(key.into(), value);
+    }
+
+    /// Sets nothing for `key` any more.
+    pub fn unset(&mut self, key: &str) {
+        self.values.remove(key);
     }
 
     /// All layers in one: what a later one says wins.

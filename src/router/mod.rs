@@ -18,6 +18,7 @@ mod paths;
 pub mod retry;
 mod rewrite;
 mod routes;
+mod scopes;
 mod table;
 mod weighted;
 
@@ -27,6 +28,7 @@ pub use hash::{Hash, NewCookie};
 pub use host::{ActionSpec, ClusterPick, CompiledHost, Draw, Drawn, ForwardSpec, MirrorSpec, RouteSpec};
 pub use limits::Limits;
 pub use matcher::{header_holds, path_of, query_holds, query_of, route_holds};
+pub use scopes::{Scopes, key_of as scope_key};
 pub use table::RouteTable;
 pub use weighted::{Choice, HostCriteria, WeightedPick};
 

@@ -15,8 +15,8 @@ pub use view::View;
 
 pub use crate::cluster::{ClusterEntry, ClusterSlot};
 
-use crate::model::{ClusterId, RouteId, Runtime};
-use crate::router::RouteTable;
+use crate::model::{ClusterId, Layer, RouteId, Runtime};
+use crate::router::{RouteTable, Scopes};
 use std::sync::Arc;
 
 /// One generation of configuration. Never changes once published; parts that did not change are shared with
@@ -34,8 +34,12 @@ pub struct Snapshot {
     pub clusters: imbl::Vector<ClusterSlot>,
     /// Ids of the clusters that are not [`ClusterSlot::Absent`], for routes that take the name from a header.
     pub names: imbl::OrdMap<Arc<str>, ClusterId>,
-    /// Switches that are no resource of their own.
+    /// The scopes of SRDS.
+    pub scopes: Arc<Scopes>,
+    /// What holds of runtime, all layers in one.
     pub runtime: Arc<Runtime>,
+    /// Its layers, later ones over earlier ones.
+    pub layers: Arc<[Layer]>,
 }
 
 impl Snapshot {

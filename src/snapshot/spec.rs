@@ -1,8 +1,12 @@
 //! Compiled listeners.
 
 use crate::filter;
-use crate::model::{FilterChain, HttpManager, Listener, Protocol, RouteId, RpcProxy, TcpProxy};
-use crate::router::WeightedPick;
+use super::Snapshot;
+use crate::message::Head;
+use crate::model::{
+    FilterChain, HttpManager, Listener, Protocol, RouteId, RouteSource, RpcProxy, TcpProxy,
+};
+use crate::router::{Scopes, WeightedPick};
 use crate::tls;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -58,10 +62,28 @@ impl Leftover {
 pub enum FilterSpec {
     /// Raw bytes; one draw per connection.
     Tcp { config: TcpProxy, clusters: WeightedPick },
-    /// HTTP.
-    Http { config: HttpManager, routes: RouteId },
+    /// HTTP. `scopes`: those that are written in the filter.
+    Http { config: HttpManager, routes: RouteId, scopes: Option<Arc<Scopes>> },
     /// RPC.
     Rpc { config: RpcProxy, routes: RouteId },
+}
+
+impl FilterSpec {
+    /// The table that the route of the request with this head is looked up in; one that no snapshot has where
+    /// there is none for it.
+    pub fn table_of<H: Head + ?Sized>(&self, snapshot: &Snapshot, head: &H) -> RouteId {
+        match self {
+            FilterSpec::Http { config, routes, scopes } => match &config.routes {
+                RouteSource::Scoped(scoped) => {
+                    let scopes = scopes.as_ref().unwrap_or(&snapshot.scopes);
+                    scopes.find(&scoped.key, head).unwrap_or(*routes)
+                }
+                RouteSource::Inline(_) | RouteSource::Rds { .. } => *routes,
+            },
+            FilterSpec::Rpc { routes, .. } => *routes,
+            FilterSpec::Tcp { .. } => RouteId(u32::MAX),
+        }
+    }
 }
 
 impl ChainSpec {

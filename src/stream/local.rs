@@ -4,7 +4,7 @@ use super::record::Record;
 use crate::cluster::{Cluster, Env, Table};
 use crate::filter::{self, Counters};
 use crate::message::Reason;
-use crate::model::{ClusterId, Listener, NetworkAuthz, NetworkRbac};
+use crate::model::{ClusterId, Listener, NetworkAuthz, NetworkRbac, runtime};
 use crate::snapshot::View;
 use crate::telemetry::failure_log::FailureLog;
 use crate::telemetry::files::Outlet;
@@ -182,6 +182,7 @@ impl Local {
 
     /// Follows a new snapshot: clusters in use are updated in place.
     pub fn set_view(&self, view: View) {
+        runtime::go_by(&view.runtime);
         let old = self.view.replace(view.clone());
         self.clusters.sync(|id| view.cluster(id));
         drop(old);

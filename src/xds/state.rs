@@ -71,6 +71,8 @@ pub(super) struct TypeState {
     pub(super) store: Store,
     /// Names wanted; unused for a wildcard type.
     interest: BTreeSet<Arc<str>>,
+    /// All resources are wanted; of a wildcard type only.
+    whole: bool,
     /// A first request was sent on this stream.
     subscribed: bool,
     /// The node went with it, where the type has a stream of its own.
@@ -98,6 +100,8 @@ impl TypeState {
         Self {
             store: Store::new(kind, limits, names),
             interest: BTreeSet::new(),
+            // Scopes are asked for when a listener has use for them.
+            whole: matches!(kind, ResourceType::Cluster | ResourceType::Listener),
             subscribed: false,
             introduced: false,
             nonce: Arc::from(""),
@@ -221,7 +225,8 @@ impl AdsState {
     }
 
     fn is_wanted(&self, kind: ResourceType) -> bool {
-        kind.is_wildcard() || !self.types.get(kind).interest.is_empty()
+        let state = self.types.get(kind);
+        state.whole || !state.interest.is_empty()
     }
 
     /// Sends first requests, in order, as far as they may go.
@@ -292,8 +297,17 @@ impl AdsState {
         self.out.push_back(request);
     }
 
-    /// The names of EDS or RDS that are needed now. What is no longer needed is unsubscribed and forgotten.
-    /// Of no effect on CDS and LDS, which are subscribed as a whole.
+    /// All resources of `kind` are needed. They stay subscribed from then on.
+    pub fn want_all(&mut self, now: Now, kind: ResourceType) {
+        let state = self.types.get_mut(kind);
+        if kind.is_wildcard() && !state.whole {
+            state.whole = true;
+            self.advance(now);
+        }
+    }
+
+    /// The names of RTDS, EDS or RDS that are needed now. What is no longer needed is unsubscribed and forgotten.
+    /// Of no effect on CDS, LDS and SRDS, which are subscribed as a whole.
     pub fn set_interest(&mut self, now: Now, kind: ResourceType, names: impl IntoIterator<Item = Arc<str>>) {
         if kind.is_wildcard() {
             return;

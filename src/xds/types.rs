@@ -6,27 +6,34 @@
 /// A resource type, in the order in which types are requested on a new stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ResourceType {
+    /// RTDS.
+    Runtime,
     /// CDS.
     Cluster,
     /// EDS.
     Endpoint,
     /// LDS.
     Listener,
+    /// SRDS.
+    ScopedRoute,
     /// RDS.
     Route,
 }
 
 impl ResourceType {
     /// Every type, in request order: what is referred to comes before what refers to it.
-    pub const ALL: [Self; 4] = [Self::Cluster, Self::Endpoint, Self::Listener, Self::Route];
+    pub const ALL: [Self; 6] =
+        [Self::Runtime, Self::Cluster, Self::Endpoint, Self::Listener, Self::ScopedRoute, Self::Route];
 
     /// The full type URL, `type.googleapis.com/` included.
     #[must_use]
     pub const fn type_url(self) -> &'static str {
         match self {
+            Self::Runtime => "type.googleapis.com/envoy.service.runtime.v3.Runtime",
             Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
             Self::Endpoint => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
+            Self::ScopedRoute => "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration",
             Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
         }
     }
@@ -41,9 +48,11 @@ impl ResourceType {
     #[must_use]
     pub const fn noun(self) -> &'static str {
         match self {
+            Self::Runtime => "Runtime",
             Self::Cluster => "Cluster",
             Self::Endpoint => "ClusterLoadAssignment",
             Self::Listener => "Listener",
+            Self::ScopedRoute => "ScopedRouteConfiguration",
             Self::Route => "RouteConfiguration",
         }
     }
@@ -53,17 +62,19 @@ impl ResourceType {
     pub const fn name_field(self) -> &'static str {
         match self {
             Self::Endpoint => "cluster_name",
-            Self::Cluster | Self::Listener | Self::Route => "name",
+            Self::Runtime | Self::Cluster | Self::Listener | Self::ScopedRoute | Self::Route => "name",
         }
     }
 
-    /// The short name in counters and metrics: `cds`, `eds`, `lds`, `rds`.
+    /// The short name in counters and metrics: `rtds`, `cds`, `eds`, `lds`, `srds`, `rds`.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
+            Self::Runtime => "rtds",
             Self::Cluster => "cds",
             Self::Endpoint => "eds",
             Self::Listener => "lds",
+            Self::ScopedRoute => "srds",
             Self::Route => "rds",
         }
     }
@@ -72,6 +83,10 @@ impl ResourceType {
     #[must_use]
     pub const fn methods(self) -> (&'static str, &'static str) {
         match self {
+            Self::Runtime => (
+                "/envoy.service.runtime.v3.RuntimeDiscoveryService/StreamRuntime",
+                "/envoy.service.runtime.v3.RuntimeDiscoveryService/DeltaRuntime",
+            ),
             Self::Cluster => (
                 "/envoy.service.cluster.v3.ClusterDiscoveryService/StreamClusters",
                 "/envoy.service.cluster.v3.ClusterDiscoveryService/DeltaClusters",
@@ -84,6 +99,10 @@ impl ResourceType {
                 "/envoy.service.listener.v3.ListenerDiscoveryService/StreamListeners",
                 "/envoy.service.listener.v3.ListenerDiscoveryService/DeltaListeners",
             ),
+            Self::ScopedRoute => (
+                "/envoy.service.route.v3.ScopedRoutesDiscoveryService/StreamScopedRoutes",
+                "/envoy.service.route.v3.ScopedRoutesDiscoveryService/DeltaScopedRoutes",
+            ),
             Self::Route => (
                 "/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes",
                 "/envoy.service.route.v3.RouteDiscoveryService/DeltaRoutes",
@@ -95,7 +114,7 @@ impl ResourceType {
     /// or a removal, take the resource away; for the others the last good one stays, marked withdrawn.
     #[must_use]
     pub const fn is_wildcard(self) -> bool {
-        matches!(self, Self::Cluster | Self::Listener)
+        matches!(self, Self::Cluster | Self::Listener | Self::ScopedRoute)
     }
 
     /// Position in [`Self::ALL`].
@@ -108,9 +127,11 @@ impl ResourceType {
 /// A value per resource type, without the bounds question an array index raises.
 #[derive(Debug, Default)]
 pub struct PerType<T> {
+    runtime: T,
     cluster: T,
     endpoint: T,
     listener: T,
+    scoped: T,
     route: T,
 }
 
@@ -118,9 +139,11 @@ impl<T> PerType<T> {
     /// One value per type, made by `make`.
     pub fn build(mut make: impl FnMut(ResourceType) -> T) -> Self {
         Self {
+            runtime: make(ResourceType::Runtime),
             cluster: make(ResourceType::Cluster),
             endpoint: make(ResourceType::Endpoint),
             listener: make(ResourceType::Listener),
+            scoped: make(ResourceType::ScopedRoute),
             route: make(ResourceType::Route),
         }
     }
@@ -128,9 +151,11 @@ impl<T> PerType<T> {
     /// The value of `kind`.
     pub const fn get(&self, kind: ResourceType) -> &T {
         match kind {
+            ResourceType::Runtime => &self.runtime,
             ResourceType::Cluster => &self.cluster,
             ResourceType::Endpoint => &self.endpoint,
             ResourceType::Listener => &self.listener,
+            ResourceType::ScopedRoute => &self.scoped,
             ResourceType::Route => &self.route,
         }
     }
@@ -138,9 +163,11 @@ impl<T> PerType<T> {
     /// The value of `kind`, to change.
     pub const fn get_mut(&mut self, kind: ResourceType) -> &mut T {
         match kind {
+            ResourceType::Runtime => &mut self.runtime,
             ResourceType::Cluster => &mut self.cluster,
             ResourceType::Endpoint => &mut self.endpoint,
             ResourceType::Listener => &mut self.listener,
+            ResourceType::ScopedRoute => &mut self.scoped,
             ResourceType::Route => &mut self.route,
         }
     }

@@ -33,6 +33,8 @@ pub struct Setup {
     pub resolver: Option<Arc<dyn Resolve>>,
     /// Where secrets come from.
     pub sds: mizzen::xds::sds::SdsConfig,
+    /// Of runtime.
+    pub layers: Vec<mizzen::model::Layer>,
 }
 
 impl Setup {
@@ -48,6 +50,7 @@ impl Setup {
             runtime: mizzen::model::Runtime::default(),
             resolver: None,
             sds: mizzen::xds::sds::SdsConfig::default(),
+            layers: Vec::new(),
         }
     }
 
@@ -64,6 +67,9 @@ impl Setup {
             static_hash: 0,
         };
         let state_dir = self.state_dir.map(|dir| (dir, header));
+        let mut layers = self.layers;
+        let (name, source) = ("test".to_owned(), mizzen::model::LayerSource::Static);
+        layers.push(mizzen::model::Layer { name, source, values: self.runtime });
         Proxy::start(Plan {
             workers: self.workers,
             fixed: Vec::new(),
@@ -74,7 +80,7 @@ impl Setup {
             connection_limit: self.connection_limit,
             resolver: self.resolver,
             sds: self.sds,
-            runtime: self.runtime,
+            layers,
         })
         .expect("the proxy starts")
     }

@@ -16,6 +16,7 @@ fn field_of(kind: Kind) -> &'static str {
         Kind::Endpoint => "endpoint_config",
         Kind::Listener => "listener",
         Kind::Route => "route_config",
+        Kind::ScopedRoute => "scoped_route_configs",
         Kind::Secret => "secret",
     }
 }
@@ -26,6 +27,7 @@ pub(super) fn type_url(kind: Kind) -> &'static str {
         Kind::Endpoint => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
         Kind::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
         Kind::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+        Kind::ScopedRoute => "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration",
         Kind::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
     }
 }
@@ -47,7 +49,7 @@ pub fn any_json(kind: Kind, body: &Body) -> Json {
 
 pub(super) fn entry(kind: Kind, form: Form, resource: &Resource) -> Json {
     let mut fields = Map::new();
-    let named = kind == Kind::Secret || (kind == Kind::Listener && form == Form::States);
+    let named = matches!(kind, Kind::Secret | Kind::ScopedRoute) || (kind == Kind::Listener && form == Form::States);
     if named {
         fields.insert("name".into(), (&*resource.name).into());
     }
@@ -88,7 +90,12 @@ fn version_fields(kind: Kind, version: &Version) -> Map<String, Json> {
     if !version.version.is_empty() {
         fields.insert("version_info".into(), (&*version.version).into());
     }
-    fields.insert(field_of(kind).into(), any_json(kind, &version.body));
+    let body = match any_json(kind, &version.body) {
+        // A set that has one member here.
+        one if kind == Kind::ScopedRoute => Json::Array(vec![one]),
+        one => one,
+    };
+    fields.insert(field_of(kind).into(), body);
     fields.insert("last_updated".into(), time(version.updated));
     fields
 }

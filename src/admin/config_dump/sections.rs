@@ -54,7 +54,15 @@ pub(super) const SECTIONS: &[Section] = &[
             List { name: "dynamic_listeners", entry: "DynamicListener", form: Form::States },
         ],
     },
-    Section { name: "ScopedRoutesConfigDump", kind: None, lists: &[] },
+    Section {
+        name: "ScopedRoutesConfigDump",
+        kind: Some(Kind::ScopedRoute),
+        lists: &[List {
+            name: "dynamic_scoped_route_configs",
+            entry: "DynamicScopedRouteConfigs",
+            form: Form::States,
+        }],
+    },
     Section {
         name: "RoutesConfigDump",
         kind: Some(Kind::Route),

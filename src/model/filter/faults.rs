@@ -16,6 +16,8 @@ pub struct Fault {
     pub downstream_nodes: Vec<String>,
     /// Faults at the same time; `None` no limit.
     pub max_active: Option<u32>,
+    /// What runtime has for this key holds instead; empty: none.
+    pub max_active_key: String,
     pub response_rate: Option<FaultRate>,
 }
 
@@ -25,6 +27,8 @@ pub struct FaultDelay {
     /// `None`: `x-envoy-fault-delay-request` tells the milliseconds.
     pub fixed: Option<Duration>,
     pub share: Fraction,
+    /// Milliseconds that runtime has for this key hold instead of `fixed`; empty: none.
+    pub duration_key: String,
 }
 
 /// An answer instead of the upstream's.
@@ -32,6 +36,8 @@ pub struct FaultDelay {
 pub struct FaultAbort {
     pub with: AbortWith,
     pub share: Fraction,
+    /// What runtime has for this key is the status instead; empty: none.
+    pub with_key: String,
 }
 
 /// What the answer says.

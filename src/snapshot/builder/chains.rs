@@ -2,10 +2,13 @@
 
 use super::Builder;
 use super::listeners::{Active, Pending, all_chains, route_source};
+use super::scopes::Held;
 use super::tables::TableKey;
 use crate::filter;
-use crate::model::{ClusterId, Direction, FilterChain, NetworkFilter, Protocol, RouteId, RouteSource};
-use crate::router::WeightedPick;
+use crate::model::{
+    ClusterId, Direction, FilterChain, NetworkFilter, Protocol, RouteId, RouteSource, ScopeSource, ScopeTable,
+};
+use crate::router::{Scopes, WeightedPick, scope_key};
 use crate::snapshot::{ChainSpec, FilterSpec, Leftover, ListenerSpec};
 use crate::telemetry::Scope;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,8 +20,8 @@ pub(super) struct Chain {
     pub(super) spec: Arc<ChainSpec>,
     /// Which chain of its listener: its name if only it has it, else `#` and its index; empty for the default.
     slot: Arc<str>,
-    pub(super) table: Option<RouteId>,
-    pub(super) rds: Option<Arc<str>>,
+    /// The tables it uses; those of SRDS belong to their scopes.
+    pub(super) tables: Vec<Held>,
     /// Clusters of a TCP chain.
     pub(super) tcp: Vec<ClusterId>,
 }
@@ -103,31 +106,8 @@ impl Builder {
     ) -> Arc<Chain> {
         let inbound = direction == Direction::Inbound;
         let tls = model.tls.as_ref().map(|tls| self.options.secrets.server(&tls.context, inbound));
-        let mut chain_rds = None;
         let mut tcp = Vec::new();
-        let table = route_source(model).map(|source| match source {
-            RouteSource::Rds { name, .. } => {
-                let name: Arc<str> = name.as_str().into();
-                self.tables.add_rds_ref(&name);
-                chain_rds = Some(name.clone());
-                self.tables.acquire(TableKey::Rds(name))
-            }
-            RouteSource::Inline(config) => {
-                let key = TableKey::Inline {
-                    listener: listener.clone(),
-                    slot: slot.clone(),
-                    speaks: speaks(model),
-                };
-                let id = self.tables.acquire(key);
-                if let Some(table) = self.tables.get_mut(id) {
-                    table.wanted = Some(config.clone());
-                    table.since = Some(since);
-                    self.tables.touch(id);
-                }
-                id
-            }
-        });
-        let routes = table.unwrap_or(RouteId(u32::MAX));
+        let (tables, routes, scopes) = self.chain_tables(listener, &slot, model, since);
         let filter = match &model.filter {
             NetworkFilter::Tcp(config) => {
                 let clusters =
@@ -135,7 +115,7 @@ impl Builder {
                 tcp = clusters.clusters().collect();
                 FilterSpec::Tcp { config: config.clone(), clusters }
             }
-            NetworkFilter::Http(config) => FilterSpec::Http { config: config.clone(), routes },
+            NetworkFilter::Http(config) => FilterSpec::Http { config: config.clone(), routes, scopes },
             NetworkFilter::Rpc(config) => FilterSpec::Rpc { config: config.clone(), routes },
         };
         for id in &tcp {
@@ -153,7 +133,50 @@ impl Builder {
         };
         let leftover = Leftover::default();
         let spec = Arc::new(ChainSpec { model: model.clone(), tls, filter, filters, leftover });
-        Arc::new(Chain { spec, slot, table, rds: chain_rds, tcp })
+        Arc::new(Chain { spec, slot, tables, tcp })
+    }
+
+    /// The tables of a chain, the one of all its requests, and its own scopes.
+    fn chain_tables(
+        &mut self,
+        listener: &Arc<str>,
+        slot: &Arc<str>,
+        model: &FilterChain,
+        since: Instant,
+    ) -> (Vec<Held>, RouteId, Option<Arc<Scopes>>) {
+        let none = RouteId(u32::MAX);
+        let own = |slot: Arc<str>| TableKey::Inline { listener: listener.clone(), slot, speaks: speaks(model) };
+        let routes = match route_source(model) {
+            None => return (Vec::new(), none, None),
+            Some(RouteSource::Rds { name, .. }) => ScopeTable::Rds(name.clone()),
+            Some(RouteSource::Inline(config)) => ScopeTable::Inline(config.clone()),
+            Some(RouteSource::Scoped(scoped)) => {
+                let ScopeSource::Inline(list) = &scoped.scopes else { return (Vec::new(), none, None) };
+                let mut tables = Vec::with_capacity(list.len());
+                let mut by_key = Vec::with_capacity(list.len());
+                for scope in list {
+                    let slot = format!("{slot}/{}", scope.name).into();
+                    let held = self.hold_table(&scope.routes, || own(slot));
+                    self.waited_since(&held, since);
+                    by_key.push((scope_key(scope), held.table));
+                    tables.push(held);
+                }
+                return (tables, none, Some(Arc::new(Scopes::new(by_key.into_iter()))));
+            }
+        };
+        let held = self.hold_table(&routes, || own(slot.clone()));
+        self.waited_since(&held, since);
+        let table = held.table;
+        (vec![held], table, None)
+    }
+
+    /// A table that is written in a listener has waited for as long as the listener.
+    fn waited_since(&mut self, held: &Held, since: Instant) {
+        if held.rds.is_none()
+            && let Some(table) = self.tables.get_mut(held.table)
+        {
+            table.since = Some(since);
+        }
     }
 
     /// Lays an old version to rest.
@@ -183,11 +206,8 @@ impl Builder {
             for id in &chain.tcp {
                 self.clusters.unpin(*id);
             }
-            if let Some(table) = chain.table {
-                self.tables.release(table);
-            }
-            if let Some(rds) = &chain.rds {
-                self.tables.drop_rds_ref(rds);
+            for held in &chain.tables {
+                self.drop_held(held.clone());
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What goes into the builder, and what it answers.
 
-use crate::model::{Address, Cluster, Endpoints, Listener, Node, RouteConfig};
+use crate::model::{Address, Cluster, Endpoints, Listener, Node, RouteConfig, Runtime, ScopedRoute};
 use crate::tls::Secrets;
 use serde::Serialize;
 use std::fmt;
@@ -22,6 +22,14 @@ pub enum Change {
     Routes(Arc<RouteConfig>),
     /// Route table taken back, or no longer subscribed: it stays while a listener refers to it.
     RoutesWithdrawn(String),
+    /// New or changed scope of SRDS.
+    ScopedRoute(Arc<ScopedRoute>),
+    /// Scope gone.
+    ScopedRouteRemoved(String),
+    /// The control plane has answered for scopes: those that are here are all, for now.
+    ScopesAnswered,
+    /// What the RTDS resource of this name says from now on; nothing where it was taken back.
+    Runtime { resource: String, values: Runtime },
     /// New or changed listener.
     Listener(Arc<Listener>),
     /// Listener gone.
@@ -85,12 +93,13 @@ impl Default for Options {
     }
 }
 
-/// The four discovery types.
+/// The types of which resources can be refused for their relations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Kind {
     Cluster,
     Endpoints,
     Routes,
+    ScopedRoute,
     Listener,
 }
 
@@ -100,6 +109,7 @@ impl fmt::Display for Kind {
             Kind::Cluster => "cluster",
             Kind::Endpoints => "endpoints",
             Kind::Routes => "route table",
+            Kind::ScopedRoute => "scope",
             Kind::Listener => "listener",
         })
     }
@@ -126,6 +136,9 @@ pub enum Why {
     /// One resource too many of its type. `field` holds its `name`.
     #[error("{field}: {name}: more than {limit} resources of this type (nearest valid {limit})")]
     TooMany { field: &'static str, name: String, limit: usize },
+    /// Another scope has the key.
+    #[error("key: {key:?}: scope {owner} has the same")]
+    SameScope { key: Vec<String>, owner: Arc<str> },
     /// Too many `parts` in `field`.
     #[error("{field}: {found} {parts}: more than {limit} (nearest valid {limit})")]
     TooLarge { field: &'static str, parts: &'static str, found: usize, limit: usize },

@@ -10,7 +10,9 @@ use super::chains::Chain;
 use super::change::{Event, Origin, Owned, Why};
 use super::clusters::{Readiness, Waiter};
 use super::timers::Key;
-use crate::model::{ClusterId, FilterChain, Listener, NetworkFilter, RouteConfig, RouteSource};
+use crate::model::{
+    ClusterId, FilterChain, Listener, NetworkFilter, RouteConfig, RouteSource, ScopeSource, ScopeTable, ScopedRoute,
+};
 use crate::snapshot::ListenerSpec;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -39,6 +41,8 @@ pub(super) struct Pending {
     pub(super) model: Arc<Listener>,
     pub(super) since: Instant,
     pub(super) rds: Vec<RdsWait>,
+    /// It looks at the scopes of SRDS: since when, and how long it waits for their first answer.
+    pub(super) srds: Option<(Instant, Option<Duration>)>,
     /// Clusters it names that did not serve, and since when.
     pub(super) waits: BTreeMap<ClusterId, Instant>,
     watching: Option<ClusterId>,
@@ -102,6 +106,27 @@ pub(super) fn route_source(chain: &FilterChain) -> Option<&RouteSource> {
         NetworkFilter::Http(http) => Some(&http.routes),
         NetworkFilter::Rpc(rpc) => Some(&rpc.routes),
     }
+}
+
+/// How long the first answer of SRDS is waited for, if `listener` looks at its scopes; the inner `None`: for ever.
+fn srds_timeout(listener: &Listener) -> Option<Option<Duration>> {
+    let mut sources = all_chains(listener).filter_map(route_source);
+    sources.find_map(|source| match source {
+        RouteSource::Scoped(scoped) => match &scoped.scopes {
+            ScopeSource::Srds { initial_fetch_timeout } => Some(*initial_fetch_timeout),
+            ScopeSource::Inline(_) => None,
+        },
+        RouteSource::Inline(_) | RouteSource::Rds { .. } => None,
+    })
+}
+
+/// Whether the tables of `chain` are those of SRDS.
+fn uses_srds(chain: &FilterChain) -> bool {
+    let scoped = |source: &RouteSource| match source {
+        RouteSource::Scoped(scoped) => matches!(scoped.scopes, ScopeSource::Srds { .. }),
+        _ => false,
+    };
+    route_source(chain).is_some_and(scoped)
 }
 
 impl Builder {
@@ -188,8 +213,10 @@ impl Builder {
         let mut ids = BTreeSet::new();
         for chain in chains {
             ids.extend(&chain.tcp);
-            let table = chain.table.and_then(|id| self.tables.get(id)?.applied.as_ref());
-            ids.extend(table.into_iter().flat_map(|applied| &applied.bodies).flat_map(|b| b.0.clusters()));
+            let own = chain.tables.iter().map(|held| held.table);
+            let shared = uses_srds(&chain.spec.model).then(|| self.scopes.tables()).into_iter().flatten();
+            let tables = own.chain(shared).filter_map(|id| self.tables.get(id)?.applied.as_ref());
+            ids.extend(tables.flat_map(|applied| &applied.bodies).flat_map(|b| b.0.clusters()));
         }
         Some(ids)
     }
@@ -199,14 +226,18 @@ impl Builder {
         let old = self.listeners.states.get_mut(name).and_then(|state| state.pending.take());
         let since = old.as_ref().map_or(now, |old| old.since);
         self.listeners.warming += u64::from(old.is_none());
+        let srds_since = old.as_ref().and_then(|old| old.srds).map_or(now, |(since, _)| since);
+        let srds = srds_timeout(&model).map(|timeout| (srds_since, timeout));
+        if srds.is_some() {
+            self.want_scopes();
+        }
         let mut rds: Vec<RdsWait> = Vec::new();
-        for source in all_chains(&model).filter_map(route_source) {
-            if let RouteSource::Rds { name: table, initial_fetch_timeout } = source
-                && !rds.iter().any(|wait| *wait.name == **table)
-            {
-                let before = old.iter().flat_map(|old| &old.rds).find(|wait| *wait.name == **table);
+        let mut known = BTreeSet::new();
+        for (table, timeout) in self.rds_names(&model) {
+            if known.insert(table.clone()) {
+                let before = old.iter().flat_map(|old| &old.rds).find(|wait| *wait.name == *table);
                 let since = before.map_or(now, |wait| wait.since);
-                rds.push(RdsWait { name: table.as_str().into(), since, timeout: *initial_fetch_timeout });
+                rds.push(RdsWait { name: table, since, timeout });
             }
         }
         for wait in &rds {
@@ -222,11 +253,63 @@ impl Builder {
         if let Some(old) = old {
             self.release_pending(name, &old, &rds);
         }
+        if srds.is_some() {
+            self.scopes.waiting.insert(name.clone());
+        }
         let removals = self.clusters.removals;
         if let Some(state) = self.listeners.states.get_mut(name) {
             state.pending =
-                Some(Pending { model, since, rds, waits, watching: None, ready: false, removals });
+                Some(Pending { model, since, rds, srds, waits, watching: None, ready: false, removals });
         }
+    }
+
+    /// The tables that `model` needs by RDS, those of its scopes included, and how long each is waited for.
+    fn rds_names(&self, model: &Listener) -> Vec<(Arc<str>, Option<Duration>)> {
+        let mut names = Vec::new();
+        for source in all_chains(model).filter_map(route_source) {
+            match source {
+                RouteSource::Inline(_) => {}
+                RouteSource::Rds { name, initial_fetch_timeout } => {
+                    names.push((name.as_str().into(), *initial_fetch_timeout));
+                }
+                RouteSource::Scoped(scoped) => match &scoped.scopes {
+                    ScopeSource::Srds { .. } => {
+                        let of_scopes = self.scopes.rds_names();
+                        names.extend(of_scopes.map(|name| (name.into(), scoped.rds_timeout)));
+                    }
+                    ScopeSource::Inline(scopes) => {
+                        let of_scopes = scopes.iter().filter_map(|scope| match &scope.routes {
+                            ScopeTable::Rds(name) => Some((name.as_str().into(), scoped.rds_timeout)),
+                            ScopeTable::Inline(_) => None,
+                        });
+                        names.extend(of_scopes);
+                    }
+                },
+            }
+        }
+        names
+    }
+
+    /// The tables that are written in `model` or in its scopes.
+    fn inline_tables(&self, model: &Listener) -> Vec<Arc<RouteConfig>> {
+        fn written(scope: &Arc<ScopedRoute>) -> Option<Arc<RouteConfig>> {
+            match &scope.routes {
+                ScopeTable::Inline(config) => Some(config.clone()),
+                ScopeTable::Rds(_) => None,
+            }
+        }
+        let mut tables = Vec::new();
+        for source in all_chains(model).filter_map(route_source) {
+            match source {
+                RouteSource::Inline(config) => tables.push(config.clone()),
+                RouteSource::Rds { .. } => {}
+                RouteSource::Scoped(scoped) => match &scoped.scopes {
+                    ScopeSource::Srds { .. } => tables.extend(self.scopes.models().filter_map(written)),
+                    ScopeSource::Inline(scopes) => tables.extend(scopes.iter().filter_map(written)),
+                },
+            }
+        }
+        tables
     }
 
     /// Clusters that `model` names, that do not serve and that were not named before. Static listeners wait
@@ -243,13 +326,9 @@ impl Builder {
         if origin == Some(Origin::Static) {
             return waits;
         }
-        let tables: Vec<Arc<RouteConfig>> = all_chains(model)
-            .filter_map(route_source)
-            .filter_map(|source| match source {
-                RouteSource::Inline(config) => Some(config.clone()),
-                RouteSource::Rds { name, .. } => self.tables.rds.get(name.as_str())?.model.current().cloned(),
-            })
-            .collect();
+        let named = self.rds_names(model).into_iter();
+        let named = named.filter_map(|(name, _)| self.tables.rds.get(&name)?.model.current().cloned());
+        let tables: Vec<Arc<RouteConfig>> = named.chain(self.inline_tables(model)).collect();
         let mut names: BTreeSet<&str> =
             tables.iter().flat_map(|table| &table.virtual_hosts).flat_map(|host| host.clusters()).collect();
         for chain in all_chains(model) {
@@ -297,6 +376,15 @@ impl Builder {
                 timer = timer.into_iter().chain(wait.until()).min();
             }
         }
+        if let Some((since, timeout)) = pending.srds
+            && !self.scopes.answered
+        {
+            let until = timeout.and_then(|timeout| since.checked_add(timeout));
+            if until.is_none_or(|until| now < until) {
+                ready = false;
+                timer = timer.into_iter().chain(until).min();
+            }
+        }
         let blocker = pending.waits.iter().find_map(|(id, since)| {
             let bound = match self.clusters.readiness(*id) {
                 Readiness::Ready => return None,
@@ -333,6 +421,7 @@ impl Builder {
         for id in pending.waits.keys() {
             self.clusters.unpin(*id);
         }
+        self.scopes.waiting.remove(name);
         for wait in &pending.rds {
             if let Some(entry) = self.tables.rds.get_mut(&wait.name)
                 && !still.iter().any(|other| other.name == wait.name)

@@ -19,6 +19,7 @@ mod ids;
 mod listeners;
 mod next;
 mod plan;
+mod scopes;
 mod status;
 mod tables;
 #[cfg(test)]
@@ -34,7 +35,7 @@ pub use status::{ClusterStatus, Counts, HeldHost, ListenerStatus, State, Status,
 pub use watch::{Order, Report, Watched};
 
 use super::Snapshot;
-use crate::model::{ClusterId, Runtime};
+use crate::model::{ClusterId, Layer, LayerSource, Runtime, RuntimeValue};
 use clusters::Waiter;
 use next::Next;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -58,6 +59,7 @@ pub struct Builder {
     tables: tables::Tables,
     listeners: listeners::Listeners,
     addresses: addresses::Addresses,
+    scopes: scopes::ScopeStates,
     graveyard: chains::Graveyard,
     timers: timers::Timers,
     counts: Counts,
@@ -74,6 +76,8 @@ pub struct Interest {
     pub endpoints: Vec<Arc<str>>,
     /// RDS names.
     pub routes: Vec<Arc<str>>,
+    /// All of SRDS.
+    pub scopes: bool,
 }
 
 impl Builder {
@@ -82,9 +86,37 @@ impl Builder {
         Builder { options, ..Builder::default() }
     }
 
-    /// Sets what holds of runtime, all layers in one.
-    pub fn set_runtime(&mut self, runtime: Runtime) {
-        self.next.set_runtime(Arc::new(runtime));
+    /// Sets the layers of runtime, later ones over earlier ones.
+    pub fn set_layers(&mut self, layers: Vec<Layer>) {
+        self.next.set_layers(layers);
+    }
+
+    /// Sets keys of the admin layer, or unsets those whose value is empty; `false` if there is no such layer.
+    pub fn modify_runtime(&mut self, changes: Vec<(String, String)>) -> bool {
+        self.change_layers(|source| *source == LayerSource::Admin, |values| {
+            for (key, value) in &changes {
+                match value.as_str() {
+                    "" => values.unset(key),
+                    text => values.set(key, RuntimeValue::Text(text.to_owned())),
+                }
+            }
+        })
+    }
+
+    /// Whether there is such a layer.
+    fn change_layers(
+        &mut self,
+        is_meant: impl Fn(&LayerSource) -> bool,
+        change: impl Fn(&mut Runtime),
+    ) -> bool {
+        let mut layers = self.next.get().layers.to_vec();
+        let mut found = false;
+        for layer in layers.iter_mut().filter(|layer| is_meant(&layer.source)) {
+            change(&mut layer.values);
+            found = true;
+        }
+        self.next.set_layers(layers);
+        found
     }
 
     /// Applies one resolved set from `origin`. Where a set names a resource twice, the last change counts.
@@ -93,7 +125,7 @@ impl Builder {
     /// version, everything else applies.
     pub fn apply(&mut self, now: Instant, origin: Origin, changes: Vec<Change>) -> Vec<Rejection> {
         let mut rejections = Vec::new();
-        let mut listeners = BTreeMap::new();
+        let (mut listeners, mut scopes) = (BTreeMap::new(), Vec::new());
         for (at, change) in changes.into_iter().enumerate() {
             let (kind, name, result) = match change {
                 Change::Cluster(model) => {
@@ -106,6 +138,23 @@ impl Builder {
                 }
                 Change::Endpoints(model) => {
                     (Kind::Endpoints, model.name.clone(), self.change_endpoints(model))
+                }
+                Change::ScopedRoute(model) => {
+                    scopes.push((Arc::<str>::from(model.name.as_str()), Some(model)));
+                    continue;
+                }
+                Change::ScopedRouteRemoved(name) => {
+                    scopes.push((name.into(), None));
+                    continue;
+                }
+                Change::ScopesAnswered => {
+                    self.scopes_answered();
+                    continue;
+                }
+                Change::Runtime { resource, values } => {
+                    let is_meant = |source: &LayerSource| *source == LayerSource::Rtds(resource.clone());
+                    self.change_layers(is_meant, |now| now.clone_from(&values));
+                    continue;
                 }
                 Change::EndpointsWithdrawn(name) => {
                     self.withdraw_endpoints(&name);
@@ -131,6 +180,7 @@ impl Builder {
                 rejections.push(Rejection { kind, name, why });
             }
         }
+        rejections.extend(self.change_scopes(scopes));
         let mut set: Vec<_> = listeners.into_iter().collect();
         set.sort_by_key(|(_, (at, _))| *at);
         let set = set.into_iter().map(|(name, (_, model))| (origin, name, model)).collect();
@@ -192,7 +242,7 @@ impl Builder {
         let mut endpoints: Vec<_> = used.map(|(name, _)| name.clone()).collect();
         endpoints.sort_unstable();
         let routes = self.tables.rds.iter().filter(|(_, rds)| rds.refs > 0).map(|(name, _)| name.clone());
-        Interest { endpoints, routes: routes.collect() }
+        Interest { endpoints, routes: routes.collect(), scopes: self.scopes.wanted }
     }
 
     /// Changes whenever [`Builder::interest`] may.
@@ -243,6 +293,7 @@ impl Builder {
                 self.gauges.tables(before, self.tables.tally(id));
                 idle = false;
             }
+            idle &= !self.settle_scopes();
             while let Some(id) = self.clusters.going.pop_first() {
                 let before = self.clusters.tally(id);
                 self.settle_going(id, now);

@@ -1,7 +1,7 @@
 //! The snapshot in the making.
 
-use crate::model::{ClusterId, RouteId, Runtime};
-use crate::router::RouteTable;
+use crate::model::{ClusterId, Layer, RouteId, Runtime};
+use crate::router::{RouteTable, Scopes};
 use crate::snapshot::{ClusterSlot, ListenerSpec, Snapshot};
 use std::sync::Arc;
 
@@ -59,11 +59,18 @@ impl Next {
         true
     }
 
-    pub(super) fn set_runtime(&mut self, runtime: Arc<Runtime>) {
-        if self.snapshot.runtime != runtime {
-            self.snapshot.runtime = runtime;
+    pub(super) fn set_layers(&mut self, layers: Vec<Layer>) {
+        if *self.snapshot.layers != *layers {
+            let all = Runtime::layered(layers.iter().map(|layer| &layer.values));
+            self.snapshot.runtime = Arc::new(all);
+            self.snapshot.layers = layers.into();
             self.changed = true;
         }
+    }
+
+    pub(super) fn set_scopes(&mut self, scopes: Arc<Scopes>) {
+        self.snapshot.scopes = scopes;
+        self.changed = true;
     }
 
     pub(super) fn set_table(&mut self, id: RouteId, table: Option<Arc<RouteTable>>) {

@@ -221,7 +221,7 @@ impl Builder {
             .map(|(_, table)| {
                 let rds = match &table.key {
                     super::tables::TableKey::Rds(name) => self.tables.rds.get(name),
-                    super::tables::TableKey::Inline { .. } => None,
+                    super::tables::TableKey::Scope(_) | super::tables::TableKey::Inline { .. } => None,
                 };
                 let held: Vec<_> =
                     table.holds.iter().map(|(key, hold)| self.held(&key.0, hold, now)).collect();
@@ -283,6 +283,11 @@ impl Builder {
                     None => {}
                 }
             }
+        }
+        if let Some((since, _)) = pending.srds
+            && !self.scopes.answered
+        {
+            list.push(age(format_args!("scopes"), since, now));
         }
         for wait in &pending.rds {
             if self.tables.rds.get(&wait.name).is_none_or(|rds| rds.model.current().is_none()) {

@@ -22,6 +22,8 @@ use std::time::Instant;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum TableKey {
     Rds(Arc<str>),
+    /// Written in this scope of SRDS.
+    Scope(Arc<str>),
     /// `slot` names the chain within its listener. `speaks` is part of the key so that connections of a
     /// protocol that the chain left keep the table that was made for them.
     Inline {
@@ -35,6 +37,7 @@ impl std::fmt::Display for TableKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             TableKey::Rds(name) => f.write_str(name),
+            TableKey::Scope(name) => write!(f, "scope {name}"),
             TableKey::Inline { listener, slot, .. } if slot.is_empty() => {
                 write!(f, "{listener} (default chain)")
             }

@@ -148,7 +148,7 @@ impl Exchange {
     async fn opened(&mut self, mut head: request::Parts, body: Source, begin: Instant) -> Option<Answer> {
         let bound = self.down.handle.bound();
         let view = bound.pinned.clone().unwrap_or_else(|| self.down.local.view());
-        let settings = Settings::of(&bound.chain)?;
+        let mut settings = Settings::of(&bound.chain)?;
         let style = Style::of(&head, settings.rpc);
         self.limit(&settings, begin);
         self.record.follow(&bound);
@@ -156,6 +156,7 @@ impl Exchange {
         self.always_http2 = settings.upstream.is_some();
         let mut arrival = Arrival::default();
         let arrived = self.arrive(&settings, &mut head, &mut arrival);
+        settings.routes = bound.chain.filter.table_of(&view, &RequestHead(&head));
         self.record.client = arrival.client;
         self.record.arrived(&RequestHead(&head));
         self.record.request_size(&head.headers);

@@ -121,7 +121,7 @@ impl<'a> Settings<'a> {
     fn of(spec: &'a ChainSpec) -> Option<Self> {
         let chain = spec.filters.as_ref();
         match &spec.filter {
-            FilterSpec::Http { config, routes } => Some(Settings {
+            FilterSpec::Http { config, routes, .. } => Some(Settings {
                 routes: *routes,
                 upstream: None,
                 rpc: false,

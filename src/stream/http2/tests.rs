@@ -97,7 +97,7 @@ pub(in crate::stream) fn rpc_proxy(downstream: Protocol, upstream: Protocol) -> 
 }
 
 pub(in crate::stream) fn http(config: HttpManager) -> FilterSpec {
-    FilterSpec::Http { config, routes: RouteId(0) }
+    FilterSpec::Http { config, routes: RouteId(0), scopes: None }
 }
 
 pub(in crate::stream) fn snapshot(routes: Vec<Route>, clusters: &[Cluster]) -> View {

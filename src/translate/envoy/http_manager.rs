@@ -7,6 +7,7 @@ use prost::{Message, Name};
 use super::access_log;
 use super::cluster_http::http2;
 use super::filters::{IDLE, inline_routes, rds};
+use super::scopes::scoped;
 use super::values::{enumeration, not_empty, timeout};
 use super::{http_edge, http_filters};
 use crate::model::{Codec, Http2Options, HttpManager, RouteSource, RouterOptions};
@@ -109,12 +110,9 @@ fn routes(path: &Path<'_>, manager: &pb::HttpConnectionManager, out: &mut Findin
     match &manager.route_specifier {
         Some(Source::Rds(source)) => rds(&path.name("rds"), source, out),
         Some(Source::RouteConfig(table)) => inline_routes(&path.name("route_config"), table, out),
-        Some(Source::ScopedRoutes(_)) => {
-            out.bad(&path.name("scoped_routes"), "", "not supported (nearest valid: rds)");
-            None
-        }
+        Some(Source::ScopedRoutes(by_scope)) => scoped(&path.name("scoped_routes"), by_scope, out),
         None => {
-            out.bad(path, "", "no routes (one of rds, route_config)");
+            out.bad(path, "", "no routes (one of rds, route_config, scoped_routes)");
             None
         }
     }

@@ -37,12 +37,15 @@ mod route;
 mod route_action;
 mod route_options;
 mod route_rewrite;
+pub mod runtime;
+mod scopes;
 mod service;
 mod tables;
 mod tls;
 mod tls_validation;
 mod values;
 
+pub use scopes::scoped_route;
 pub use tables::{Known, route, route_after};
 
 /// Largest resource, in bytes.
@@ -89,7 +92,7 @@ pub fn secret(bytes: &[u8]) -> Result<Translated<model::Secret>, Rejection> {
     translate::<tls_proto::Secret, _>("Secret", bytes, tls::secret)
 }
 
-/// The name of a resource of any of these four types, readable even if the rest does not decode.
+/// The name of a resource of any of these types, readable even if the rest does not decode.
 pub fn resource_name(bytes: &[u8]) -> Option<&str> {
     unknown::top_string(bytes, 1).filter(|name| !name.is_empty())
 }

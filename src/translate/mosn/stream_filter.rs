@@ -111,7 +111,7 @@ fn fault(ctx: &mut Context<'_>, mut config: Object<'_>) -> Option<FilterConfig> 
         let share = share(ctx, &mut delay, "percentage");
         delay.skip(ctx, &["type"]);
         delay.finish(ctx);
-        FaultDelay { fixed: Some(fixed), share }
+        FaultDelay { fixed: Some(fixed), share, duration_key: String::new() }
     });
     let abort = config.object(ctx, "abort").map(|mut abort| {
         let status = abort.number(ctx, "status").unwrap_or(0);
@@ -122,7 +122,7 @@ fn fault(ctx: &mut Context<'_>, mut config: Object<'_>) -> Option<FilterConfig> 
         if status.is_none() {
             ctx.error(&path, "", "expected a status from 200 to 599");
         }
-        FaultAbort { with: AbortWith::Http(status.unwrap_or(503)), share }
+        FaultAbort { with: AbortWith::Http(status.unwrap_or(503)), share, with_key: String::new() }
     });
     if delay.is_none() && abort.is_none() {
         ctx.error(&config.path, "", "neither delay nor abort");

@@ -37,7 +37,6 @@ pub(super) const SHELLS: &[&str] = &[
     "envoy.config.listener.v3.UdpListenerConfig",
     "envoy.config.route.v3.CorsPolicy",
     "envoy.extensions.filters.network.http_connection_manager.v3.LocalReplyConfig",
-    "envoy.extensions.filters.network.http_connection_manager.v3.ScopedRoutes",
     "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.OutlierDetection",
     "envoy.type.matcher.v3.FilterStateMatcher",
     "xds.type.matcher.v3.Matcher",
@@ -99,16 +98,7 @@ pub(super) const NO_EFFECT: &[(&str, &[&str])] = &[
     ("envoy.extensions.filters.http.router.v3.Router", &["upstream_log"]),
     (
         "envoy.extensions.filters.http.fault.v3.HTTPFault",
-        &[
-            "abort_grpc_status_runtime",
-            "abort_http_status_runtime",
-            "abort_percent_runtime",
-            "delay_duration_runtime",
-            "delay_percent_runtime",
-            "disable_downstream_cluster_stats",
-            "max_active_faults_runtime",
-            "response_rate_limit_percent_runtime",
-        ],
+        &["disable_downstream_cluster_stats"],
     ),
     ("envoy.extensions.filters.http.grpc_stats.v3.FilterConfig", &["enable_upstream_stats"]),
     ("envoy.extensions.filters.http.header_to_metadata.v3.Config", &["stat_prefix"]),
@@ -161,6 +151,8 @@ pub(super) const NO_EFFECT: &[(&str, &[&str])] = &[
         "envoy.config.route.v3.VirtualHost",
         &["hedge_policy", "include_is_timeout_retry_header", "virtual_clusters"],
     ),
+    // All tables are asked for at once.
+    ("envoy.config.route.v3.ScopedRouteConfiguration", &["on_demand"]),
     ("envoy.config.route.v3.Route", &["tracing"]),
     (
         "envoy.config.route.v3.RouteAction",

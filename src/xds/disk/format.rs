@@ -4,7 +4,7 @@
 //! prefix   8 magic  4 format  8 length of the whole file
 //! header   8 hash of the static resources, then node id, node cluster, ADS target: each 4 length + text
 //!          8 checksum
-//! record   1 tag (1 CDS, 2 EDS, 3 LDS, 4 RDS)  4×4 lengths of name, wire name, version, bytes, then these
+//! record   1 tag (1 CDS, 2 EDS, 3 LDS, 4 RDS, 5 RTDS, 6 SRDS)  4×4 lengths of name, wire name, version, bytes, then these
 //! …        (wire name 0xFFFF_FFFF long: none)
 //! end      1 tag 0  8 number of records  8 digest of the content  8 written at, ms since 1970
 //!          8 checksum
@@ -41,6 +41,8 @@ const fn tag(kind: ResourceType) -> u8 {
         ResourceType::Endpoint => 2,
         ResourceType::Listener => 3,
         ResourceType::Route => 4,
+        ResourceType::Runtime => 5,
+        ResourceType::ScopedRoute => 6,
     }
 }
 

@@ -10,18 +10,33 @@ use crate::translate::finding::{Findings, Path};
 use std::time::Duration;
 
 pub(super) fn fault(path: &Path<'_>, fault: &pb::HttpFault, out: &mut Findings) -> Option<FilterConfig> {
-    let delay = match &fault.delay {
+    let mut delay = match &fault.delay {
         Some(given) => Some(delay(&path.name("delay"), given, out)?),
         None => None,
     };
-    let abort = match &fault.abort {
+    let mut abort = match &fault.abort {
         Some(given) => Some(abort(&path.name("abort"), given, out)?),
         None => None,
     };
-    let response_rate = match &fault.response_rate_limit {
+    let mut response_rate = match &fault.response_rate_limit {
         Some(given) => Some(rate(&path.name("response_rate_limit"), given, out)?),
         None => None,
     };
+    if let Some(delay) = &mut delay {
+        delay.share.runtime_key = key(&fault.delay_percent_runtime, "delay.fixed_delay_percent");
+        delay.duration_key = key(&fault.delay_duration_runtime, "delay.fixed_duration_ms");
+    }
+    if let Some(abort) = &mut abort {
+        abort.share.runtime_key = key(&fault.abort_percent_runtime, "abort.abort_percent");
+        abort.with_key = match abort.with {
+            AbortWith::Grpc(_) => key(&fault.abort_grpc_status_runtime, "abort.grpc_status"),
+            _ => key(&fault.abort_http_status_runtime, "abort.http_status"),
+        };
+    }
+    if let Some(rate) = &mut response_rate {
+        let given = &fault.response_rate_limit_percent_runtime;
+        rate.share.runtime_key = key(given, "rate_limit.response_percent");
+    }
     Some(FilterConfig::Fault(Fault {
         delay,
         abort,
@@ -29,8 +44,14 @@ pub(super) fn fault(path: &Path<'_>, fault: &pb::HttpFault, out: &mut Findings) 
         headers: headers(&path.name("headers"), &fault.headers, out),
         downstream_nodes: fault.downstream_nodes.clone(),
         max_active: fault.max_active_faults,
+        max_active_key: key(&fault.max_active_faults_runtime, "max_active_faults"),
         response_rate,
     }))
+}
+
+/// The key that runtime may say something else by.
+fn key(given: &str, default: &str) -> String {
+    if given.is_empty() { format!("fault.http.{default}") } else { given.to_owned() }
 }
 
 fn delay(path: &Path<'_>, delay: &common::FaultDelay, out: &mut Findings) -> Option<FaultDelay> {
@@ -45,7 +66,8 @@ fn delay(path: &Path<'_>, delay: &common::FaultDelay, out: &mut Findings) -> Opt
             return None;
         }
     };
-    Some(FaultDelay { fixed, share: share(&path.name("percentage"), delay.percentage.as_ref(), out) })
+    let share = share(&path.name("percentage"), delay.percentage.as_ref(), out);
+    Some(FaultDelay { fixed, share, duration_key: String::new() })
 }
 
 fn abort(path: &Path<'_>, abort: &pb::FaultAbort, out: &mut Findings) -> Option<FaultAbort> {
@@ -62,7 +84,8 @@ fn abort(path: &Path<'_>, abort: &pb::FaultAbort, out: &mut Findings) -> Option<
             return None;
         }
     };
-    Some(FaultAbort { with, share: share(&path.name("percentage"), abort.percentage.as_ref(), out) })
+    let share = share(&path.name("percentage"), abort.percentage.as_ref(), out);
+    Some(FaultAbort { with, share, with_key: String::new() })
 }
 
 fn rate(path: &Path<'_>, rate: &common::FaultRateLimit, out: &mut Findings) -> Option<FaultRate> {
