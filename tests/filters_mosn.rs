@@ -91,3 +91,41 @@ async fn headers_choose_the_subset() {
         }
     }
 }
+
+/// A bolt listener with these filters, whose one route has calls copied to another cluster.
+async fn mirrored(filters: Value, to: std::net::SocketAddr) -> World {
+    let (one, port, admin, dir) = (bolt_server("one").await, free_port(), free_port(), Dir::new());
+    let routers = json!([{"match": {"headers": [{"name": "service", "value": ".*"}]}, "route": {"cluster_name": "c"},
+        "request_mirror_policies": {"cluster": "copy", "percent": 100}}]);
+    let cluster = |name: &str, host: std::net::SocketAddr| json!({"name": name, "type": "SIMPLE", "lb_type": "LB_RANDOM", "hosts": [{"address": host.to_string()}]});
+    let config = json!({
+        "servers": [{"default_log_path": "stdout", "listeners": [{
+            "name": "l", "address": format!("127.0.0.1:{port}"), "bind_port": true, "stream_filters": filters,
+            "filter_chains": [{"filters": [{"type": "proxy", "config": {
+                "downstream_protocol": "bolt", "upstream_protocol": "bolt",
+                "virtual_hosts": [{"name": "v", "domains": ["*"], "routers": routers}]}}]}]}]}],
+        "cluster_manager": {"clusters": [cluster("c", one), cluster("copy", to)]},
+        "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": admin}}}});
+    let program = Program::start(&dir.write("mosn.json", &config), &[], None);
+    wait_listening(([127, 0, 0, 1], port).into()).await;
+    World { _program: program, _dir: dir, port }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_are_copied_as_often_as_the_filter_says_and_not_without_it() {
+    for (filters, copies) in [
+        (json!([]), 0),
+        (json!([{"type": "mirror", "config": {}}]), 3),
+        (json!([{"type": "mirror", "config": {"amplification": 2}}]), 6),
+    ] {
+        let upstream = support::upstream::Upstream::echo().await;
+        let world = mirrored(filters, upstream.address).await;
+        let mut peer = Peer::connect(world.port).await;
+        for id in 1..=3 {
+            assert_eq!(peer.ask(&call(id, 5000, &[], b"x")).await, (id, OK));
+        }
+        support::proxy::wait_until("the copies have come", || upstream.frames() >= copies).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(upstream.frames(), copies);
+    }
+}

@@ -13,142 +13,17 @@ use mizzen::app::Proxy;
 use mizzen::xds::state::Variant;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use support::ads::Ads;
-use support::http1::Text;
+use support::http1_traffic::{Clients, server};
 use support::proxy::{Setup, free_port, wait_listening};
 use support::resources::{eds_cluster, endpoints, http_filter, listener, message, route};
-use tokio::net::TcpListener;
 use tokio::time::sleep;
 
 mod support;
 
 /// How long a stage lasts.
 const STAGE: Duration = Duration::from_millis(400);
-
-/// A server that answers with its name: slowly, in chunks as they come, or as a WebSocket.
-async fn server(name: &'static str) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(serve(Text::of(stream), name));
-        }
-    });
-    address
-}
-
-async fn serve(mut peer: Text, name: &str) -> Result<(), String> {
-    loop {
-        let head = peer.until("\r\n\r\n").await?;
-        match head.split(' ').nth(1).unwrap() {
-            "/echo" => {
-                peer.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await?;
-                loop {
-                    let size = peer.until("\r\n").await?;
-                    let rest = peer.until("\r\n").await?;
-                    peer.send(&format!("{size}{rest}")).await?;
-                    if size == "0\r\n" {
-                        break;
-                    }
-                }
-            }
-            "/chat" => {
-                peer.send(
-                    "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
-                )
-                .await?;
-                loop {
-                    let early = String::from_utf8(std::mem::take(&mut peer.early)).unwrap();
-                    peer.send(&early).await?;
-                    peer.fill().await?;
-                }
-            }
-            path => {
-                let pause = path.strip_prefix("/slow/").map_or(0, |ms| ms.parse().unwrap());
-                sleep(Duration::from_millis(pause)).await;
-                peer.send(&format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{name}", name.len()))
-                    .await?;
-            }
-        }
-    }
-}
-
-/// What the clients share.
-#[derive(Default)]
-struct Ledger {
-    stop: AtomicBool,
-    done: AtomicU64,
-}
-
-impl Ledger {
-    fn goes_on(&self) -> bool {
-        !self.stop.load(Ordering::Relaxed)
-    }
-
-    fn count(&self) {
-        self.done.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// Requests one after the other, `at_once` of them in one write, on connections that are kept while they last.
-async fn requests(port: u16, ledger: Arc<Ledger>, pause: u64, at_once: usize) -> Result<(), String> {
-    let one = format!("GET /slow/{pause} HTTP/1.1\r\nhost: h\r\n\r\n");
-    while ledger.goes_on() {
-        let mut text = Text::connect(port).await?;
-        let mut open = true;
-        while open && ledger.goes_on() {
-            text.send(&one.repeat(at_once)).await?;
-            for left in (0..at_once).rev() {
-                let (keeps, body) = text.response().await?;
-                if !body.starts_with('h') {
-                    return Err(format!("{body:?} instead of a name"));
-                }
-                if !keeps && left > 0 {
-                    return Err("closed with requests waiting".into());
-                }
-                open = keeps;
-                ledger.count();
-            }
-        }
-    }
-    Ok(())
-}
-
-/// One body that grows both ways for as long as the test lasts.
-async fn both_ways(port: u16, ledger: Arc<Ledger>) -> Result<(), String> {
-    let mut text = Text::connect(port).await?;
-    text.send("POST /echo HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n").await?;
-    text.until("\r\n\r\n").await?;
-    while ledger.goes_on() {
-        text.send("5\r\nhello\r\n").await?;
-        text.until("5\r\nhello\r\n").await?;
-        ledger.count();
-        sleep(Duration::from_millis(10)).await;
-    }
-    text.send("0\r\n\r\n").await?;
-    text.until("0\r\n\r\n").await.map(drop)
-}
-
-/// One WebSocket for as long as the test lasts.
-async fn socket(port: u16, ledger: Arc<Ledger>) -> Result<(), String> {
-    let mut text = Text::connect(port).await?;
-    text.send("GET /chat HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await?;
-    let head = text.until("\r\n\r\n").await?;
-    if !head.starts_with("HTTP/1.1 101 ") {
-        return Err(head);
-    }
-    while ledger.goes_on() {
-        text.send("ping").await?;
-        text.until("ping").await?;
-        ledger.count();
-        sleep(Duration::from_millis(10)).await;
-    }
-    Ok(())
-}
 
 struct World {
     ads: Ads,
@@ -218,22 +93,11 @@ fn filter(changes: &[(&str, Value)]) -> Value {
 
 async fn nothing_breaks(variant: Variant) {
     let world = World::start(variant).await;
-    let (port, ledger) = (world.port, Arc::new(Ledger::default()));
-    let mut clients = tokio::task::JoinSet::new();
-    for (pause, at_once) in [(0, 1), (2, 1), (60, 1), (0, 5), (3, 4)] {
-        clients.spawn(requests(port, ledger.clone(), pause, at_once));
-    }
-    for _ in 0..3 {
-        clients.spawn(both_ways(port, ledger.clone()));
-        clients.spawn(socket(port, ledger.clone()));
-    }
+    let mut clients = Clients::default();
+    clients.add(world.port, 3);
     sleep(STAGE).await;
     world.stages().await;
-    ledger.stop.store(true, Ordering::Relaxed);
-    while let Some(client) = clients.join_next().await {
-        assert_eq!(client.unwrap(), Ok(()));
-    }
-    assert!(ledger.done.load(Ordering::Relaxed) > 100);
+    assert!(clients.finish().await > 100);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -40,8 +40,7 @@ async fn start(variant: Variant) -> (World, Server) {
         "abort": {"http_status": 503, "percentage": {"numerator": 100}}}});
     let filters = json!({"http_filters": [fault, support::world::router(&json!({}))]});
     let hosts = [host(server.address)];
-    let world =
-        World::with(setup, &http(&routes, &filters), &[cluster("a", &hosts, &json!({}))]).await;
+    let world = World::with(setup, &http(&routes, &filters), &[cluster("a", &hosts, &json!({}))]).await;
     (world, server)
 }
 
@@ -57,8 +56,13 @@ async fn changes(variant: Variant) {
     let values = json!({"share": 100, "fault": {"http": {"abort": {"http_status": 429}}}});
     world.ads.set(Type::Runtime, [runtime(&values)]);
     world.push(&[Type::Runtime]).await;
-    wait_until("the pushed values are published", || world.proxy.store.load().runtime.number("share") == Some(100.0)).await;
-    let status = async |path: &'static str, fields: &'static [&'static str]| get(world.port, path, fields).await.status();
+    wait_until("the pushed values are published", || {
+        world.proxy.store.load().runtime.number("share") == Some(100.0)
+    })
+    .await;
+    let status = async |path: &'static str, fields: &'static [&'static str]| {
+        get(world.port, path, fields).await.status()
+    };
     let began = std::time::Instant::now();
     while status("/", &[]).await != 418 {
         assert!(began.elapsed().as_secs() < 20, "the new share is in use");

@@ -83,8 +83,16 @@ async fn follows_scopes(variant: Variant) {
     ads.withhold(Type::Route, true);
     ads.set(
         Type::ScopedRoute,
-        [scope("one", "x", &by_name("later")), scope("two", "y", &by_name("ry")), scope("in", "z", &json!({
-            "route_configuration": table("written", "third")}))],
+        [
+            scope("one", "x", &by_name("later")),
+            scope("two", "y", &by_name("ry")),
+            scope(
+                "in",
+                "z",
+                &json!({
+            "route_configuration": table("written", "third")}),
+            ),
+        ],
     );
     ads.push().await;
     becomes(port, "z", "third").await;

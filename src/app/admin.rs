@@ -4,7 +4,8 @@ use super::build::{Dump, Input};
 use super::proxy::Proxy;
 use super::secret_types;
 use crate::admin::{
-    Ask, Body, DumpState, Failed, Kind, ListenerStatus, Modify, ProcessInfo, Resource, Source, TypeState, Version,
+    Ask, Body, DumpState, Failed, Kind, ListenerStatus, Modify, ProcessInfo, Resource, Source, TypeState,
+    Version,
 };
 use crate::bootstrap::{Bootstrap, Dialect};
 use crate::cli::RunArgs;

@@ -58,6 +58,7 @@ pub fn plan(bootstrap: &mut Bootstrap, args: &RunArgs) -> Plan {
             removed_cluster_linger: args.removed_cluster_linger,
             wait_for_sockets: true,
             node: Arc::new(bootstrap.mesh_node()),
+            node_name: (bootstrap.node.id.clone(), bootstrap.node.cluster.clone()),
             ..Options::default()
         },
         static_unknown_fields: bootstrap.unknown_fields as u64,

@@ -18,7 +18,8 @@ pub(super) fn read(message: &Bootstrap, findings: &mut Vec<Finding>) -> Vec<Laye
         let (source, values) = match &given.layer_specifier {
             Some(LayerSpecifier::StaticLayer(values)) => {
                 let (values, wrong) = layer(values);
-                let wrong = wrong.iter().map(|key| Finding::error(format!("{at}.static_layer.{key}"), "", WRONG));
+                let wrong =
+                    wrong.iter().map(|key| Finding::error(format!("{at}.static_layer.{key}"), "", WRONG));
                 findings.extend(wrong);
                 (LayerSource::Static, values)
             }
@@ -69,6 +70,9 @@ mod tests {
         assert_eq!(layers[1].source, LayerSource::Rtds("other".into()));
         let told: Vec<String> = findings.iter().map(ToString::to_string).collect();
         assert!(told.iter().any(|line| line.contains("layers[0].static_layer.bad")), "{told:?}");
-        assert!(told.iter().any(|line| line.contains("layers[3].name") && line.contains("twice")), "{told:?}");
+        assert!(
+            told.iter().any(|line| line.contains("layers[3].name") && line.contains("twice")),
+            "{told:?}"
+        );
     }
 }

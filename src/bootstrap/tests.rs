@@ -377,7 +377,7 @@ fn streams_per_type_are_one_control_planes() {
     let read = load(delta(), delta(), delta()).unwrap().ads.unwrap();
     assert_eq!((read.split, read.delta, read.cluster.name.as_str()), (true, true, "control"));
     for (lds, rds, expected) in [
-        (ads, delta(), "expected one kind of source for both"),
+        (ads, delta(), "expected one kind of source for all"),
         (source("control", "GRPC"), delta(), "expected the same cluster and api_type"),
         (delta(), source("other", "DELTA_GRPC"), "no such stream"),
         (delta(), source("control", "REST"), "api_type"),

@@ -91,6 +91,7 @@ fn answer(policies: &Policies<'_>, origin: Option<Vec<u8>>, ctx: &Context<'_>) -
     for (field, text) in [
         ("access-control-allow-methods", policies.text(|policy| &policy.methods)),
         ("access-control-allow-headers", policies.text(|policy| &policy.headers)),
+        ("access-control-expose-headers", policies.text(|policy| &policy.expose)),
         ("access-control-max-age", policies.text(|policy| &policy.max_age)),
     ] {
         headers.extend(text.map(|text| (field, text.to_vec())));

@@ -1,6 +1,7 @@
 //! Heads and metadata put over what else is known of a stream, for format strings.
 
 use crate::message::{Fact, Facts, Head, Headers, Metadata, Moment};
+use crate::util::text::push_number;
 use std::borrow::Cow;
 use std::time::SystemTime;
 
@@ -12,6 +13,8 @@ pub struct With<'a> {
     pub request: &'a dyn Head,
     /// The response's.
     pub response: Option<&'a dyn Headers>,
+    /// Its status.
+    pub status: Option<u16>,
     /// What filters left.
     pub metadata: &'a Metadata,
 }
@@ -30,7 +33,13 @@ impl Facts for With<'_> {
     }
 
     fn fact(&self, fact: Fact, out: &mut Vec<u8>) -> bool {
-        self.base.fact(fact, out)
+        match (fact, self.status) {
+            (Fact::ResponseCode, Some(status)) => {
+                push_number(status.into(), out);
+                true
+            }
+            _ => self.base.fact(fact, out),
+        }
     }
 
     fn time(&self, moment: Moment) -> Option<SystemTime> {

@@ -35,6 +35,7 @@ pub(super) fn on_request(filter: &HttpFilter, ctx: &mut Context<'_>, bodies: &mu
                 base: ctx.world.facts,
                 request: ctx.request.head(),
                 response: None,
+                status: None,
                 metadata: ctx.metadata,
             };
             value_of(mutation, &facts)
@@ -48,6 +49,7 @@ pub(super) fn on_request(filter: &HttpFilter, ctx: &mut Context<'_>, bodies: &mu
             base: ctx.world.facts,
             request: ctx.request.head(),
             response: None,
+            status: None,
             metadata: ctx.metadata,
         };
         let target =
@@ -68,7 +70,13 @@ pub(super) fn on_response(
     let levels = levels(filter, world);
     for mutation in levels.iter().flat_map(|level| &level.response) {
         let value = {
-            let facts = With { base: world.facts, request, response: Some(&*response.headers), metadata };
+            let facts = With {
+                base: world.facts,
+                request,
+                response: Some(&*response.headers),
+                status: Some(response.status),
+                metadata,
+            };
             value_of(mutation, &facts)
         };
         mutate(response.headers, mutation, value);

@@ -90,8 +90,13 @@ pub(super) fn on_request(
         return Verdict::Continue;
     }
     group.inc(LIMITED);
-    let facts =
-        With { base: ctx.world.facts, request: ctx.request.head(), response: None, metadata: ctx.metadata };
+    let facts = With {
+        base: ctx.world.facts,
+        request: ctx.request.head(),
+        response: None,
+        status: None,
+        metadata: ctx.metadata,
+    };
     if !limit.enforced.as_ref().is_some_and(|share| share.holds(random.next())) {
         let plan = buckets.request.resolved(Block::Request, &facts);
         write(ctx.request, &plan);

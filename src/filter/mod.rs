@@ -36,5 +36,5 @@ pub use context::{Context, Reply, World};
 pub use ext_authz::{ConnectionCheck, Ruling};
 pub use facts::With;
 pub use jwt_authn::Keeper;
-pub use rbac::{Peer, admits};
+pub use rbac::{Peer, admits, metadata_holds};
 pub use stats::{Counters, Workers};

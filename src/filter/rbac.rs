@@ -187,7 +187,7 @@ fn within(range: &Cidr, address: Option<IpAddr>) -> bool {
 }
 
 /// A condition on metadata; what is absent is compared as nothing.
-pub(super) fn metadata_holds(matcher: &MetadataMatch, metadata: &Metadata) -> bool {
+pub fn metadata_holds(matcher: &MetadataMatch, metadata: &Metadata) -> bool {
     let found = metadata.find(&matcher.namespace, &matcher.path);
     value_holds(&matcher.value, found) != matcher.invert
 }

@@ -1,15 +1,18 @@
 //! Access logs: where a line goes, what it looks like, and which streams get one.
 
-use super::{Block, Expr, Format, Fraction, HeaderMatch};
+use super::{Block, Expr, Format, Fraction, HeaderMatch, MetadataMatch};
 use crate::message::{Fact, Flags};
 use serde::{Serialize, Serializer};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 mod json;
+mod replies;
 mod roller;
 
 pub(super) use json::end_string;
 pub use json::{JsonNode, JsonTemplate};
+pub use replies::{LocalReplies, ReplyFormat, ReplyMapper};
 pub use roller::{LogRoller, RollerError};
 
 /// One log of a listener or filter.
@@ -78,6 +81,8 @@ pub enum LogFilter {
     Flags(#[serde(serialize_with = "flag_names")] Flags),
     /// By gRPC status: bit `n` stands for status `n`. `exclude`: none of these.
     GrpcStatus { codes: u32, exclude: bool },
+    /// By what filters left; `absent`: what holds where they left nothing.
+    Metadata { matcher: Option<MetadataMatch>, absent: bool },
     /// By the kind of line.
     Kinds { kinds: Vec<LogKind>, exclude: bool },
     /// By an expression that has to be true.
@@ -124,6 +129,12 @@ pub enum LogKind {
     TcpConnectionEnd,
     /// The end of a stream.
     DownstreamEnd,
+    /// The head of a request has come.
+    DownstreamStart,
+    /// A stream goes on.
+    DownstreamPeriodic,
+    /// An upstream has agreed to another protocol.
+    DownstreamTunnelSuccessfullyEstablished,
 }
 
 impl LogKind {
@@ -133,6 +144,9 @@ impl LogKind {
             LogKind::NotSet => "NotSet",
             LogKind::TcpConnectionEnd => "TcpConnectionEnd",
             LogKind::DownstreamEnd => "DownstreamEnd",
+            LogKind::DownstreamStart => "DownstreamStart",
+            LogKind::DownstreamPeriodic => "DownstreamPeriodic",
+            LogKind::DownstreamTunnelSuccessfullyEstablished => "DownstreamTunnelSuccessfullyEstablished",
         }
     }
 }
@@ -141,6 +155,10 @@ impl LogKind {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AccessLogs {
     logs: Box<[AccessLog]>,
+    /// What becomes of answers of the proxy's own; asks for headers as the logs do.
+    replies: Option<Box<LocalReplies>>,
+    /// When there are lines before the last.
+    more: LogMoments,
     request: Box<[Box<str>]>,
     response: Box<[Box<str>]>,
     trailers: Box<[Box<str>]>,
@@ -151,29 +169,41 @@ pub struct AccessLogs {
 impl AccessLogs {
     /// Collects the names `logs` ask for.
     pub fn new(logs: Vec<AccessLog>) -> Self {
+        AccessLogs::of_manager(logs, None, LogMoments::default())
+    }
+
+    /// Those of a connection manager, with what its own answers become.
+    pub fn of_manager(logs: Vec<AccessLog>, replies: Option<LocalReplies>, more: LogMoments) -> Self {
         let mut names = [(); 3].map(|()| BTreeSet::new());
         let mut facts = 0;
+        let mut ask = |fact: Fact| facts |= 1u128 << fact as u32;
+        let mut want = |block: Block, name: &str| {
+            if let Some(set) = names.get_mut(block as usize) {
+                set.insert(Box::<str>::from(name));
+            }
+        };
         for log in &logs {
-            let mut ask = |fact: Fact| facts |= 1u128 << fact as u32;
-            match &log.format {
-                LogFormat::Text { format, .. } => format.facts().for_each(&mut ask),
-                LogFormat::Json(template) => template.each_fact(&mut ask),
-            }
-            let mut want = |block: Block, name: &str| {
-                if let Some(set) = names.get_mut(block as usize) {
-                    set.insert(Box::<str>::from(name));
-                }
-            };
-            match &log.format {
-                LogFormat::Text { format, .. } => format.each_header(&mut want),
-                LogFormat::Json(template) => template.each_header(&mut want),
-            }
+            log.format.each(&mut ask, &mut want);
             if let Some(filter) = &log.filter {
                 filter.each_header(&mut want);
             }
         }
+        if let Some(replies) = &replies {
+            replies.each(&mut ask, &mut want);
+        }
         let [request, response, trailers] = names.map(|set| set.into_iter().collect());
-        AccessLogs { logs: logs.into(), request, response, trailers, facts }
+        let (logs, replies) = (logs.into(), replies.map(Box::new));
+        AccessLogs { logs, replies, more, request, response, trailers, facts }
+    }
+
+    /// What becomes of answers of the proxy's own.
+    pub fn replies(&self) -> Option<&LocalReplies> {
+        self.replies.as_deref()
+    }
+
+    /// When there are lines before the last.
+    pub fn moments(&self) -> LogMoments {
+        if self.logs.is_empty() { LogMoments::default() } else { self.more }
     }
 
     /// The logs, in configured order.
@@ -181,9 +211,9 @@ impl AccessLogs {
         self.logs.iter()
     }
 
-    /// Whether there is none.
+    /// Whether there is nothing to keep anything for.
     pub fn is_empty(&self) -> bool {
-        self.logs.is_empty()
+        self.logs.is_empty() && self.replies.is_none()
     }
 
     /// Whether a format asks for `fact`, or for a number that has it in it.
@@ -223,6 +253,33 @@ impl Serialize for AccessLogs {
     }
 }
 
+/// When a stream's logs get lines before the last one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LogMoments {
+    /// As soon as a request's head has come.
+    pub start: bool,
+    /// This often while a response is under way.
+    pub every: Option<Duration>,
+    /// As soon as an upstream has agreed to another protocol.
+    pub tunnel: bool,
+}
+
+impl LogFormat {
+    /// Calls `ask` with every fact and `want` with every header that it has.
+    fn each(&self, ask: &mut dyn FnMut(Fact), want: &mut dyn FnMut(Block, &str)) {
+        match self {
+            LogFormat::Text { format, .. } => {
+                format.facts().for_each(&mut *ask);
+                format.each_header(want);
+            }
+            LogFormat::Json(template) => {
+                template.each_fact(&mut *ask);
+                template.each_header(&mut *want);
+            }
+        }
+    }
+}
+
 impl LogFilter {
     fn each_header(&self, want: &mut dyn FnMut(Block, &str)) {
         match self {
@@ -238,6 +295,7 @@ impl LogFilter {
             | LogFilter::Duration(_)
             | LogFilter::NotHealthCheck
             | LogFilter::Flags(_)
+            | LogFilter::Metadata { .. }
             | LogFilter::Kinds { .. } => {}
         }
     }

@@ -120,14 +120,27 @@ pub enum UpstreamProtocol {
     Downstream,
 }
 
+/// When the peer of an HTTP/2 connection is asked by PING whether it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Keepalive {
+    /// This often; `None`: not at times of its own.
+    pub interval: Option<Duration>,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// Longest time added to each interval, in percent of it. Default 15.
+    pub jitter: u32,
+    /// Also with the first stream after this time without any. Upstream only.
+    pub idle: Option<Duration>,
+}
+
 /// HTTP/2 settings; `None` keeps Mizzen's defaults (`net::h2`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Http2Options {
     pub max_concurrent_streams: Option<u32>,
     pub initial_stream_window: Option<u32>,
     pub initial_connection_window: Option<u32>,
-    /// PING interval and answer timeout.
-    pub keepalive: Option<(Duration, Duration)>,
+    /// PINGs.
+    pub keepalive: Option<Keepalive>,
     /// Bytes of a head, counted as RFC 9113 6.5.2 does.
     pub header_list: Option<u32>,
 }

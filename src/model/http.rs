@@ -106,6 +106,9 @@ pub struct Edge {
     pub proxy_100_continue: bool,
     /// What hosts are told of the client's certificate.
     pub client_cert: ClientCert,
+    /// Requests tell which proxy they came through: `x-envoy-downstream-service-cluster` and `-node`, and
+    /// `user-agent` where there is none.
+    pub add_user_agent: bool,
     /// The scheme that upstreams are told, whatever the client's.
     pub scheme: Option<RequestScheme>,
 }

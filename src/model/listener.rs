@@ -166,12 +166,20 @@ pub struct HttpManager {
     pub edge: super::Edge,
     /// `server` header on responses; default `envoy`.
     pub server_name: String,
+    /// How long a client may take to close its side after we closed ours; zero: the socket closes as soon as
+    /// everything is written. Default 1 s.
+    pub delayed_close: Duration,
     /// One line per stream.
     pub access_log: Arc<AccessLogs>,
     /// HTTP filters before the router, in the order requests pass them.
     pub filters: Vec<super::HttpFilter>,
     /// Its last HTTP filter.
     pub router: super::RouterOptions,
+}
+
+impl HttpManager {
+    /// Default of `delayed_close`.
+    pub const DELAYED_CLOSE: Duration = Duration::from_secs(1);
 }
 
 /// What HCM speaks to clients.

@@ -28,14 +28,15 @@ mod uri_template;
 pub mod workload;
 
 pub use access_log::{
-    AccessLog, AccessLogs, Comparison, JsonNode, JsonTemplate, LogFilter, LogFormat, LogKind, LogRoller,
-    LogSink, Op, RollerError,
+    AccessLog, AccessLogs, Comparison, JsonNode, JsonTemplate, LocalReplies, LogFilter, LogFormat, LogKind,
+    LogMoments, LogRoller, LogSink, Op, ReplyFormat, ReplyMapper, RollerError,
 };
 pub use address::{Address, Cidr};
 pub use cluster::{
     BindConfig, Breakers, Check, CheckTarget, Cluster, Discovery, DnsFamily, DnsPace, Fallback, HashFunction,
-    HealthCheck, Http2Options, HttpCheck, LbPolicy, OriginalDst, OutlierDetection, RetryBudget, Selector,
-    SlowStart, SocketOption, SocketState, StatusRange, Subsets, TcpKeepalive, Thresholds, UpstreamProtocol,
+    HealthCheck, Http2Options, HttpCheck, Keepalive, LbPolicy, OriginalDst, OutlierDetection, RetryBudget,
+    Selector, SlowStart, SocketOption, SocketState, StatusRange, Subsets, TcpKeepalive, Thresholds,
+    UpstreamProtocol,
 };
 pub use endpoint::{Endpoint, Endpoints, Health, Locality};
 pub use expr::Expr;

@@ -102,7 +102,8 @@ mod tests {
     #[test]
     fn parts_are_taken_by_place_or_by_name() {
         let by = |separator: &str, extract: Extract, value: &'static str| {
-            part(&fragment(separator, extract), value.as_bytes()).map(|part| String::from_utf8_lossy(part).into_owned())
+            part(&fragment(separator, extract), value.as_bytes())
+                .map(|part| String::from_utf8_lossy(part).into_owned())
         };
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(by("", Extract::Index(0), "a;b"), some("a;b"));

@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub clusters: imbl::Vector<ClusterSlot>,
     /// Ids of the clusters that are not [`ClusterSlot::Absent`], for routes that take the name from a header.
     pub names: imbl::OrdMap<Arc<str>, ClusterId>,
+    /// The node as this proxy introduces itself: id and cluster.
+    pub node_name: Arc<(String, String)>,
     /// The scopes of SRDS.
     pub scopes: Arc<Scopes>,
     /// What holds of runtime, all layers in one.

@@ -1,11 +1,9 @@
 //! Compiled listeners.
 
-use crate::filter;
 use super::Snapshot;
+use crate::filter;
 use crate::message::Head;
-use crate::model::{
-    FilterChain, HttpManager, Listener, Protocol, RouteId, RouteSource, RpcProxy, TcpProxy,
-};
+use crate::model::{FilterChain, HttpManager, Listener, Protocol, RouteId, RouteSource, RpcProxy, TcpProxy};
 use crate::router::{Scopes, WeightedPick};
 use crate::tls;
 use std::sync::Arc;

@@ -25,5 +25,5 @@ mod upstream_http2;
 pub use authorize::authorize;
 pub use handle::{Bound, Drain, Handle, Seen};
 pub use local::{Inspected, Local};
-pub use record::Record;
+pub use record::{Record, Rewritten};
 pub use sniff::{Served, serve_sniffed};

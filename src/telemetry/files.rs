@@ -12,8 +12,12 @@ pub use writer::{FileStats, flush, reopen};
 
 use crate::model::{LogRoller, LogSink};
 use foldhash::fast::FixedState;
+use rustix::fs::{Access, access};
+use rustix::io::Errno;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::io;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -44,6 +48,32 @@ pub fn configure(settings: Settings) {
 /// Longest time a line waits in its worker.
 pub fn interval() -> Duration {
     SETTINGS.get().and_then(|settings| settings.interval).unwrap_or(INTERVAL)
+}
+
+/// Whether the file of `sink` could be opened now. Changes nothing.
+///
+/// # Errors
+/// Why not.
+pub fn probe(sink: &LogSink) -> io::Result<()> {
+    let LogSink::File(path) = sink else { return Ok(()) };
+    let mut at = Path::new(path);
+    loop {
+        match access(at, Access::WRITE_OK) {
+            Ok(()) if at == Path::new(path) && at.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
+            Ok(()) if at != Path::new(path) && !at.is_dir() => {
+                return Err(io::ErrorKind::NotADirectory.into());
+            }
+            Ok(()) => return Ok(()),
+            // It will be made, with the folders on the way.
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        at = match at.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            // A relative path stands in the folder the process works in.
+            _ => return Ok(access(".", Access::WRITE_OK)?),
+        };
+    }
 }
 
 fn roller() -> Option<&'static LogRoller> {

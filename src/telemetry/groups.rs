@@ -69,6 +69,7 @@ stat_group! {
         downstream_cx_destroy_remote_active_rq: Counter,
         downstream_cx_drain_close: Counter,
         downstream_cx_idle_timeout: Counter,
+        downstream_cx_keepalive_timeout: Counter,
         downstream_cx_max_duration_reached: Counter,
         downstream_cx_protocol_error: Counter,
         downstream_cx_length_ms: Histogram,

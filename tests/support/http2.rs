@@ -14,7 +14,12 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// Waits `x-delay` milliseconds, answers 200 with `x-server`, echoes the body as it comes, ends with a trailer.
 pub async fn server(name: &'static str) -> SocketAddr {
-    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    server_at(name, ([127, 0, 0, 1], 0).into()).await
+}
+
+/// The same at `address`.
+pub async fn server_at(name: &'static str, address: SocketAddr) -> SocketAddr {
+    let socket = TcpListener::bind(address).await.unwrap();
     let address = socket.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = socket.accept().await {

@@ -13,6 +13,7 @@ pub mod ads;
 pub mod authz;
 pub mod bolt;
 pub mod http1;
+pub mod http1_traffic;
 pub mod http2;
 pub mod jwt;
 pub mod netns;

@@ -49,7 +49,8 @@ pub fn any_json(kind: Kind, body: &Body) -> Json {
 
 pub(super) fn entry(kind: Kind, form: Form, resource: &Resource) -> Json {
     let mut fields = Map::new();
-    let named = matches!(kind, Kind::Secret | Kind::ScopedRoute) || (kind == Kind::Listener && form == Form::States);
+    let named =
+        matches!(kind, Kind::Secret | Kind::ScopedRoute) || (kind == Kind::Listener && form == Form::States);
     if named {
         fields.insert("name".into(), (&*resource.name).into());
     }

@@ -86,6 +86,10 @@ pub struct OriginalDst {
     pub header: Option<String>,
     /// Port in place of the destination's.
     pub port_override: Option<u16>,
+    /// Port of a destination that names none; `None`: it has to name one.
+    pub default_port: Option<u16>,
+    /// The destination's port on this machine, whatever its address.
+    pub loopback: bool,
     /// How long an unused host is kept. Default 5 s.
     pub cleanup: Duration,
 }

@@ -145,7 +145,8 @@ impl Builder {
         since: Instant,
     ) -> (Vec<Held>, RouteId, Option<Arc<Scopes>>) {
         let none = RouteId(u32::MAX);
-        let own = |slot: Arc<str>| TableKey::Inline { listener: listener.clone(), slot, speaks: speaks(model) };
+        let own =
+            |slot: Arc<str>| TableKey::Inline { listener: listener.clone(), slot, speaks: speaks(model) };
         let routes = match route_source(model) {
             None => return (Vec::new(), none, None),
             Some(RouteSource::Rds { name, .. }) => ScopeTable::Rds(name.clone()),

@@ -69,6 +69,8 @@ pub struct Options {
     pub max_chains: usize,
     /// Routes of one table. Default 100,000.
     pub max_routes: usize,
+    /// The node's id and cluster.
+    pub node_name: (String, String),
     /// Where the TLS contexts of chains and clusters are kept.
     pub secrets: Arc<Secrets>,
     /// Who this process is.
@@ -87,6 +89,7 @@ impl Default for Options {
             max_resources: 100_000,
             max_chains: 1_000,
             max_routes: 100_000,
+            node_name: (String::new(), String::new()),
             secrets: Arc::default(),
             node: Arc::default(),
         }

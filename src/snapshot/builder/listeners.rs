@@ -11,7 +11,8 @@ use super::change::{Event, Origin, Owned, Why};
 use super::clusters::{Readiness, Waiter};
 use super::timers::Key;
 use crate::model::{
-    ClusterId, FilterChain, Listener, NetworkFilter, RouteConfig, RouteSource, ScopeSource, ScopeTable, ScopedRoute,
+    ClusterId, FilterChain, Listener, NetworkFilter, RouteConfig, RouteSource, ScopeSource, ScopeTable,
+    ScopedRoute,
 };
 use crate::snapshot::ListenerSpec;
 use std::collections::{BTreeMap, BTreeSet};

@@ -83,7 +83,8 @@ pub struct Interest {
 impl Builder {
     /// An empty configuration.
     pub fn new(options: Options) -> Self {
-        Builder { options, ..Builder::default() }
+        let next = Next::of(&options.node_name);
+        Builder { options, next, ..Builder::default() }
     }
 
     /// Sets the layers of runtime, later ones over earlier ones.
@@ -93,14 +94,17 @@ impl Builder {
 
     /// Sets keys of the admin layer, or unsets those whose value is empty; `false` if there is no such layer.
     pub fn modify_runtime(&mut self, changes: Vec<(String, String)>) -> bool {
-        self.change_layers(|source| *source == LayerSource::Admin, |values| {
-            for (key, value) in &changes {
-                match value.as_str() {
-                    "" => values.unset(key),
-                    text => values.set(key, RuntimeValue::Text(text.to_owned())),
+        self.change_layers(
+            |source| *source == LayerSource::Admin,
+            |values| {
+                for (key, value) in &changes {
+                    match value.as_str() {
+                        "" => values.unset(key),
+                        text => values.set(key, RuntimeValue::Text(text.to_owned())),
+                    }
                 }
-            }
-        })
+            },
+        )
     }
 
     /// Whether there is such a layer.

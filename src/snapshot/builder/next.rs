@@ -13,6 +13,12 @@ pub(super) struct Next {
 }
 
 impl Next {
+    /// Nothing but who this proxy is.
+    pub(super) fn of(node: &(String, String)) -> Self {
+        let snapshot = Snapshot { node_name: Arc::new(node.clone()), ..Snapshot::default() };
+        Next { snapshot, changed: false }
+    }
+
     /// The generation published last.
     pub(super) fn generation(&self) -> u64 {
         self.snapshot.generation

@@ -187,7 +187,8 @@ impl Builder {
     pub(super) fn settle_scopes(&mut self) -> bool {
         for name in self.scopes.switching.clone() {
             let Some(state) = self.scopes.states.get_mut(&name) else { continue };
-            let here = state.next.as_ref().is_some_and(|next| self.next.get().route_table(next.table).is_some());
+            let here =
+                state.next.as_ref().is_some_and(|next| self.next.get().route_table(next.table).is_some());
             // What serves nothing is not worth waiting with.
             let empty = self.next.get().route_table(state.serving.table).is_none();
             if here || empty {
@@ -203,9 +204,11 @@ impl Builder {
             return false;
         }
         let states = &self.scopes.states;
-        let tables = self.scopes.by_key.iter().filter_map(|(key, name)| {
-            Some((key.clone(), states.get(name)?.serving.table))
-        });
+        let tables = self
+            .scopes
+            .by_key
+            .iter()
+            .filter_map(|(key, name)| Some((key.clone(), states.get(name)?.serving.table)));
         self.next.set_scopes(Arc::new(Scopes::new(tables)));
         true
     }

@@ -22,7 +22,9 @@ pub(super) fn destination(
     if let (Some(header), Some(head)) = (&settings.header, head) {
         let mut invalid = false;
         head.each_value(header, &mut |value| {
-            let address = std::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok());
+            let text = std::str::from_utf8(value).unwrap_or_default().trim();
+            let bare = |port| Some(SocketAddr::new(text.parse().ok()?, port));
+            let address = text.parse().ok().or_else(|| settings.default_port.and_then(bare));
             invalid |= address.is_none();
             named = named.or(address);
         });
@@ -34,6 +36,9 @@ pub(super) fn destination(
     let mut destination = named.or(caller.destination)?;
     if let Some(port) = settings.port_override {
         destination.set_port(port);
+    }
+    if settings.loopback {
+        destination.set_ip(Ipv4Addr::LOCALHOST.into());
     }
     destination.set_ip(destination.ip().to_canonical());
     if is_own(view, destination) {

@@ -10,7 +10,7 @@ use crate::net::PeerAddress;
 use crate::stream::Handle;
 use crate::util::random::Random;
 use bytes::Bytes;
-use http::header::{DATE, SERVER, VIA};
+use http::header::{DATE, SERVER, USER_AGENT, VIA};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, request};
 use std::cell::RefCell;
@@ -227,6 +227,18 @@ fn append_list(headers: &mut HeaderMap, name: HeaderName, item: &str) {
 fn set(headers: &mut HeaderMap, name: HeaderName, value: impl Into<Bytes>) {
     if let Ok(value) = HeaderValue::from_maybe_shared(value.into()) {
         let _ = headers.try_insert(name, value);
+    }
+}
+
+/// Tells which proxy a request came through (`add_user_agent`).
+pub(super) fn introduce(headers: &mut HeaderMap, (id, cluster): &(String, String)) {
+    let text = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+    set(headers, HeaderName::from_static("x-envoy-downstream-service-cluster"), text(cluster));
+    if !headers.contains_key(USER_AGENT) {
+        set(headers, USER_AGENT, text(cluster));
+    }
+    if !id.is_empty() {
+        set(headers, HeaderName::from_static("x-envoy-downstream-service-node"), text(id));
     }
 }
 

@@ -9,7 +9,7 @@ use super::edge::{self, Arrival};
 use super::flow::Flow;
 use super::head::{Change, RequestHead, edit, facts, protocol, set_path};
 use super::relay::{End, Relay, send_whole};
-use super::reply::Style;
+use super::reply::{Style, own_words, rewrite};
 use super::source::Source;
 use super::steering::Told;
 use super::{Downstream, Settings};
@@ -73,12 +73,14 @@ pub(super) struct Answer {
     /// Where the body of any other comes from.
     /// Boxed: an answer is handed on several times on its way to the client.
     relay: Option<Box<Relay>>,
+    /// What its manager makes of answers of our own has been made of it.
+    settled: bool,
 }
 
 impl Answer {
     /// An answer whose body `relay` brings.
     pub(super) fn relayed(response: Response<()>, relay: Relay) -> Self {
-        Answer { response, whole: Bytes::new(), relay: Some(Box::new(relay)) }
+        Answer { response, whole: Bytes::new(), relay: Some(Box::new(relay)), settled: true }
     }
 
     /// The body of an answer that is not our own.
@@ -88,7 +90,7 @@ impl Answer {
 
     /// An answer in one piece.
     pub(super) fn whole(response: Response<()>, whole: Bytes) -> Self {
-        Answer { response, whole, relay: None }
+        Answer { response, whole, relay: None, settled: false }
     }
 }
 
@@ -156,10 +158,19 @@ impl Exchange {
         self.always_http2 = settings.upstream.is_some();
         let mut arrival = Arrival::default();
         let arrived = self.arrive(&settings, &mut head, &mut arrival);
+        if let (Some(edge), Ok(())) = (settings.edge, &arrived)
+            && edge.add_user_agent
+        {
+            edge::introduce(&mut head.headers, &view.node_name);
+        }
         settings.routes = bound.chain.filter.table_of(&view, &RequestHead(&head));
         self.record.client = arrival.client;
         self.record.arrived(&RequestHead(&head));
         self.record.request_size(&head.headers);
+        if self.record.moments().start {
+            let at = (&self.down.local, &*self.down.handle);
+            self.record.note(LogKind::DownstreamStart, at, (None, None));
+        }
         let answer = match arrived {
             Ok(()) => match arrival.redirect.take() {
                 Some(path) => self.send_back(style, path),
@@ -179,6 +190,7 @@ impl Exchange {
                 Answer::whole(response, whole)
             }
         };
+        self.settle(&mut answer);
         if self.record.has_failed() {
             self.record.explain(view.route_table(settings.routes).map(|table| &**table));
         }
@@ -269,6 +281,18 @@ impl Exchange {
         }
     }
 
+    /// An answer of our own becomes what the manager's configuration makes of it, before filters see it.
+    pub(super) fn settle(&mut self, answer: &mut Answer) {
+        if std::mem::replace(&mut answer.settled, true) || !self.record.rewrites() {
+            return;
+        }
+        let (status, text) = own_words(&answer.response, &answer.whole);
+        let at = (&*self.down.local, &*self.down.handle);
+        if let Some(new) = self.record.rewrite(at, self.trail.upstream(), status, &text) {
+            rewrite(&mut answer.response, &mut answer.whole, status, new);
+        }
+    }
+
     /// The answer for a failure, with the response edits of the route it met.
     fn failed(
         &mut self,
@@ -348,7 +372,23 @@ impl Exchange {
                     relay.down.note_trailers();
                 }
                 relay.down.start(sink, follows == Follows::Nothing);
-                let end = relay.run(&mut self.clock).await;
+                let moments = self.record.moments();
+                let at = (&self.down.local, &*self.down.handle);
+                if moments.tunnel && self.switched {
+                    let kind = LogKind::DownstreamTunnelSuccessfullyEstablished;
+                    self.record.note(kind, at, self.trail.upstream());
+                }
+                let end = match moments.every {
+                    None => relay.run(&mut self.clock).await,
+                    // Boxed, so that a stream whose logs wait for its end has no room for it.
+                    Some(every) => {
+                        let note = |relay: &Relay| {
+                            relay.tell(&mut self.record);
+                            self.record.note(LogKind::DownstreamPeriodic, at, self.trail.upstream());
+                        };
+                        Box::pin(relay.run_noted(&mut self.clock, every, &self.down.local, note)).await
+                    }
+                };
                 relay.count(&stats);
                 relay.tell(&mut self.record);
                 relay.finish(&end);

@@ -107,6 +107,7 @@ impl Exchange {
                 Answer::whole(response, whole)
             }
         };
+        self.settle(&mut answer);
         let seen = kept.as_deref().map(RequestHead);
         let seen: &dyn Head = match &seen {
             Some(head) => head,

@@ -42,7 +42,7 @@ pub use stats::{Stats, Version};
 
 use super::{Bound, Handle, Local};
 use crate::filter::Chain;
-use crate::model::{Edge, Protocol, RouteId, RouterOptions};
+use crate::model::{Edge, HttpManager, Protocol, RouteId, RouterOptions};
 use crate::net::h2::MAX_HEADERS;
 use crate::snapshot::{ChainSpec, FilterSpec};
 use bytes::Bytes;
@@ -78,6 +78,14 @@ impl Downstream {
         stats.opened(version);
         let of = Rc::downgrade(&bound);
         Some(Rc::new(Downstream { handle, local, stats, of }))
+    }
+
+    /// How long the client may take to close its side after we closed ours.
+    pub fn linger(&self) -> Duration {
+        match &self.handle.bound().chain.filter {
+            FilterSpec::Http { config, .. } => config.delayed_close,
+            FilterSpec::Rpc { .. } | FilterSpec::Tcp { .. } => HttpManager::DELAYED_CLOSE,
+        }
     }
 
     /// The same connection as its present filter counts it, if another one served its last stream.

@@ -7,11 +7,13 @@ use super::source::Fault;
 use super::stats::Stats;
 use super::upstream::Way;
 use crate::message::Reason;
-use crate::stream::Record;
 use crate::stream::exchange::Attempt;
+use crate::stream::{Local, Record};
 use bytes::Bytes;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 /// Two flows and what they hold upstream; no configuration.
 pub(super) struct Relay {
@@ -64,6 +66,32 @@ impl Relay {
             clock.poll(cx, self.up.moved() + self.down.moved()).map(End::Late)
         })
         .await
+    }
+
+    /// As [`run`](Self::run); `note` is called this often meanwhile.
+    pub(super) async fn run_noted(
+        &mut self,
+        clock: &mut Clock,
+        every: Duration,
+        local: &Local,
+        mut note: impl FnMut(&Relay),
+    ) -> End {
+        loop {
+            let mut timer = pin!(local.env.wheel.sleep(every));
+            // What is moved is kept in the flows: a run that is given up goes on where it was.
+            let ended = {
+                let mut run = pin!(self.run(clock));
+                poll_fn(|cx| match run.as_mut().poll(cx) {
+                    Poll::Ready(end) => Poll::Ready(Some(end)),
+                    Poll::Pending => timer.as_mut().poll(cx).map(|()| None),
+                })
+                .await
+            };
+            match ended {
+                Some(end) => return end,
+                None => note(self),
+            }
+        }
     }
 
     /// Tells `record` what was moved.

@@ -1,8 +1,10 @@
 //! Answers the proxy makes itself, in the form the client understands.
 
+use super::head::edit;
 use crate::message::Reason;
 use crate::protocol::bolt::Status;
 use crate::protocol::bridge;
+use crate::stream::Rewritten;
 use crate::telemetry::why;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
@@ -105,6 +107,49 @@ impl Style {
     }
 }
 
+/// What an answer for a gRPC client would be for others.
+#[derive(Clone)]
+struct Plain {
+    status: u16,
+    text: Bytes,
+}
+
+/// The status and the text of an answer of our own, whatever form it has.
+pub(super) fn own_words(response: &Response<()>, whole: &Bytes) -> (u16, Bytes) {
+    match response.extensions().get::<Plain>() {
+        Some(plain) => (plain.status, plain.text.clone()),
+        None => (response.status().as_u16(), whole.clone()),
+    }
+}
+
+/// Makes `new` of an answer whose status was `old`, in the form it has.
+pub(super) fn rewrite(response: &mut Response<()>, whole: &mut Bytes, old: u16, new: Rewritten) {
+    let (Ok(status), Ok(was)) = (StatusCode::from_u16(new.status), StatusCode::from_u16(old)) else { return };
+    if response.extensions_mut().remove::<Plain>().is_some() {
+        let headers = response.headers_mut();
+        // A status of gRPC that somebody chose says more than one of HTTP.
+        if headers.get("grpc-status") == Some(&HeaderValue::from(grpc_status(was))) {
+            headers.insert("grpc-status", HeaderValue::from(grpc_status(status)));
+        }
+        let text = percent_encoded(&String::from_utf8_lossy(&new.body));
+        match HeaderValue::from_str(&text) {
+            Ok(text) if !text.is_empty() => drop(headers.insert("grpc-message", text)),
+            _ => drop(headers.remove("grpc-message")),
+        }
+    } else {
+        *response.status_mut() = status;
+        *whole = Bytes::from(new.body);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(whole.len()));
+        let kind = new.content_type.unwrap_or_else(|| "text/plain".to_owned());
+        match HeaderValue::try_from(kind) {
+            Ok(kind) if !whole.is_empty() => drop(headers.insert(CONTENT_TYPE, kind)),
+            _ => drop(headers.remove(CONTENT_TYPE)),
+        }
+    }
+    edit(response.headers_mut(), &new.headers);
+}
+
 fn with_status(status: StatusCode) -> Response<()> {
     let mut response = Response::new(());
     *response.status_mut() = status;
@@ -125,6 +170,8 @@ fn grpc(status: StatusCode, message: &str) -> Response<()> {
     }
     let mut response = Response::new(());
     *response.headers_mut() = headers;
+    let text = Bytes::copy_from_slice(message.as_bytes());
+    response.extensions_mut().insert(Plain { status: status.as_u16(), text });
     response
 }
 

@@ -142,6 +142,13 @@ impl Stats {
         }
     }
 
+    pub fn ping_lost(&self) {
+        if let Stats::Http(stats) = self {
+            stats.downstream_cx_keepalive_timeout.inc();
+        }
+    }
+
+    /// It was closed because it was idle.
     pub fn idle_timeout(&self) {
         match self {
             Stats::Http(stats) => stats.downstream_cx_idle_timeout.inc(),

@@ -69,7 +69,7 @@ pub async fn serve(io: Conn, early: BytesMut, handle: Rc<Handle>, local: Rc<Loca
     let (ending, down) = driver.run(begin).await;
     let (by_peer, busy) = (ending == Ending::Gone, ending == Ending::Cut);
     down.stats.closed(Version::Http1, begin.elapsed(), line.bytes(), by_peer, busy);
-    ending.close(line, &down.local).await;
+    ending.close(line, &down.local, down.linger()).await;
 }
 
 /// The codec's limits, as `config` and the switches among `values` set them.
@@ -100,9 +100,9 @@ enum Ending {
 }
 
 impl Ending {
-    async fn close(self, line: Rc<Line>, local: &Local) {
+    async fn close(self, line: Rc<Line>, local: &Local, linger: Duration) {
         if self == Ending::Gentle {
-            let mut limit = pin!(local.env.wheel.sleep(LINGER));
+            let mut limit = pin!(local.env.wheel.sleep(linger.max(LINGER)));
             let flushed = poll_fn(|cx| match line.poll_flush(cx) {
                 Poll::Ready(result) => Poll::Ready(result.is_ok()),
                 Poll::Pending => limit.as_mut().poll(cx).map(|()| false),
@@ -110,7 +110,7 @@ impl Ending {
             if flushed.await
                 && let Some(io) = line.into_conn()
             {
-                io.close_gently(LINGER).await;
+                io.close_gently(linger).await;
             }
         } else if self == Ending::Cut
             && let Some(io) = line.into_conn()

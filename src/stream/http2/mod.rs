@@ -8,7 +8,7 @@ pub(super) mod tests;
 
 use super::http::{Client, Clock, Downstream, STREAM_IDLE, Source, Version, exchange};
 use super::{Drain, Handle, Local};
-use crate::model::{Http2Options, HttpManager};
+use crate::model::{self, Http2Options, HttpManager};
 use crate::net::{Conn, Keepalive, Sleep, Wire, WireIo, h2 as settings};
 use crate::snapshot::FilterSpec;
 use ::http::{HeaderMap, HeaderName, HeaderValue, Request};
@@ -24,8 +24,6 @@ use std::time::Duration;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
-/// How long a client may take to close its side after we closed ours.
-const LINGER: Duration = Duration::from_secs(1);
 /// How long a connection that was told to leave may be without streams: a client that has acknowledged the
 /// first GOAWAY is gone by then, and one that never does sends no more.
 const QUIET: Duration = Duration::from_secs(1);
@@ -69,7 +67,7 @@ pub async fn serve(io: Conn, early: Bytes, handle: Rc<Handle>, local: Rc<Local>)
     let busy = down.handle.streams() > 0;
     down.stats.closed(Version::Http2, begin.elapsed(), wire.bytes(), by_peer, busy);
     if let Some(io) = wire.into_conn() {
-        io.close_gently(LINGER).await;
+        io.close_gently(down.linger()).await;
     }
 }
 
@@ -164,7 +162,7 @@ impl Driver {
         down: &Rc<Downstream>,
         wire: Rc<Wire>,
         mut connection: Connection<WireIo, Bytes>,
-        keepalive: Option<(Duration, Duration)>,
+        keepalive: Option<model::Keepalive>,
     ) -> Self {
         let now = Instant::now();
         Driver {
@@ -246,6 +244,7 @@ impl Driver {
             return self.close(h2::Reason::NO_ERROR);
         }
         if self.keepalive.as_mut().is_some_and(|keepalive| keepalive.poll(cx).is_ready()) {
+            self.down.stats.ping_lost();
             return self.close(h2::Reason::NO_ERROR);
         }
         if !self.told && (drain >= Drain::Told || self.wire.is_worn() || self.is_spent()) {

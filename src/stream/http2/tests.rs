@@ -74,6 +74,7 @@ pub(in crate::stream) fn http_manager() -> HttpManager {
         http1: Http1Options::default(),
         edge: Edge::default(),
         server_name: "envoy".into(),
+        delayed_close: HttpManager::DELAYED_CLOSE,
         access_log: Default::default(),
         filters: Vec::new(),
         router: RouterOptions::default(),

@@ -255,6 +255,7 @@ impl Facts for Ended<'_> {
                 record.response_begin.map(|at| self.now.saturating_duration_since(at)).put(out)
             }
             Fact::UpstreamConnectionPoolReadyDuration => self.elapsed(Point::UpstreamSendStart).put(out),
+            Fact::LocalReplyBody => record.text(record.own_body).put(out),
             Fact::RouteName => record.text(record.route).put(out),
             Fact::VirtualHostName => record.text(record.host).put(out),
             Fact::AccessLogType => record.kind.word().put(out),

@@ -2,6 +2,7 @@
 
 use super::attributes::Over;
 use super::ended::Ended;
+use crate::filter::metadata_holds;
 use crate::message::{Facts, Point};
 use crate::model::LogFilter;
 
@@ -11,7 +12,7 @@ impl Ended<'_> {
         filter.is_none_or(|filter| self.satisfies(filter))
     }
 
-    fn satisfies(&self, filter: &LogFilter) -> bool {
+    pub(super) fn satisfies(&self, filter: &LogFilter) -> bool {
         let record = self.record;
         match filter {
             LogFilter::Status(wanted) => wanted.holds(record.status.into()),
@@ -36,6 +37,14 @@ impl Ended<'_> {
             }
             LogFilter::Expression(expr) => {
                 expr.holds(&Over { ended: self, report: record.report.as_deref() })
+            }
+            // Nothing is asked for, and nothing is found.
+            LogFilter::Metadata { matcher: None, absent } => *absent,
+            LogFilter::Metadata { matcher: Some(matcher), absent } => {
+                match record.metadata.find(&matcher.namespace, &matcher.path) {
+                    None => *absent,
+                    Some(_) => metadata_holds(matcher, &record.metadata),
+                }
             }
             LogFilter::Kinds { kinds, exclude } => kinds.contains(&record.kind) != *exclude,
         }

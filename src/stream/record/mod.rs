@@ -7,6 +7,7 @@
 mod attributes;
 mod ended;
 mod judge;
+mod replies;
 mod why;
 
 pub(super) use attributes::{Plain, uri_names};
@@ -15,13 +16,14 @@ use super::{Bound, Handle, Local};
 use crate::cluster::{Cluster, Host};
 use crate::filter::mesh::Report;
 use crate::message::{Fact, Flags, Head, Metadata, Reason};
-use crate::model::{AccessLogs, Block, LogFormat, LogKind};
+use crate::model::{AccessLogs, Block, LogFormat, LogKind, LogMoments};
 use crate::router::{RouteSpec, RouteTable};
 use crate::telemetry::files;
 use crate::telemetry::why::{self as records, Rejected, Short};
 use crate::tls::Session;
 use ended::Ended;
 use http::HeaderMap;
+pub use replies::Rewritten;
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -64,6 +66,8 @@ pub struct Record {
     method: Span,
     authority: Span,
     path: Span,
+    /// The body of an answer of our own, where somebody asks.
+    own_body: Span,
     /// The failure that ended it.
     reason: Option<Reason>,
     /// The routes before the one that matched.
@@ -157,6 +161,7 @@ impl Record {
             method: None,
             authority: None,
             path: None,
+            own_body: None,
             reason: None,
             rejected: Vec::new(),
             ends: (None, None),
@@ -288,6 +293,16 @@ impl Record {
         counted || self.logs.as_ref().is_some_and(any) || self.asks(Fact::ResponseTrailersBytes)
     }
 
+    /// When its logs get lines before the last.
+    pub fn moments(&self) -> LogMoments {
+        self.logs.as_ref().map(|logs| logs.moments()).unwrap_or_default()
+    }
+
+    /// Whether answers of our own may become others.
+    pub fn rewrites(&self) -> bool {
+        self.logs.as_ref().is_some_and(|logs| logs.replies().is_some())
+    }
+
     /// The size of the request's head.
     pub fn request_size(&mut self, headers: &HeaderMap) {
         if self.asks(Fact::RequestHeadersBytes) {
@@ -406,20 +421,8 @@ impl Record {
             if let Some(report) = &self.report {
                 ended.count(report, &local.mesh);
             }
-            let all = logs.iter().flat_map(|logs| logs.iter());
-            for log in all.filter(|log| ended.passes(log.filter.as_ref())) {
-                let first = local.outlet.append(&log.sink, |out| match &log.format {
-                    LogFormat::Text { format, omit_empty } => {
-                        format.write(&ended, if *omit_empty { b"" } else { b"-" }, out);
-                    }
-                    LogFormat::Json(template) => {
-                        template.write(&ended, out);
-                        out.push(b'\n');
-                    }
-                });
-                if first {
-                    flush_later(local);
-                }
+            if let Some(logs) = &logs {
+                write_lines(local, logs, &ended);
             }
         }
         self.logs = None;
@@ -427,6 +430,24 @@ impl Record {
         let mut pool = local.records.borrow_mut();
         if pool.len() < POOL && self.text.capacity() <= LARGEST {
             pool.push(self);
+        }
+    }
+}
+
+/// A line in each log that wants one.
+fn write_lines(local: &Rc<Local>, logs: &AccessLogs, ended: &Ended<'_>) {
+    for log in logs.iter().filter(|log| ended.passes(log.filter.as_ref())) {
+        let first = local.outlet.append(&log.sink, |out| match &log.format {
+            LogFormat::Text { format, omit_empty } => {
+                format.write(ended, if *omit_empty { b"" } else { b"-" }, out);
+            }
+            LogFormat::Json(template) => {
+                template.write(ended, out);
+                out.push(b'\n');
+            }
+        });
+        if first {
+            flush_later(local);
         }
     }
 }

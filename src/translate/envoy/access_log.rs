@@ -1,12 +1,13 @@
 //! Access logs: sinks, formats and filters.
 
 use super::extension::{Extension, value_to_json};
-use super::matchers;
-use super::values::{enumeration, not_empty};
+use super::http_filters::dynamic_metadata;
+use super::values::{enumeration, not_empty, positive};
+use super::{local_reply, matchers};
 use crate::message::Flags;
 use crate::model::{
     AccessLog, AccessLogs, Comparison, Expr, Format, Fraction, JsonNode, JsonTemplate, LogFilter, LogFormat,
-    LogKind, LogSink, Op,
+    LogKind, LogMoments, LogSink, Op,
 };
 use crate::proto::envoy::config::accesslog::v3 as pb;
 use crate::proto::envoy::config::core::v3::{SubstitutionFormatString, data_source};
@@ -14,13 +15,16 @@ use crate::proto::envoy::data::accesslog::v3::AccessLogType;
 use crate::proto::envoy::extensions::access_loggers::file::v3 as file;
 use crate::proto::envoy::extensions::access_loggers::filters::cel::v3 as cel;
 use crate::proto::envoy::extensions::access_loggers::stream::v3 as stream;
+use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use crate::proto::envoy::extensions::formatter::req_without_query::v3::ReqWithoutQuery;
 use crate::proto::envoy::r#type::v3::fractional_percent::DenominatorType;
 use crate::proto::message_name;
+use crate::telemetry::files;
 use crate::translate::finding::{Findings, Path};
 use prost_types::Struct;
 use serde_json::Value as Json;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Envoy's own.
 const DEFAULT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" \
@@ -41,6 +45,34 @@ pub(super) fn logs(path: &Path<'_>, list: &[pb::AccessLog], out: &mut Findings) 
     Arc::new(AccessLogs::new(read.collect()))
 }
 
+/// Those of a connection manager, and what its own answers become.
+pub(super) fn of_manager(
+    path: &Path<'_>,
+    manager: &hcm::HttpConnectionManager,
+    out: &mut Findings,
+) -> Arc<AccessLogs> {
+    let at = path.name("access_log");
+    let list = manager.access_log.iter().enumerate();
+    let logs = list.filter_map(|(i, log)| one(&at.index(i), log, out)).collect();
+    let replies = manager.local_reply_config.as_ref();
+    let replies =
+        replies.and_then(|config| local_reply::replies(&path.name("local_reply_config"), config, out));
+    let more = match &manager.access_log_options {
+        None => LogMoments::default(),
+        Some(options) => {
+            let at = path.name("access_log_options");
+            let every = options.access_log_flush_interval.as_ref();
+            LogMoments {
+                start: options.flush_access_log_on_new_request,
+                every: every
+                    .map(|_| positive(&at.name("access_log_flush_interval"), every, Duration::MAX, out)),
+                tunnel: options.flush_log_on_tunnel_successfully_established,
+            }
+        }
+    };
+    Arc::new(AccessLogs::of_manager(logs, replies, more))
+}
+
 fn one(path: &Path<'_>, log: &pb::AccessLog, out: &mut Findings) -> Option<AccessLog> {
     let filter = match &log.filter {
         Some(filter) => Some(log_filter(&path.name("filter"), filter, out)?),
@@ -55,7 +87,13 @@ fn one(path: &Path<'_>, log: &pb::AccessLog, out: &mut Findings) -> Option<Acces
     let (sink, format) = if extension.is::<file::FileAccessLog>() {
         let config: file::FileAccessLog = extension.decode(&at, out)?;
         let name = not_empty(&at.name("path"), &config.path, out);
-        (LogSink::of(&name), file_format(&at, &config, out)?)
+        let sink = LogSink::of(&name);
+        // Whether a file can be opened is for the machine to say.
+        out.looked_outside();
+        if let Err(error) = files::probe(&sink) {
+            out.bad(&at.name("path"), &name, format_args!("cannot be opened: {error}"));
+        }
+        (sink, file_format(&at, &config, out)?)
     } else if extension.is::<stream::StdoutAccessLog>() {
         use stream::stdout_access_log::AccessLogFormat::LogFormat;
         let config: stream::StdoutAccessLog = extension.decode(&at, out)?;
@@ -88,7 +126,7 @@ fn file_format(path: &Path<'_>, config: &file::FileAccessLog, out: &mut Findings
     }
 }
 
-fn substitution(
+pub(super) fn substitution(
     path: &Path<'_>,
     format: Option<&SubstitutionFormatString>,
     out: &mut Findings,
@@ -175,7 +213,11 @@ fn node(path: &Path<'_>, value: &prost_types::Value, omit: bool, out: &mut Findi
     })
 }
 
-fn log_filter(path: &Path<'_>, filter: &pb::AccessLogFilter, out: &mut Findings) -> Option<LogFilter> {
+pub(super) fn log_filter(
+    path: &Path<'_>,
+    filter: &pb::AccessLogFilter,
+    out: &mut Findings,
+) -> Option<LogFilter> {
     use pb::access_log_filter::FilterSpecifier as Kind;
     let unsupported = |name: &str, out: &mut Findings| {
         out.bad(&path.name(name), "", "this access log filter is not supported (leave it out)");
@@ -227,7 +269,14 @@ fn log_filter(path: &Path<'_>, filter: &pb::AccessLogFilter, out: &mut Findings)
             let said = |why| out.bad(&at.name("expression"), &config.expression, why);
             LogFilter::Expression(read.map_err(said).ok()?)
         }
-        Some(Kind::MetadataFilter(_)) => return unsupported("metadata_filter", out),
+        Some(Kind::MetadataFilter(filter)) => {
+            let at = path.name("metadata_filter");
+            let matcher = match &filter.matcher {
+                Some(matcher) => Some(dynamic_metadata(&at.name("matcher"), matcher, out)?),
+                None => None,
+            };
+            LogFilter::Metadata { matcher, absent: filter.match_if_key_not_found.unwrap_or(true) }
+        }
         None => {
             out.bad(path, "", "no filter in it (leave it out for every stream)");
             return None;
@@ -295,6 +344,11 @@ fn kinds(path: &Path<'_>, filter: &pb::LogTypeFilter, out: &mut Findings) -> Log
             Some(AccessLogType::NotSet) => kinds.push(LogKind::NotSet),
             Some(AccessLogType::TcpConnectionEnd) => kinds.push(LogKind::TcpConnectionEnd),
             Some(AccessLogType::DownstreamEnd) => kinds.push(LogKind::DownstreamEnd),
+            Some(AccessLogType::DownstreamStart) => kinds.push(LogKind::DownstreamStart),
+            Some(AccessLogType::DownstreamPeriodic) => kinds.push(LogKind::DownstreamPeriodic),
+            Some(AccessLogType::DownstreamTunnelSuccessfullyEstablished) => {
+                kinds.push(LogKind::DownstreamTunnelSuccessfullyEstablished);
+            }
             // Lines of these kinds are never written.
             Some(_) | None => {}
         }

@@ -129,7 +129,8 @@ fn original_dst(message: &pb::Cluster, out: &mut Findings) -> OriginalDst {
         out.bad(&root.name("lb_subset_config"), "", "an ORIGINAL_DST cluster has no subsets");
     }
     let cleanup = positive(&root.name("cleanup_interval"), message.cleanup_interval.as_ref(), CLEANUP, out);
-    let mut found = OriginalDst { header: None, port_override: None, cleanup };
+    let mut found =
+        OriginalDst { header: None, port_override: None, default_port: None, loopback: false, cleanup };
     if let Some(LbConfig::OriginalDstLbConfig(config)) = &message.lb_config {
         let at = root.name("original_dst_lb_config");
         if config.metadata_key.is_some() {

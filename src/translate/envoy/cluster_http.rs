@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::extension::Extension;
-use super::values::{positive, timeout, within};
-use crate::model::{Cluster, Http2Options, UpstreamProtocol};
+use super::values::{percent, positive, timeout, within};
+use crate::model::{Cluster, Http2Options, Keepalive, UpstreamProtocol};
 use crate::proto::envoy::config::cluster::v3 as pb;
 use crate::proto::envoy::config::core::v3 as core;
 use crate::proto::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
@@ -174,9 +174,15 @@ pub(super) fn http2(
         }
         let zero = Duration::ZERO;
         let answer = positive(&at.name("timeout"), keepalive.timeout.as_ref(), zero, out);
-        if keepalive.interval.is_some() {
-            let interval = positive(&at.name("interval"), keepalive.interval.as_ref(), zero, out);
-            model.keepalive = Some((interval, answer));
+        let mut time = |field: &str, given: Option<&prost_types::Duration>| {
+            given.map(|given| positive(&at.name(field), Some(given), zero, out))
+        };
+        let interval = time("interval", keepalive.interval.as_ref());
+        let idle = time("connection_idle_interval", keepalive.connection_idle_interval.as_ref());
+        let jitter = keepalive.interval_jitter.as_ref();
+        let jitter = jitter.map_or(15, |share| percent(&at.name("interval_jitter"), share.value, out));
+        if interval.is_some() || idle.is_some() {
+            model.keepalive = Some(Keepalive { interval, timeout: answer, jitter, idle });
         }
     }
     model

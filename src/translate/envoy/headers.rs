@@ -30,6 +30,24 @@ pub(super) fn edits(
 
 /// One header to write.
 pub(super) fn edit(path: &Path<'_>, option: &HeaderValueOption, out: &mut Findings) -> Option<HeaderEdit> {
+    edit_knowing(&|fact| FACTS.contains(&fact), path, option, out)
+}
+
+/// One header to write when everything about its stream is known.
+pub(super) fn late_edit(
+    path: &Path<'_>,
+    option: &HeaderValueOption,
+    out: &mut Findings,
+) -> Option<HeaderEdit> {
+    edit_knowing(&|_| true, path, option, out)
+}
+
+fn edit_knowing(
+    known: &dyn Fn(Fact) -> bool,
+    path: &Path<'_>,
+    option: &HeaderValueOption,
+    out: &mut Findings,
+) -> Option<HeaderEdit> {
     let at = path.name("header");
     let Some(header) = &option.header else {
         out.bad(&at, "", "no header");
@@ -49,7 +67,7 @@ pub(super) fn edit(path: &Path<'_>, option: &HeaderValueOption, out: &mut Findin
             return None;
         }
     };
-    let value = value(&at.name("value"), &header.key, text, option.keep_empty_value, out)?;
+    let value = value(known, &at.name("value"), (&header.key, text), option.keep_empty_value, out)?;
     let action = action(path, option, out)?;
     // Envoy leaves out a header whose value is empty, unless told otherwise.
     if matches!(&value, EditValue::Text(text) if text.is_empty()) && !option.keep_empty_value {
@@ -109,12 +127,18 @@ const FACTS: &[Fact] = &[
 ];
 
 /// A value with or without operators. Findings show the header's key: its value may be a credential.
-fn value(path: &Path<'_>, key: &str, text: &str, keep_empty: bool, out: &mut Findings) -> Option<EditValue> {
+fn value(
+    known: &dyn Fn(Fact) -> bool,
+    path: &Path<'_>,
+    (key, text): (&str, &str),
+    keep_empty: bool,
+    out: &mut Findings,
+) -> Option<EditValue> {
     if text.contains(['\0', '\r', '\n']) {
         out.bad(path, key, "must not hold NUL, CR or LF");
         return None;
     }
-    let format = format(path, key, text, out)?;
+    let format = format_knowing(known, path, (key, text), out)?;
     Some(match format.as_literal() {
         Some(text) => EditValue::Text(text.into()),
         None => EditValue::Format { format, keep_empty },
@@ -123,6 +147,15 @@ fn value(path: &Path<'_>, key: &str, text: &str, keep_empty: bool, out: &mut Fin
 
 /// A format string for what is written while a request is on its way. `shown` stands for it in findings.
 pub(super) fn format(path: &Path<'_>, shown: &str, text: &str, out: &mut Findings) -> Option<Format> {
+    format_knowing(&|fact| FACTS.contains(&fact), path, (shown, text), out)
+}
+
+fn format_knowing(
+    known: &dyn Fn(Fact) -> bool,
+    path: &Path<'_>,
+    (shown, text): (&str, &str),
+    out: &mut Findings,
+) -> Option<Format> {
     let format = match Format::parse(text) {
         Ok(format) => format,
         Err(error) => {
@@ -130,7 +163,7 @@ pub(super) fn format(path: &Path<'_>, shown: &str, text: &str, out: &mut Finding
             return None;
         }
     };
-    for fact in format.facts().filter(|fact| !FACTS.contains(fact)) {
+    for fact in format.facts().filter(|fact| !known(*fact)) {
         out.bad(path, shown, format_args!("%{}%: not known when this is written", fact.word()));
     }
     Some(format)

@@ -124,6 +124,7 @@ pub(super) fn edge(
         upgrades: upgrades(&path.name("upgrade_configs"), &manager.upgrade_configs, out),
         proxy_100_continue: manager.proxy_100_continue,
         client_cert: client_cert(path, manager, out)?,
+        add_user_agent: manager.add_user_agent.unwrap_or(false),
         scheme: scheme(path, manager, out),
     })
 }

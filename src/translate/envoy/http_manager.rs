@@ -8,7 +8,7 @@ use super::access_log;
 use super::cluster_http::http2;
 use super::filters::{IDLE, inline_routes, rds};
 use super::scopes::scoped;
-use super::values::{enumeration, not_empty, timeout};
+use super::values::{duration, enumeration, not_empty, timeout};
 use super::{http_edge, http_filters};
 use crate::model::{Codec, Http2Options, HttpManager, RouteSource, RouterOptions};
 use crate::proto;
@@ -65,7 +65,11 @@ pub(super) fn manager(
         http1: http_edge::http1(&path.name("http_protocol_options"), manager, out),
         edge: http_edge::edge(path, manager, common, out)?,
         server_name: server_name(&manager.server_name),
-        access_log: access_log::logs(&path.name("access_log"), &manager.access_log, out),
+        access_log: access_log::of_manager(path, manager, out),
+        delayed_close: match &manager.delayed_close_timeout {
+            None => HttpManager::DELAYED_CLOSE,
+            Some(given) => duration(&path.name("delayed_close_timeout"), given, out),
+        },
         filters,
         router: router(&path.name("http_filters"), &manager.http_filters, out),
         codec: codec?,

@@ -30,6 +30,7 @@ mod http_filters;
 mod http_manager;
 mod listener;
 mod listener_filters;
+mod local_reply;
 mod matchers;
 mod mesh;
 mod retry;

@@ -54,7 +54,8 @@ pub(super) fn scoped(path: &Path<'_>, scoped: &pb::ScopedRoutes, out: &mut Findi
     if fragments.is_empty() {
         out.bad(&at, "", "at least one is required");
     }
-    let key = fragments.iter().enumerate().filter_map(|(i, part)| fragment(&at.index(i), part, out)).collect();
+    let key =
+        fragments.iter().enumerate().filter_map(|(i, part)| fragment(&at.index(i), part, out)).collect();
     Some(RouteSource::Scoped(Arc::new(ScopedRoutes { name, key, scopes, rds_timeout })))
 }
 
@@ -84,7 +85,11 @@ fn fragment(
     let extract = match &from.extract_type {
         Some(ExtractType::Index(index)) => {
             if *index > 0 && from.element_separator.is_empty() {
-                out.bad(&at.name("index"), index, "there is one element without element_separator (nearest valid 0)");
+                out.bad(
+                    &at.name("index"),
+                    index,
+                    "there is one element without element_separator (nearest valid 0)",
+                );
             }
             Extract::Index(*index)
         }

@@ -5,7 +5,7 @@ use super::listener::refuse_tls;
 use super::read::{Context, Object};
 use crate::model::{
     Address, BindConfig, Breakers, Cluster, Discovery, DnsFamily, DnsPace, Endpoint, Endpoints, Fallback,
-    Health, LbPolicy, Locality, Selector, SlowStart, Subsets, Thresholds, UpstreamProtocol,
+    Health, LbPolicy, Locality, OriginalDst, Selector, SlowStart, Subsets, Thresholds, UpstreamProtocol,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -72,7 +72,10 @@ fn one(ctx: &mut Context<'_>, mut of: Object<'_>) -> Option<Cluster> {
     let name = of.text(ctx, "name").unwrap_or_default().to_owned();
     let (lb, weights) = load_balancing(ctx, &mut of);
     let endpoints = hosts(ctx, &mut of, &name, weights);
-    let discovery = discovery(ctx, &mut of, endpoints);
+    let discovery = match original_dst(ctx, &mut of) {
+        Some(settings) => Discovery::OriginalDst(settings),
+        None => discovery(ctx, &mut of, endpoints),
+    };
     let mut cluster = Cluster::new(name, discovery);
     cluster.lb = lb;
     cluster.slow_start = slow_start(ctx, &mut of);
@@ -98,10 +101,7 @@ fn one(ctx: &mut Context<'_>, mut of: Object<'_>) -> Option<Cluster> {
     cluster.bind = mark.map(|mark| Arc::new(BindConfig { mark: Some(mark), ..BindConfig::default() }));
     cluster.health_checks = check::health_check(ctx, &mut of).map(Arc::new).into_iter().collect();
     refused(ctx, &mut of);
-    of.skip(
-        ctx,
-        &["sub_type", "spec", "max_request_per_conn", "cluster_pool_enable", "original_dst_lb_config"],
-    );
+    of.skip(ctx, &["sub_type", "spec", "max_request_per_conn", "cluster_pool_enable"]);
     let empty = cluster.name.is_empty().then(|| of.at("name"));
     of.finish(ctx);
     if let Some(path) = empty {
@@ -151,15 +151,41 @@ fn load_balancing(ctx: &mut Context<'_>, of: &mut Object<'_>) -> (LbPolicy, bool
             ctx.warn(&path, text, "served as LB_ROUNDROBIN");
             (LbPolicy::RoundRobin, false)
         }
-        "LB_ORIGINAL_DST" => {
-            ctx.error(&path, text, "original destinations come later");
-            (LbPolicy::RoundRobin, false)
-        }
+        // What decides is where requests are meant to go.
+        "LB_ORIGINAL_DST" => (LbPolicy::RoundRobin, false),
         other => {
             ctx.warn(&path, other, "unknown, LB_ROUNDROBIN is used");
             (LbPolicy::RoundRobin, false)
         }
     }
+}
+
+/// Where requests of a cluster with `LB_ORIGINAL_DST` go.
+fn original_dst(ctx: &mut Context<'_>, of: &mut Object<'_>) -> Option<OriginalDst> {
+    let config = of.object(ctx, "original_dst_lb_config");
+    if of.text(ctx, "lb_type") != Some("LB_ORIGINAL_DST") {
+        return None;
+    }
+    let path = of.at("original_dst_lb_config");
+    let (mut by_header, mut header, mut loopback) = (false, None, false);
+    if let Some(mut config) = config {
+        by_header = config.flag(ctx, "use_header").unwrap_or(false);
+        header = config.text(ctx, "header_name").filter(|name| !name.is_empty()).map(str::to_ascii_lowercase);
+        loopback = config.flag(ctx, "replace_local").unwrap_or(false);
+        config.finish(ctx);
+    }
+    if !by_header {
+        let why = "addresses of redirected connections come later (nearest valid: use_header)";
+        ctx.error(&path, "", why);
+    }
+    of.skip(ctx, &["type", "hosts", "dns_refresh_rate", "dns_lookup_family", "respect_dns_ttl"]);
+    Some(OriginalDst {
+        header: Some(header.unwrap_or_else(|| "host".to_owned())),
+        port_override: None,
+        default_port: Some(80),
+        loopback,
+        cleanup: Duration::from_secs(5),
+    })
 }
 
 /// `slow_start`: only mode `duration` is one.
@@ -302,8 +328,7 @@ fn discovery(ctx: &mut Context<'_>, of: &mut Object<'_>, endpoints: Endpoints) -
     let kind = of.text(ctx, "type").unwrap_or_default();
     match kind {
         "" | "SIMPLE" | "STATIC" | "STRICT_DNS" => {}
-        "ORIGINAL_DST" => ctx.error(&of.at("type"), kind, "original destinations come later"),
-        "EDS" | "DYNAMIC" => {
+        "EDS" | "DYNAMIC" | "ORIGINAL_DST" => {
             ctx.warn(&of.at("type"), kind, "taken as SIMPLE, as in MOSN: the hosts are those written here");
         }
         other => ctx.warn(&of.at("type"), other, "unknown, SIMPLE is used"),

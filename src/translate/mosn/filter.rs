@@ -16,6 +16,8 @@ pub(super) struct ChainInfo<'a> {
     pub logs: Arc<AccessLogs>,
     /// Its stream filters.
     pub filters: Vec<HttpFilter>,
+    /// How many copies of a request its mirrors get.
+    pub amplification: usize,
 }
 
 pub(super) fn proxy(
@@ -76,7 +78,7 @@ pub(super) fn proxy(
         stat_prefix: info.listener.to_owned(),
         downstream: downstream?,
         upstream: upstream?,
-        routes: RouteSource::Inline(routes?),
+        routes: RouteSource::Inline(route::with_mirrors(routes?, info.amplification)),
         idle_timeout: info.idle_timeout,
         drain_goaway: bolt.goaway,
         max_frame: bolt.max_frame.unwrap_or(RpcProxy::MAX_FRAME),

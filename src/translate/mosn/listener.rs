@@ -105,7 +105,7 @@ fn one(
     let idle = listener.duration(ctx, "connection_idle_timeout").unwrap_or(Duration::from_secs(90));
     let buffer = listener.number(ctx, "per_conn_buffer_limit_bytes").filter(|limit| *limit > 0);
     original_destination(ctx, &mut listener);
-    let filters_of_streams = stream_filter::stream_filters(ctx, &mut listener);
+    let (filters_of_streams, amplification) = stream_filter::stream_filters(ctx, &mut listener);
     if listener.flag(ctx, "inspector") == Some(true) {
         ctx.warn(&listener.at("inspector"), true, "has a meaning with TLS only, which comes later");
     }
@@ -118,6 +118,7 @@ fn one(
         idle_timeout: (!idle.is_zero()).then_some(idle),
         logs,
         filters: filters_of_streams,
+        amplification,
     };
     let filter = terminal(ctx, &listener.at("filter_chains[0].filters"), filters, &info, routers);
     listener.finish(ctx);

@@ -4,7 +4,10 @@ use super::action;
 use super::headers;
 use super::read::{Context, Object};
 use super::stream_filter::per_filter;
-use crate::model::{HeaderMatch, PathMatch, Regex, Route, RouteConfig, RouteMatch, VirtualHost};
+use crate::model::{
+    Action, ClusterChoice, Fraction, HeaderMatch, Mirror, PathMatch, Regex, Route, RouteConfig, RouteMatch,
+    VirtualHost,
+};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -142,15 +145,72 @@ fn one_route(ctx: &mut Context<'_>, mut route: Object<'_>) -> Option<Route> {
         None => Some(RouteMatch::default()),
     };
     let name = route.text(ctx, "name").unwrap_or_default().to_owned();
-    let action = action::action(ctx, &mut route);
+    let mut action = action::action(ctx, &mut route);
     let filters = per_filter(ctx, &mut route);
-    route.no_effect(ctx, "request_mirror_policies", "mirroring comes later");
+    if let Some(mirror) = mirror(ctx, &mut route)
+        && let Some(Action::Route(to)) = action.as_mut().map(|made| &mut made.action)
+    {
+        to.options.get_or_insert_default().mirrors.push(mirror);
+    }
     route.skip(ctx, &["metadata", "decorator"]);
     let levels = action.as_ref().map(|made| (made.request_headers.clone(), made.response_headers.clone()));
     route.finish(ctx);
     let (request_headers, response_headers) = levels?;
     let route = Route::new(&name, matcher?, action?.action);
     Some(Route { request_headers, response_headers, filters, ..route })
+}
+
+/// `request_mirror_policies`, which is one. It counts where the listener has the stream filter `mirror`.
+fn mirror(ctx: &mut Context<'_>, route: &mut Object<'_>) -> Option<Mirror> {
+    let mut policy = route.object(ctx, "request_mirror_policies")?;
+    let cluster = policy.text(ctx, "cluster").unwrap_or_default().to_owned();
+    let percent = policy.number(ctx, "percent").unwrap_or(0);
+    if percent > 100 {
+        ctx.error(&policy.at("percent"), percent, "expected 0 to 100");
+    }
+    if cluster.is_empty() {
+        ctx.error(&policy.at("cluster"), "", "missing");
+    }
+    policy.skip(ctx, &["trace_sampled"]);
+    policy.finish(ctx);
+    let numerator = percent.min(100);
+    Some(Mirror {
+        cluster: ClusterChoice::Single(cluster),
+        fraction: Some(Fraction { numerator, denominator: 100, runtime_key: String::new() }),
+        trace_sampled: None,
+        keep_host: true,
+        host_rewrite: None,
+    })
+}
+
+/// `table` as a listener serves it: copies are made this often, or not at all without the stream filter `mirror`.
+pub(super) fn with_mirrors(table: Arc<RouteConfig>, amplification: usize) -> Arc<RouteConfig> {
+    let mirrors = |host: &Arc<VirtualHost>| host.routes.iter().any(|route| !mirrors_of(route).is_empty());
+    if amplification == 1 || !table.virtual_hosts.iter().any(mirrors) {
+        return table;
+    }
+    let hosts = table.virtual_hosts.iter().map(|host| {
+        let routes = host.routes.iter().map(|route| {
+            let mut route = Route::clone(route);
+            if let Action::Route(to) = &mut route.action
+                && let Some(options) = &mut to.options
+            {
+                options.mirrors = options.mirrors.repeat(amplification);
+            }
+            Arc::new(route)
+        });
+        Arc::new(VirtualHost { routes: routes.collect(), ..VirtualHost::clone(host) })
+    });
+    Arc::new(RouteConfig { virtual_hosts: hosts.collect(), ..RouteConfig::clone(&table) })
+}
+
+fn mirrors_of(route: &Route) -> &[Mirror] {
+    match &route.action {
+        Action::Route(to) => {
+            to.options.as_ref().map(|options| options.mirrors.as_slice()).unwrap_or_default()
+        }
+        _ => &[],
+    }
 }
 
 /// One kind of rule, by MOSN's precedence.

@@ -13,21 +13,13 @@ use std::net::IpAddr;
 const LB: &str = "envoy.lb";
 
 /// Filters whose absence opens a door or changes what is sent.
-const NEEDED: &[&str] = &[
-    "jwt_authn",
-    "rbac",
-    "flowControlFilter",
-    "payload_limit",
-    "transcoder",
-    "proxywasm",
-    "mixer",
-    "mirror",
-    "dsl",
-];
+const NEEDED: &[&str] =
+    &["jwt_authn", "rbac", "flowControlFilter", "payload_limit", "transcoder", "proxywasm", "mixer", "dsl"];
 
-/// The filters of a listener, in order. MOSN runs those that act before the route is known first.
-pub(super) fn stream_filters(ctx: &mut Context<'_>, listener: &mut Object<'_>) -> Vec<HttpFilter> {
-    let mut read = Vec::new();
+/// The filters of a listener, in order, and how many copies of a request the mirrors of its routes get. MOSN runs
+/// those that act before the route is known first.
+pub(super) fn stream_filters(ctx: &mut Context<'_>, listener: &mut Object<'_>) -> (Vec<HttpFilter>, usize) {
+    let (mut read, mut amplification) = (Vec::new(), 0);
     for mut filter in listener.objects(ctx, "stream_filters") {
         let kind = filter.text(ctx, "type").unwrap_or_default().to_owned();
         let plugin = filter.value(ctx, "go_plugin_config").is_some();
@@ -42,6 +34,10 @@ pub(super) fn stream_filters(ctx: &mut Context<'_>, listener: &mut Object<'_>) -
             "ip_access" => with(ctx, config, &filter, ip_access),
             "header_to_metadata" => with(ctx, config, &filter, header_to_metadata),
             "gzip" => with(ctx, config, &filter, gzip),
+            "mirror" => {
+                amplification = mirror(ctx, config);
+                None
+            }
             _ if NEEDED.contains(&kind.as_str()) => {
                 ctx.error(
                     &path,
@@ -63,7 +59,24 @@ pub(super) fn stream_filters(ctx: &mut Context<'_>, listener: &mut Object<'_>) -
     }
     // Before the route is known; the order within each half is the configured one.
     read.sort_by_key(|filter| !matches!(filter.rule.config, FilterConfig::IpAccess(_)));
-    read
+    (read, amplification)
+}
+
+/// The most copies of one request.
+const MOST_COPIES: u32 = 100;
+
+fn mirror(ctx: &mut Context<'_>, config: Option<Object<'_>>) -> usize {
+    let Some(mut config) = config else { return 1 };
+    let copies = config.number(ctx, "amplification").filter(|copies| *copies > 0).unwrap_or(1);
+    if copies > MOST_COPIES {
+        ctx.error(&config.at("amplification"), copies, format!("expected 1 to {MOST_COPIES}"));
+    }
+    if config.flag(ctx, "broadcast") == Some(true) {
+        let why = "not supported: clients would get an answer that no host gave (nearest valid false)";
+        ctx.error(&config.at("broadcast"), true, why);
+    }
+    config.finish(ctx);
+    copies as usize
 }
 
 fn with(

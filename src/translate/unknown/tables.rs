@@ -36,7 +36,6 @@ pub(super) const SHELLS: &[&str] = &[
     "envoy.config.listener.v3.ApiListener",
     "envoy.config.listener.v3.UdpListenerConfig",
     "envoy.config.route.v3.CorsPolicy",
-    "envoy.extensions.filters.network.http_connection_manager.v3.LocalReplyConfig",
     "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.OutlierDetection",
     "envoy.type.matcher.v3.FilterStateMatcher",
     "xds.type.matcher.v3.Matcher",
@@ -82,11 +81,7 @@ pub(super) const NO_EFFECT: &[(&str, &[&str])] = &[
     (
         HCM,
         &[
-            "access_log_options",
-            "add_user_agent",
-            "delayed_close_timeout",
             "drain_timeout",
-            "local_reply_config",
             "proxy_status_config",
             "stream_flush_timeout",
             "tracing",
@@ -145,7 +140,6 @@ pub(super) const NO_EFFECT: &[(&str, &[&str])] = &[
             "max_outbound_frames",
         ],
     ),
-    ("envoy.config.core.v3.KeepaliveSettings", &["connection_idle_interval", "interval_jitter"]),
     ("envoy.config.route.v3.RouteConfiguration", &["cluster_specifier_plugins", "validate_clusters"]),
     (
         "envoy.config.route.v3.VirtualHost",

@@ -85,7 +85,7 @@ fn what_was_saved_is_loaded_in_request_order() {
     assert_eq!(loaded.digest, saved.digest);
     assert!(loaded.saved_at + Duration::from_millis(1) >= before && loaded.saved_at <= SystemTime::now());
     let raw = loaded.entries[1].clone().into_raw();
-    assert_eq!(Entry::new(ResourceType::Cluster, raw), entries()[1]);
+    assert_eq!(Entry::new(ResourceType::Runtime, raw), entries()[1]);
 }
 
 #[test]
@@ -270,7 +270,7 @@ fn bytes_behind_the_end_and_other_files_are_damage() {
 fn a_length_that_lies_allocates_nothing() {
     let mut data = file_bytes();
     let first_record = 20 + 8 + (4 + 22) + (4 + 3) + (4 + 26) + 8;
-    assert_eq!(data[first_record], 1);
+    assert_eq!(data[first_record], 5);
     data[first_record + 13..first_record + 17].copy_from_slice(&0xFFFF_FFFE_u32.to_le_bytes());
     assert!(matches!(parse_bytes(&data), Err(LoadError::Damaged { what: "a length runs past its end" })));
 }

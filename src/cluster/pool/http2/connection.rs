@@ -230,6 +230,7 @@ impl Driver {
     /// Ready when the peer did not answer in time.
     fn poll_keepalive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(keepalive) = &mut self.keepalive else { return Poll::Pending };
+        keepalive.busy(self.link.upgrade().is_some_and(|link| link.active.get() > 0));
         if keepalive.poll(cx).is_ready() {
             return Poll::Ready(());
         }

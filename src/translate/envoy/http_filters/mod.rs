@@ -16,7 +16,7 @@ mod simple;
 
 pub(super) use ext_authz::of_connections as network_authz;
 pub(super) use rate_limit::rate_limits;
-pub(super) use rbac::network_rbac;
+pub(super) use rbac::{metadata as dynamic_metadata, network_rbac};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

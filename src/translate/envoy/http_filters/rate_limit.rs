@@ -34,18 +34,16 @@ pub(super) fn limit(
     let at = path.name("token_bucket");
     let bucket = match &config.token_bucket {
         Some(given) => bucket(&at, given, out)?,
-        None => {
-            out.bad(&at, "", "is required");
-            return None;
-        }
+        // Nothing limits what no descriptor has a bucket for.
+        None => BucketConfig { max: u32::MAX, per_fill: u32::MAX, interval: Duration::from_secs(1) },
     };
     // Envoy takes a status that is no error for no status.
     let status = config.status.as_ref().map_or(429, |status| status.code);
     let status = u16::try_from(status).ok().filter(|status| (400..600).contains(status)).unwrap_or(429);
     let at = path.name("descriptors");
     let listed = config.descriptors.iter().enumerate();
-    let descriptors: Vec<_> =
-        listed.filter_map(|(i, one)| descriptor(&at.index(i), one, &bucket, out)).collect();
+    let own = config.token_bucket.as_ref().map(|_| &bucket);
+    let descriptors: Vec<_> = listed.filter_map(|(i, one)| descriptor(&at.index(i), one, own, out)).collect();
     for (i, one) in descriptors.iter().enumerate() {
         if descriptors.iter().take(i).any(|other| other.entries == one.entries) {
             out.bad(&at.index(i), "", "another descriptor has the same entries");
@@ -100,7 +98,7 @@ fn bucket(path: &Path<'_>, given: &TokenBucket, out: &mut Findings) -> Option<Bu
         out.bad(&at, format_args!("{interval}"), "must be at least 50 ms (nearest valid 0.050s)");
     }
     Some(BucketConfig {
-        max: within(&path.name("max_tokens"), given.max_tokens, 1, u32::MAX, out),
+        max: given.max_tokens,
         per_fill: within(&path.name("tokens_per_fill"), given.tokens_per_fill.unwrap_or(1), 1, u32::MAX, out),
         interval: read,
     })
@@ -109,7 +107,7 @@ fn bucket(path: &Path<'_>, given: &TokenBucket, out: &mut Findings) -> Option<Bu
 fn descriptor(
     path: &Path<'_>,
     given: &common::LocalRateLimitDescriptor,
-    own: &BucketConfig,
+    own: Option<&BucketConfig>,
     out: &mut Findings,
 ) -> Option<Descriptor> {
     let at = path.name("entries");
@@ -131,7 +129,7 @@ fn descriptor(
         return None;
     };
     let bucket = bucket(&at, given, out)?;
-    if bucket.interval.as_nanos() % own.interval.as_nanos().max(1) != 0 {
+    if own.is_some_and(|own| bucket.interval.as_nanos() % own.interval.as_nanos().max(1) != 0) {
         out.bad(&at.name("fill_interval"), "", "must be a multiple of that of the limit's own bucket");
     }
     Some(Descriptor { entries, bucket })

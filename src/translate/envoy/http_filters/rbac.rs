@@ -243,7 +243,7 @@ fn sourced(path: &Path<'_>, given: &pb::SourcedMetadata, out: &mut Findings) -> 
     }
 }
 
-pub(super) fn metadata(
+pub(in crate::translate::envoy) fn metadata(
     path: &Path<'_>,
     given: &matcher::MetadataMatcher,
     out: &mut Findings,

@@ -210,6 +210,7 @@ fn what_becomes_of_heads_is_read() {
     assert_eq!(http.http1, http1);
     let upgrade = |kind: &str, enabled| Upgrade { kind: kind.into(), enabled, raw: None };
     let edge = Edge {
+        add_user_agent: false,
         underscores: Underscores::Drop,
         normalize_path: true,
         merge_slashes: true,

@@ -71,6 +71,9 @@ fn reconnect_asks_for_all_in_order() {
         let mut rig = Rig::started(variant, &[("a", "1")]);
         rig.interest(Route, &["r"]);
         rig.interest(Endpoint, &["a"]);
+        rig.interest(ResourceType::Runtime, &["far"]);
+        rig.state.want_all(rig.now, ResourceType::ScopedRoute);
+        assert_eq!(kinds(&rig.take()), [ResourceType::ScopedRoute], "not before somebody has use for them");
         assert_eq!(kinds(&rig.reconnect()), ResourceType::ALL);
     }
 }
