@@ -65,7 +65,8 @@ pub fn plan(bootstrap: &mut Bootstrap, args: &RunArgs) -> Plan {
         drain_spread: args.drain_spread(),
         // The key is what older control planes set; the monitor wins.
         connection_limit: bootstrap.connection_limit.or_else(|| {
-            let limit = bootstrap.runtime.number("overload.global_downstream_max_connections")?;
+            let values = Runtime::layered(bootstrap.runtime.iter().map(|layer| &layer.values));
+            let limit = values.number("overload.global_downstream_max_connections")?;
             (0.0..f64::from(i32::MAX)).contains(&limit).then_some(limit as u32)
         }),
         resolver: None,

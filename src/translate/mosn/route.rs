@@ -195,7 +195,8 @@ pub(super) fn with_mirrors(table: Arc<RouteConfig>, amplification: usize) -> Arc
             if let Action::Route(to) = &mut route.action
                 && let Some(options) = &mut to.options
             {
-                options.mirrors = options.mirrors.repeat(amplification);
+                let all = std::iter::repeat_n(&options.mirrors, amplification).flatten().cloned();
+                options.mirrors = all.collect();
             }
             Arc::new(route)
         });
