@@ -8,6 +8,7 @@ use crate::message::{Failure, Headers, Reason};
 use crate::model::{Algorithm, Decompressor};
 use bytes::Bytes;
 use std::io::{Result, Write};
+use zstd::stream::{raw, zio};
 
 const NAMES: &[&str] =
     &["decompressed", "not_decompressed", "total_compressed_bytes", "total_uncompressed_bytes"];
@@ -100,7 +101,7 @@ fn take_coding(headers: &mut (impl Headers + ?Sized), coding: &str) -> bool {
 enum Decoder {
     Gzip(flate2::write::MultiGzDecoder<Vec<u8>>),
     Brotli(Box<brotli::DecompressorWriter<Vec<u8>>>),
-    Zstd(Box<zstd::stream::write::Decoder<'static, Vec<u8>>>),
+    Zstd(Box<zio::Writer<Vec<u8>, raw::Decoder<'static>>>),
     Gone,
 }
 
@@ -111,8 +112,8 @@ impl Decoder {
             Algorithm::Brotli { .. } => {
                 Decoder::Brotli(Box::new(brotli::DecompressorWriter::new(Vec::new(), 4096)))
             }
-            Algorithm::Zstd { .. } => match zstd::stream::write::Decoder::new(Vec::new()) {
-                Ok(decoder) => Decoder::Zstd(Box::new(decoder)),
+            Algorithm::Zstd { .. } => match raw::Decoder::new() {
+                Ok(decoder) => Decoder::Zstd(Box::new(zio::Writer::new(Vec::new(), decoder))),
                 Err(_) => Decoder::Gone,
             },
         }
@@ -133,11 +134,30 @@ impl Decoder {
             Decoder::Zstd(writer) => {
                 writer.write_all(data)?;
                 writer.flush()?;
-                out.append(writer.get_mut());
+                out.append(writer.writer_mut());
             }
             Decoder::Gone => return Err(std::io::ErrorKind::BrokenPipe.into()),
         }
         Ok(())
+    }
+
+    /// What is left. A body that ends in its middle is an error.
+    fn finish(&mut self) -> Result<Vec<u8>> {
+        match self {
+            Decoder::Gzip(writer) => {
+                writer.try_finish()?;
+                Ok(std::mem::take(writer.get_mut()))
+            }
+            Decoder::Brotli(writer) => {
+                writer.close()?;
+                Ok(std::mem::take(writer.get_mut()))
+            }
+            Decoder::Zstd(writer) => {
+                writer.finish()?;
+                Ok(std::mem::take(writer.writer_mut()))
+            }
+            Decoder::Gone => Ok(Vec::new()),
+        }
     }
 }
 
@@ -173,6 +193,15 @@ impl Body for Decompressing {
         self.group.add(AFTER, out.len() as u64);
         Ok(out.into())
     }
+
+    fn end(&mut self, _: &mut dyn Headers) -> std::result::Result<Bytes, Failure> {
+        if self.taken == 0 {
+            return Ok(Bytes::new());
+        }
+        let rest = self.decoder.finish().map_err(|_| Failure::after(Reason::BadRequest))?;
+        self.group.add(AFTER, rest.len() as u64);
+        Ok(rest.into())
+    }
 }
 
 #[cfg(test)]
@@ -192,6 +221,50 @@ mod tests {
             max_ratio: 100,
         };
         Decompressing::new(&config, Rc::new(group))
+    }
+
+    /// No trailers.
+    struct Nothing;
+
+    impl Headers for Nothing {
+        fn value(&self, _: &str) -> Option<std::borrow::Cow<'_, [u8]>> {
+            None
+        }
+        fn each(&self, _: &mut dyn FnMut(&str, &[u8])) {}
+        fn set(&mut self, _: &str, _: &[u8]) {}
+        fn append(&mut self, _: &str, _: &[u8]) {}
+        fn remove(&mut self, _: &str) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn a_body_that_ends_in_its_middle_is_refused() {
+        use std::io::Write as _;
+        let plain = b"some text, some more text".repeat(40);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        gzip.write_all(&plain).unwrap();
+        let mut brotli = brotli::CompressorWriter::new(Vec::new(), 4096, 5, 22);
+        brotli.write_all(&plain).unwrap();
+        for (algorithm, whole) in [
+            (Algorithm::Gzip { level: 6 }, gzip.finish().unwrap()),
+            (Algorithm::Brotli { quality: 5, window: 22 }, brotli.into_inner()),
+            (Algorithm::Zstd { level: 3, checksum: false }, zstd::stream::encode_all(&plain[..], 3).unwrap()),
+        ] {
+            let read = |bytes: &[u8]| {
+                let mut body = decompressing(algorithm);
+                let mut got = body.data(Bytes::copy_from_slice(bytes)).unwrap().to_vec();
+                body.end(&mut Nothing).map(|rest| {
+                    got.extend_from_slice(&rest);
+                    got
+                })
+            };
+            assert_eq!(read(&whole).unwrap(), plain, "{algorithm:?}");
+            for cut in [1, 5, whole.len() / 2, whole.len() - 1] {
+                assert!(read(&whole[..cut]).is_err(), "{algorithm:?} cut at {cut}");
+            }
+            assert!(decompressing(algorithm).end(&mut Nothing).unwrap().is_empty(), "no body is no fault");
+        }
     }
 
     #[test]

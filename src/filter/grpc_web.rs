@@ -29,7 +29,7 @@ pub(super) fn on_request(held: &mut Held, ctx: &mut Context<'_>, bodies: &mut Pi
     ctx.request.set("te", b"trailers");
     ctx.request.set("grpc-accept-encoding", b"identity,deflate,gzip");
     if text {
-        bodies.push(Box::new(Decode(Vec::new())));
+        bodies.push(Box::new(Decode::default()));
     }
     Verdict::Continue
 }
@@ -52,7 +52,8 @@ pub(super) fn on_response(held: &Held, response: &mut Outgoing<'_>, bodies: &mut
 }
 
 /// Text to bytes; keeps what is not four digits yet.
-pub(super) struct Decode(pub(super) Vec<u8>);
+#[derive(Default)]
+pub struct Decode(Vec<u8>);
 
 impl Body for Decode {
     fn data(&mut self, data: Bytes) -> Result<Bytes, Failure> {
@@ -70,14 +71,15 @@ impl Body for Decode {
 
 /// Bytes to text. A message is padded at its end, so that a reader gets it whole at once.
 #[derive(Default)]
-pub(super) struct Encode {
+pub struct Encode {
     frames: Frames,
     /// Fewer than three bytes.
     kept: Vec<u8>,
 }
 
 impl Encode {
-    pub(super) fn data(&mut self, data: &[u8]) -> Bytes {
+    /// The text of what came so far.
+    pub fn data(&mut self, data: &[u8]) -> Bytes {
         self.frames.count(data);
         self.kept.extend_from_slice(data);
         // What ends in the middle of a message waits for its group of three; a client could not use it yet.
@@ -150,7 +152,7 @@ mod tests {
         ) {
             let mut text = Vec::new();
             base64::encode(&bytes, &mut text);
-            let (mut decode, mut got, mut rest) = (Decode(Vec::new()), Vec::new(), text.as_slice());
+            let (mut decode, mut got, mut rest) = (Decode::default(), Vec::new(), text.as_slice());
             let mut cuts = cuts.iter().cycle();
             while !rest.is_empty() {
                 let (part, after) = rest.split_at((*cuts.next().unwrap()).min(rest.len()));
@@ -164,7 +166,7 @@ mod tests {
         #[test]
         fn no_text_breaks_the_decoder(text in proptest::collection::vec(any::<u8>(), 0..200), cut in 0usize..200) {
             let (first, second) = text.split_at(cut.min(text.len()));
-            let mut decode = Decode(Vec::new());
+            let mut decode = Decode::default();
             let _ = decode.data(Bytes::copy_from_slice(first));
             let _ = decode.data(Bytes::copy_from_slice(second));
             prop_assert!(decode.0.len() < 4);

@@ -35,6 +35,7 @@ pub use chain::{Chain, Given, MAX_FILTERS, Outgoing, Part, Step, Stream};
 pub use context::{Context, Reply, World};
 pub use ext_authz::{ConnectionCheck, Ruling};
 pub use facts::With;
+pub use grpc_web::{Decode as GrpcWebDecode, Encode as GrpcWebEncode};
 pub use jwt_authn::Keeper;
 pub use rbac::{Peer, admits, metadata_holds};
 pub use stats::{Counters, Workers};
