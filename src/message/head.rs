@@ -22,6 +22,12 @@ pub trait Head {
         }
     }
 
+    /// Gives `each` every field with its name in lower case, if the protocol has such a list; `false`: it has none.
+    fn each_field(&self, each: &mut dyn FnMut(&str, &[u8])) -> bool {
+        let _ = each;
+        false
+    }
+
     /// Whether this is a gRPC request.
     fn is_grpc(&self) -> bool {
         self.header("content-type").is_some_and(|v| {

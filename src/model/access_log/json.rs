@@ -129,8 +129,9 @@ fn push_string(text: &[u8], out: &mut Vec<u8>) {
 /// Makes what stands in `out` from `start` on the inside of a JSON string, and ends the string. Bytes that are
 /// no UTF-8 become U+FFFD.
 pub(in crate::model) fn end_string(start: usize, out: &mut Vec<u8>) {
-    let plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
-    if !out.get(start..).unwrap_or_default().iter().all(plain) {
+    // Every byte is looked at whatever the one before was: so many at once.
+    let plain = |byte: u8| (byte.wrapping_sub(b' ') < 0x5f) & (byte != b'"') & (byte != b'\\');
+    if !out.get(start..).unwrap_or_default().iter().fold(true, |all, byte| all & plain(*byte)) {
         let raw = out.split_off(start);
         for c in String::from_utf8_lossy(&raw).chars() {
             match c {

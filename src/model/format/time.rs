@@ -1,7 +1,7 @@
 //! Times in format strings: `strftime` with sub-second digits, in UTC.
 
 use super::FormatError;
-use std::io::Write;
+use crate::util::text::push_number;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A parsed time format.
@@ -54,30 +54,45 @@ impl TimeFormat {
         let (days, second) = (seconds / 86_400, seconds % 86_400);
         let (year, month, day, day_of_year) = civil(days);
         for item in &self.0 {
-            // Writing to a vector cannot fail.
-            let _ = match item {
-                Item::Text(text) => out.write_all(text.as_bytes()),
-                Item::Year => write!(out, "{year:04}"),
-                Item::ShortYear => write!(out, "{:02}", year % 100),
-                Item::Month => write!(out, "{month:02}"),
-                Item::MonthName => write!(out, "{}", name(&MONTHS, month - 1)),
-                Item::Day => write!(out, "{day:02}"),
-                Item::PaddedDay => write!(out, "{day:2}"),
-                Item::DayOfYear => write!(out, "{day_of_year:03}"),
-                Item::Weekday => write!(out, "{}", name(&WEEKDAYS, days % 7)),
-                Item::Hour => write!(out, "{:02}", second / 3600),
-                Item::Minute => write!(out, "{:02}", second / 60 % 60),
-                Item::Second => write!(out, "{:02}", second % 60),
-                Item::Epoch => write!(out, "{seconds}"),
-                Item::Fraction(digits) => {
-                    let all = format!("{:09}", since.subsec_nanos());
-                    out.write_all(all.as_bytes().get(..*digits).unwrap_or_default())
+            match item {
+                Item::Text(text) => out.extend_from_slice(text.as_bytes()),
+                Item::Year => digits(year, 4, out),
+                Item::ShortYear => digits(year % 100, 2, out),
+                Item::Month => digits(month, 2, out),
+                Item::MonthName => out.extend_from_slice(name(&MONTHS, month - 1).as_bytes()),
+                Item::Day => digits(day, 2, out),
+                Item::PaddedDay if day < 10 => {
+                    out.push(b' ');
+                    digits(day, 1, out);
                 }
-                Item::Zone => out.write_all(b"+0000"),
-                Item::ZoneName => out.write_all(b"UTC"),
-            };
+                Item::PaddedDay => digits(day, 2, out),
+                Item::DayOfYear => digits(day_of_year, 3, out),
+                Item::Weekday => out.extend_from_slice(name(&WEEKDAYS, days % 7).as_bytes()),
+                Item::Hour => digits(second / 3600, 2, out),
+                Item::Minute => digits(second / 60 % 60, 2, out),
+                Item::Second => digits(second % 60, 2, out),
+                Item::Epoch => push_number(seconds, out),
+                Item::Fraction(count) => {
+                    let nanos = u64::from(since.subsec_nanos());
+                    let unit = 10u64.pow(9u32.saturating_sub(u32::try_from(*count).unwrap_or(9)));
+                    digits(nanos / unit, *count, out);
+                }
+                Item::Zone => out.extend_from_slice(b"+0000"),
+                Item::ZoneName => out.extend_from_slice(b"UTC"),
+            }
         }
     }
+}
+
+/// The last `count` digits of `value`, with zeros in front, at most nine.
+fn digits(mut value: u64, count: usize, out: &mut Vec<u8>) {
+    let mut text = [b'0'; 9];
+    let count = count.min(text.len());
+    for digit in text.iter_mut().take(count).rev() {
+        *digit = b'0' + (value % 10) as u8;
+        value /= 10;
+    }
+    out.extend_from_slice(text.get(..count).unwrap_or_default());
 }
 
 fn name(names: &[&'static str], at: u64) -> &'static str {
@@ -144,9 +159,12 @@ fn parse_into(text: &str, items: &mut Vec<Item>) -> Result<(), FormatError> {
 /// Year, month, day and day of the year of a day counted from 1970.
 fn civil(days: u64) -> (u64, u64, u64, u64) {
     let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    // Whole spans of 400 years, which are all alike, then year by year.
-    let mut year = 1970 + days / 146_097 * 400;
-    let mut left = days % 146_097;
+    // Whole spans of 400 years, which are all alike; then as many years as there must be, then one by one.
+    let (mut year, mut left) = (1970 + days / 146_097 * 400, days % 146_097);
+    let sure = left / 366;
+    let before = |year: u64| year / 4 - year / 100 + year / 400;
+    left -= sure * 365 + before(year + sure - 1) - before(year - 1);
+    year += sure;
     loop {
         let length = if leap(year) { 366 } else { 365 };
         if left < length {
@@ -166,4 +184,39 @@ fn civil(days: u64) -> (u64, u64, u64, u64) {
         month += 1;
     }
     (year, month, left + 1, day_of_year)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn days_are_those_of_a_calendar_that_is_turned_page_by_page() {
+        let format = TimeFormat::parse("%Y-%m-%d %j %a %e %y %H:%M:%S.%3f %s").unwrap();
+        let (mut year, mut month, mut day, mut of_year) = (1970, 1, 1, 1);
+        for days in 0..150_000u64 {
+            let leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+            if days % 7 == 0 || day < 2 || day > 27 {
+                let time = UNIX_EPOCH + Duration::new(days * 86_400 + 3_723, 45_678_901);
+                let mut out = Vec::new();
+                format.write(time, &mut out);
+                let weekday = WEEKDAYS[(days % 7) as usize];
+                let (short, seconds) = (year % 100, days * 86_400 + 3_723);
+                let want = format!(
+                    "{year:04}-{month:02}-{day:02} {of_year:03} {weekday} {day:2} {short:02} 01:02:03.045 {seconds}"
+                );
+                assert_eq!(String::from_utf8(out).unwrap(), want);
+            }
+            let february = if leap { 29 } else { 28 };
+            let length = [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31][month - 1];
+            (day, of_year) = (day + 1, of_year + 1);
+            if day > length {
+                (month, day) = (month + 1, 1);
+            }
+            if month > 12 {
+                (year, month, of_year) = (year + 1, 1, 1);
+            }
+        }
+    }
 }

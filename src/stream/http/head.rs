@@ -45,6 +45,11 @@ impl Head for RequestHead<'_> {
         }
     }
 
+    fn each_field(&self, each: &mut dyn FnMut(&str, &[u8])) -> bool {
+        self.0.headers.iter().for_each(|(name, value)| each(name.as_str(), value.as_bytes()));
+        true
+    }
+
     fn each_value(&self, name: &str, each: &mut dyn FnMut(&[u8])) {
         if name.starts_with(':') || name.eq_ignore_ascii_case("host") {
             self.header(name).iter().for_each(|value| each(value));

@@ -249,6 +249,9 @@ impl Record {
 
     /// The request, in the form it has now.
     pub fn request(&mut self, head: &dyn Head) {
+        if self.capture_listed(head) {
+            return;
+        }
         self.capture(Block::Request, &|name, take| head.each_value(name, take));
     }
 
@@ -328,6 +331,37 @@ impl Record {
             value(name, &mut |value| span = span.or_else(|| keep(&mut self.text, value)));
             spans.push(span);
         }
+    }
+
+    /// As [`capture`](Self::capture), in one pass over the fields of a request; `false`: it gives no list of them.
+    fn capture_listed(&mut self, head: &dyn Head) -> bool {
+        let Some(logs) = self.logs.clone() else { return true };
+        let (wanted, text) = (logs.wanted(Block::Request), &mut self.text);
+        let [spans, ..] = &mut self.wanted;
+        spans.clear();
+        spans.resize(wanted.len(), None);
+        let place = |name: &str| wanted.binary_search_by(|wanted| (**wanted).cmp(name)).ok();
+        if !logs.names_are_lower() {
+            return false;
+        }
+        let listed = wanted.is_empty() || head.each_field(&mut |name, value| {
+            if let Some(span) = place(name).and_then(|at| spans.get_mut(at))
+                && span.is_none()
+            {
+                *span = keep(text, value);
+            }
+        });
+        if !listed {
+            return false;
+        }
+        // What stands in no list, and what has its value elsewhere.
+        for (name, span) in wanted.iter().zip(spans.iter_mut()) {
+            if name.starts_with(':') || **name == *"host" {
+                *span = None;
+                head.each_value(name, &mut |value| *span = span.or_else(|| keep(text, value)));
+            }
+        }
+        true
     }
 
     /// The route that matched.
