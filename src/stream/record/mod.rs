@@ -344,13 +344,14 @@ impl Record {
         if !logs.names_are_lower() {
             return false;
         }
-        let listed = wanted.is_empty() || head.each_field(&mut |name, value| {
-            if let Some(span) = place(name).and_then(|at| spans.get_mut(at))
-                && span.is_none()
-            {
-                *span = keep(text, value);
-            }
-        });
+        let listed = wanted.is_empty()
+            || head.each_field(&mut |name, value| {
+                if let Some(span) = place(name).and_then(|at| spans.get_mut(at))
+                    && span.is_none()
+                {
+                    *span = keep(text, value);
+                }
+            });
         if !listed {
             return false;
         }

@@ -88,5 +88,14 @@ fn ended<'a>(
     (cluster, host): (Option<&'a Cluster>, Option<&'a Host>),
 ) -> Ended<'a> {
     let (now, wall) = (Instant::now(), SystemTime::now());
-    Ended { record, handle: Some(handle), cluster, host, now, wall, random: &local.env.random, node: local.env.registry.node() }
+    Ended {
+        record,
+        handle: Some(handle),
+        cluster,
+        host,
+        now,
+        wall,
+        random: &local.env.random,
+        node: local.env.registry.node(),
+    }
 }

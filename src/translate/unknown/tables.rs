@@ -91,10 +91,7 @@ pub(super) const NO_EFFECT: &[(&str, &[&str])] = &[
     // Properties are always sorted; what a log line is sent as matters to nobody.
     ("envoy.config.core.v3.JsonFormatOptions", &["sort_properties"]),
     ("envoy.extensions.filters.http.router.v3.Router", &["upstream_log"]),
-    (
-        "envoy.extensions.filters.http.fault.v3.HTTPFault",
-        &["disable_downstream_cluster_stats"],
-    ),
+    ("envoy.extensions.filters.http.fault.v3.HTTPFault", &["disable_downstream_cluster_stats"]),
     ("envoy.extensions.filters.http.grpc_stats.v3.FilterConfig", &["enable_upstream_stats"]),
     ("envoy.extensions.filters.http.header_to_metadata.v3.Config", &["stat_prefix"]),
     ("stats.PluginConfig", &["rescoping_duration", "scope_grace_period_duration"]),
