@@ -20,7 +20,7 @@ use mizzen::xds::driver::{Driver, request_channel};
 use mizzen::xds::message::{RawResource, Rejection};
 use mizzen::xds::state::{StateConfig, Variant};
 use mizzen::xds::stats::XdsStats;
-use support::ads::{Ads, Seen, Type, any};
+use support::ads::{ASKED, Ads, Seen, Type, any};
 use tokio::sync::{mpsc, oneshot};
 
 mod support;
@@ -167,7 +167,7 @@ async fn fresh_start_asks_in_order_and_acknowledges_all() {
         ads.wait_streams(1).await;
         ads.wait_all_acked().await;
         let seen = ads.requests();
-        assert_eq!(first_requests(&seen, 1), Type::ALL);
+        assert_eq!(first_requests(&seen, 1), ASKED);
         assert!(seen[0].with_node && seen[0].node_id == "node-1");
         assert!(seen[1..].iter().all(|seen| !seen.with_node), "the node goes once");
         assert!(seen.iter().all(|seen| seen.error.is_none()));
@@ -222,7 +222,7 @@ async fn killed_control_plane_is_found_again_and_told_what_is_held() {
         ads.wait_request("RDS on the new stream", |seen| seen.stream >= 2 && seen.is(Type::Route)).await;
         let last = ads.streams();
         let seen = ads.requests();
-        assert_eq!(first_requests(&seen, last), Type::ALL);
+        assert_eq!(first_requests(&seen, last), ASKED);
         let first = seen.iter().find(|seen| seen.stream == last).unwrap();
         assert!(first.with_node && first.nonce.is_empty());
         match variant {

@@ -255,7 +255,11 @@ impl Facts for Ended<'_> {
                 record.response_begin.map(|at| self.now.saturating_duration_since(at)).put(out)
             }
             Fact::UpstreamConnectionPoolReadyDuration => self.elapsed(Point::UpstreamSendStart).put(out),
-            Fact::LocalReplyBody => record.text(record.own_body).put(out),
+            // An empty one is known to be empty.
+            Fact::LocalReplyBody => {
+                let body = record.text(record.own_body);
+                body.map(|body| out.extend_from_slice(body)).is_some()
+            }
             Fact::RouteName => record.text(record.route).put(out),
             Fact::VirtualHostName => record.text(record.host).put(out),
             Fact::AccessLogType => record.kind.word().put(out),
