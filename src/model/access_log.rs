@@ -162,8 +162,8 @@ pub struct AccessLogs {
     request: Box<[Box<str>]>,
     response: Box<[Box<str>]>,
     trailers: Box<[Box<str>]>,
-    /// No name of a request's header has an upper-case letter.
-    lower: bool,
+    /// Some name of a request's header has an upper-case letter.
+    mixed: bool,
     /// A bit for each fact that is asked for.
     facts: u128,
 }
@@ -196,13 +196,13 @@ impl AccessLogs {
         let [request, response, trailers] = names.map(|set| set.into_iter().collect());
         let (logs, replies) = (logs.into(), replies.map(Box::new));
         let request: Box<[Box<str>]> = request;
-        let lower = !request.iter().any(|name| name.bytes().any(|byte| byte.is_ascii_uppercase()));
-        AccessLogs { logs, replies, more, request, response, trailers, lower, facts }
+        let mixed = request.iter().any(|name| name.bytes().any(|byte| byte.is_ascii_uppercase()));
+        AccessLogs { logs, replies, more, request, response, trailers, mixed, facts }
     }
 
     /// Whether the names of request headers that are asked for are in lower case.
     pub fn names_are_lower(&self) -> bool {
-        self.lower
+        !self.mixed
     }
 
     /// What becomes of answers of the proxy's own.
