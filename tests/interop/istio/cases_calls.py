@@ -2,11 +2,12 @@
 import http.client
 import re
 import socket
+import ssl
 
 import manifests as m
 from harness import equal, matches, until
 from lab import VIP, VIP6, case
-from pods import GRPC, HTTP, TCP
+from pods import GRPC, HTTP, TCP, TLS
 
 CLIENT = "spiffe://cluster.local/ns/demo/sa/client"
 GREETING = b"server-first-protocol\n"
@@ -268,6 +269,45 @@ def inbound_port_is_not_a_way_out(lab):
         assert refused(lab["plain"], VIP["plain"], 80, host="plain.demo", timeout=4), "went out again"
     finally:
         lab["plain"].space.must("ip", "route", "del", f"{VIP['plain']}/32")
+
+
+def outside(lab, port):
+    """A ServiceEntry for a server outside of the mesh that speaks TLS."""
+    return m.service_entry("outside", hosts=["tls.test"], addresses=[VIP["tls"]], resolution="STATIC",
+                           location="MESH_EXTERNAL", endpoints=[{"address": lab["plain"].address}],
+                           ports=[{**port, "targetPort": TLS}])
+
+
+@case
+def tls_origination(lab):
+    """The sidecar speaks TLS to a server outside, checks its name, and calls nobody whose name is another"""
+    def rule(name):
+        return m.destination_rule("outside", host="tls.test", trafficPolicy={"tls": {
+            "mode": "SIMPLE", "sni": "tls.test", "subjectAltNames": [name],
+            "caCertificates": str(lab.istiod.authority / "root-cert.pem")}})
+
+    def answer():
+        return lab["client"].http(VIP["tls"], host="tls.test", timeout=2.0)
+    entry = outside(lab, {"number": 80, "name": "http", "protocol": "HTTP"})
+    with lab.applied(entry, rule("tls.test")):
+        eventually("it answers", lambda: answer().field("Sni") == "tls.test", 15)
+    with lab.applied(entry, rule("other.test")):
+        eventually("it is refused", lambda: answer().status == 503, 15)
+
+
+@case
+def tls_passthrough(lab):
+    """TLS of the application's own passes by its server name, and the application sees the server's certificate"""
+    entry = outside(lab, {"number": 443, "name": "tls", "protocol": "TLS"})
+    context = ssl.create_default_context(cafile=str(lab.istiod.authority / "root-cert.pem"))
+
+    def passes():
+        with lab["client"].connect(VIP["tls"], 443, 2.0) as raw:
+            with context.wrap_socket(raw, server_hostname="tls.test") as connection:
+                connection.sendall(b"GET / HTTP/1.1\r\nHost: tls.test\r\nConnection: close\r\n\r\n")
+                return b"200 OK" in connection.recv(4096)
+    with lab.applied(entry):
+        eventually("it passes", passes, 15)
 
 
 @case(dual=True)

@@ -35,6 +35,7 @@ def proxy_config(lab):
         out = istioctl(lab, "proxy-config", kind)
         for pattern in patterns:
             matches(pattern, out, kind)
+    matches(r"10\.78\.0\.1 +9090 +ALL +Cluster: outbound\|9090\|\|web\.demo", istioctl(lab, "proxy-config", "all"), "all")
     for kind in ("cluster", "listener", "route", "bootstrap"):
         json.loads(istioctl(lab, "proxy-config", kind, "--output", "json"))
 
@@ -92,12 +93,9 @@ def difference(theirs, ours, at=""):
 def everything_is_acknowledged(lab):
     """istiod sees every type of every sidecar acknowledged"""
     def acknowledged():
-        _, text = lab.istiod.debug("/debug/syncz")
-        proxies = json.loads(text)
-        if isinstance(proxies, dict):
-            proxies = proxies.get("resources", [])
         seen = {}
-        for proxy in proxies:
+        for proxy in [one for istiod in filter(None, [lab.istiod, lab.beside])
+                      for one in json.loads(istiod.debug("/debug/syncz")[1])]:
             name = (proxy.get("proxy") or "").split(".")[0]
             seen[name] = all(proxy.get(f"{kind}_sent") == proxy.get(f"{kind}_acked")
                              for kind in ("cluster", "listener", "route", "endpoint"))

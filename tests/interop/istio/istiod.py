@@ -11,8 +11,9 @@ import identity
 import kube
 from harness import until
 
-SECURE_PORT = 15012
-_KUBE_PORT, _KEYS_PORT, _DEBUG_PORT, _MONITORING_PORT = 8001, 9999, 8080, 15014
+_KUBE_PORT, _KEYS_PORT = 8001, 9999
+# Added to every port of an istiod that runs beside another one.
+_BESIDE = 10_000
 
 
 class _Keys(http.server.BaseHTTPRequestHandler):
@@ -30,31 +31,45 @@ class _Keys(http.server.BaseHTTPRequestHandler):
 
 
 class Istiod:
-    """`reduced`: without what only Istio's build of Envoy can do, for stock Envoys."""
+    """`reduced`: without what only Istio's build of Envoy can do, for stock Envoys. `beside`: another one, whose
+    authority, services and configuration this one shares: the same mesh as that one's, in other words."""
 
-    def __init__(self, space, folder, programs, address, *, reduced=False, dual=False, mesh=None):
+    def __init__(self, space, folder, programs, address, *, reduced=False, dual=False, beside=None):
         self.space, self.folder, self.programs, self.address = space, folder, programs, address
         self.reduced, self.dual = reduced, dual
-        self.config = folder / "config"
-        self.config.mkdir(parents=True)
-        self.signer = identity.Signer(folder, "workloads")
-        self.authority = folder / "cacerts"
-        self.root = identity.authority(self.authority)
-        self.store = kube.Store()
+        folder.mkdir()
+        more = _BESIDE if beside else 0
+        self.secure, self._grpc, self._debug, self._monitoring = 15012 + more, 15010 + more, 8080 + more, 15014 + more
+        if beside:
+            self.config, self.signer, self.authority, self.root, self.store = (
+                beside.config, beside.signer, beside.authority, beside.root, beside.store)
+            self._servers = []
+        else:
+            self.config = folder / "config"
+            self.config.mkdir()
+            self.signer = identity.Signer(folder, "workloads")
+            self.authority = folder / "cacerts"
+            self.root = identity.authority(self.authority)
+            self.store = kube.Store()
+            self._servers = [kube.serve(self.store, space.listen("127.0.0.1", _KUBE_PORT)),
+                             kube.Server(space.listen("127.0.0.1", _KEYS_PORT),
+                                         type("Keys", (_Keys,), {"keys": self.signer.keys}))]
         self._numbers = itertools.count()
-        self._servers = [kube.serve(self.store, space.listen("127.0.0.1", _KUBE_PORT)),
-                         kube.Server(space.listen("127.0.0.1", _KEYS_PORT),
-                                     type("Keys", (_Keys,), {"keys": self.signer.keys}))]
         self.log_path = folder / "istiod.log"
         self.process = None
         settings = {"accessLogFile": "/dev/stdout", "enableTracing": False, "trustDomain": "cluster.local",
                     "rootNamespace": "istio-system", "outboundTrafficPolicy": {"mode": "ALLOW_ANY"},
-                    "defaultConfig": {"discoveryAddress": f"{address}:{SECURE_PORT}"}, **(mesh or {})}
+                    "defaultConfig": {"discoveryAddress": self.discovery}}
         if not reduced:
-            settings.setdefault("defaultProviders", {"metrics": ["prometheus"]})
+            settings["defaultProviders"] = {"metrics": ["prometheus"]}
         (folder / "mesh.yaml").write_text(json.dumps(settings))
         (folder / "networks.yaml").write_text("networks: {}\n")
         (folder / "kubeconfig").write_text(json.dumps(kube.kubeconfig(f"http://127.0.0.1:{_KUBE_PORT}")))
+
+    @property
+    def discovery(self):
+        """Where agents find it."""
+        return f"{self.address}:{self.secure}"
 
     def start(self):
         rule = {"issuer": self.signer.issuer, "jwks_uri": f"http://127.0.0.1:{_KEYS_PORT}/jwks.json",
@@ -73,9 +88,9 @@ class Istiod:
                 self.programs / "pilot-discovery", "discovery", "--registries=Kubernetes",
                 "--kubeconfig", self.folder / "kubeconfig", "--configDir", self.config,
                 "--meshConfig", self.folder / "mesh.yaml", "--networksConfig", self.folder / "networks.yaml",
-                "--grpcAddr", f"{self.address}:15010", "--secureGRPCAddr", f"{self.address}:{SECURE_PORT}",
-                "--httpAddr", f"127.0.0.1:{_DEBUG_PORT}", "--httpsAddr", "",
-                "--monitoringAddr", f"127.0.0.1:{_MONITORING_PORT}", "--ctrlz_port", "0",
+                "--grpcAddr", f"{self.address}:{self._grpc}", "--secureGRPCAddr", self.discovery,
+                "--httpAddr", f"127.0.0.1:{self._debug}", "--httpsAddr", "",
+                "--monitoringAddr", f"127.0.0.1:{self._monitoring}", "--ctrlz_port", "0",
                 "--keepaliveMaxServerConnectionAge", "30m", "--log_output_level", "default:info",
                 cwd=self.folder, env=env, log=log)
         until("istiod is ready", self.ready, 60)
@@ -101,10 +116,10 @@ class Istiod:
     def log(self):
         return self.log_path.read_text(errors="replace")
 
-    def debug(self, path, port=_DEBUG_PORT):
+    def debug(self, path):
         """(status, body) of one of istiod's debug pages."""
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        connection.sock = self.space.connect("127.0.0.1", port)
+        connection = http.client.HTTPConnection("127.0.0.1", self._debug, timeout=10)
+        connection.sock = self.space.connect("127.0.0.1", self._debug)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()

