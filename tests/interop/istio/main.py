@@ -3,6 +3,7 @@
 import argparse
 import os
 import pathlib
+import signal
 import sys
 import time
 import traceback
@@ -27,7 +28,7 @@ def one(function, lab):
         function(lab)
         return None
     except BaseException as error:  # a case may fail in any way; the others still run
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
         frames = traceback.extract_tb(error.__traceback__)
         place = next((f for f in reversed(frames) if "/cases_" in f.filename), frames[-1])
@@ -63,6 +64,8 @@ def main():
     folder = programs.build()
     lab = labs.Lab(folder, os.environ.get("MIZZEN"), LAYOUTS[options.proxy], keep=options.keep, dual=options.dual,
                    reduced=reduced)
+    # Ended from outside it cleans up as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     failed = 0
     try:
         lab.start_control()
