@@ -90,7 +90,7 @@ async fn try_host(
 ) -> Heard {
     let version = if ask.http2 { UpstreamProtocol::Http2 } else { attempt.state.spec.model.protocol };
     let whole = Held::new(vec![ask.body.clone()], None);
-    let mut sent = own::send(attempt, version, head, whole, fresh).await?;
+    let mut sent = own::send(attempt, (version, None), head, whole, fresh).await?;
     let mut count = Unfinished::new(local.env.reads.clone());
     let mut body = BytesMut::new();
     let mut take = |part: Bytes| {

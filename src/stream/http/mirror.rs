@@ -10,7 +10,7 @@ use super::own;
 use super::tap::Tap;
 use crate::cluster::{Cluster, PickContext};
 use crate::message::{Failure, Reason};
-use crate::model::{Mirror, UpstreamProtocol};
+use crate::model::{AlpnOverride, Mirror, UpstreamProtocol};
 use crate::stream::Local;
 use crate::stream::exchange::{Attempt, Forward, Tries, within};
 use http::header::EXPECT;
@@ -27,18 +27,20 @@ struct Copy {
     cluster: Rc<Cluster>,
     head: request::Parts,
     version: UpstreamProtocol,
+    /// What its hosts are offered in TLS, if not what their cluster says.
+    alpn: Option<Rc<AlpnOverride>>,
     limit: Duration,
 }
 
 /// Has the request with this head copied as `to` says: its body is kept up to `room` bytes. `timeout`: that of
-/// the request; `client`: what its client speaks.
+/// the request; `client`: what its client speaks; `alpn`: what hosts are offered.
 pub(super) fn tap(
     local: &Rc<Local>,
     to: &Forward<'_>,
     head: &request::Parts,
     timeout: Option<Duration>,
     room: usize,
-    client: UpstreamProtocol,
+    (client, alpn): (UpstreamProtocol, Option<&Rc<AlpnOverride>>),
 ) -> Option<Tap> {
     let wish = to.wish.as_ref().filter(|wish| !wish.mirrors.is_empty())?;
     let copy = |(spec, cluster): &(&Mirror, Rc<Cluster>)| Copy {
@@ -49,6 +51,7 @@ pub(super) fn tap(
             UpstreamProtocol::Downstream => client,
             other => other,
         },
+        alpn: alpn.filter(|_| !cluster.mesh().is_some_and(|mesh| mesh.keeps_alpn)).cloned(),
         limit: timeout.unwrap_or(STREAM_IDLE),
     };
     let copies: Vec<Copy> = wish.mirrors.iter().map(copy).collect();
@@ -94,7 +97,7 @@ impl Copy {
 
     /// Sends it and reads the answer to its end.
     async fn send(&self, attempt: &Attempt, whole: Held) -> Result<(), Failure> {
-        let mut sent = own::send(attempt, self.version, &self.head, whole, false).await?;
+        let mut sent = own::send(attempt, (self.version, self.alpn.as_deref()), &self.head, whole, false).await?;
         self.cluster.stats.upstream_rq.record(sent.head.status.as_u16());
         sent.answer(&mut |_| Ok(())).await.map(drop)
     }

@@ -4,10 +4,11 @@ use super::bodies::Held;
 use super::flow::{Broken, Flow};
 use super::sink::Sink;
 use super::source::Source;
+use super::upstream::offering;
 use crate::cluster::pool::http2::failure_of;
 use crate::cluster::pool::{http1, http2};
 use crate::message::{Failure, Reason};
-use crate::model::UpstreamProtocol;
+use crate::model::{AlpnOverride, UpstreamProtocol};
 use crate::stream::exchange::Attempt;
 use crate::stream::http1::length;
 use bytes::Bytes;
@@ -27,19 +28,20 @@ pub(super) struct Sent {
 }
 
 /// Sends a request to `attempt`'s host and waits for the head of the answer. `fresh`: not on a connection that was
-/// used before.
+/// used before; `alpn`: what the host is offered in TLS, if not what its cluster says.
 ///
 /// # Errors
 /// No connection, or the host broke off. One that was [not sent](Failure::sent) met a connection that its host
 /// was closing.
 pub(super) async fn send(
     attempt: &Attempt,
-    version: UpstreamProtocol,
+    (version, alpn): (UpstreamProtocol, Option<&AlpnOverride>),
     head: &request::Parts,
     whole: Held,
     fresh: bool,
 ) -> Result<Sent, Failure> {
-    let Attempt { host, cluster, state, priority, .. } = attempt;
+    let Attempt { cluster, state, priority, .. } = attempt;
+    let host = &offering(alpn, attempt, version);
     let mut up = Flow::new(Source::Held(whole), 0);
     let bare = up.is_empty();
     match version {

@@ -9,7 +9,7 @@ use super::source::Source;
 use crate::cluster::Host;
 use crate::cluster::pool::http2::{self, failure_of};
 use crate::message::{Failure, Reason};
-use crate::model::UpstreamProtocol;
+use crate::model::{AlpnOverride, UpstreamProtocol};
 use crate::stream::exchange::{Attempt, Forward};
 use h2::ext::Protocol;
 use http::header::UPGRADE;
@@ -37,6 +37,18 @@ pub(super) fn target(to: &Forward<'_>, attempt: &Attempt, head: &request::Parts)
     with_authority(&head.uri, authority)
 }
 
+/// The picked host with connections for which the protocols are offered that `rules` say for this version.
+pub(super) fn offering(rules: Option<&AlpnOverride>, attempt: &Attempt, version: UpstreamProtocol) -> Rc<Host> {
+    let wanted = rules.and_then(|rules| match version {
+        UpstreamProtocol::Http2 => rules.http2.as_ref(),
+        UpstreamProtocol::Http1 | UpstreamProtocol::Downstream => rules.http11.as_ref(),
+    });
+    match wanted {
+        Some(wanted) => attempt.host.offering(wanted, &attempt.cluster),
+        None => attempt.host.clone(),
+    }
+}
+
 impl Exchange {
     /// Sends the request until the response's head is there.
     pub(super) async fn send(
@@ -55,25 +67,12 @@ impl Exchange {
         };
         self.record.upstream_protocol =
             if version == UpstreamProtocol::Http2 { "HTTP/2" } else { "HTTP/1.1" };
-        let host = self.offering(attempt, version);
+        let host = offering(self.alpn.as_deref(), attempt, version);
         match version {
             UpstreamProtocol::Http2 => self.send_http2(to, attempt, &host, head, up).await,
             UpstreamProtocol::Http1 | UpstreamProtocol::Downstream => {
                 self.send_http1(to, attempt, &host, head, up).await
             }
-        }
-    }
-
-    /// The picked host with connections for which the wanted protocols are offered.
-    fn offering(&self, attempt: &Attempt, version: UpstreamProtocol) -> Rc<Host> {
-        let rules = self.alpn.as_deref();
-        let wanted = rules.and_then(|rules| match version {
-            UpstreamProtocol::Http2 => rules.http2.as_ref(),
-            _ => rules.http11.as_ref(),
-        });
-        match wanted {
-            Some(wanted) => attempt.host.offering(wanted, &attempt.cluster),
-            None => attempt.host.clone(),
         }
     }
 

@@ -6,6 +6,7 @@ use prost::{Message, Name};
 use prost_types::{Any, Struct, value::Kind};
 use serde_json::{Map, Value as Json};
 
+use crate::proto::envoy::config::core::v3::ExtensionConfigSource;
 use crate::proto::{json, message_name, udpa, xds};
 use crate::translate::finding::{Findings, Path};
 use crate::translate::locate::locate;
@@ -77,6 +78,29 @@ impl<'a> Extension<'a> {
     /// The message inside; bytes that do not decode are a finding.
     pub(super) fn decode<M: Message + Default>(&self, path: &Path<'_>, out: &mut Findings) -> Option<M> {
         decode(path, &self.bytes, out)
+    }
+}
+
+/// Why extensions of this type are never served, if somebody may expect that they are.
+pub(super) fn why_never(type_url: &str) -> Option<&'static str> {
+    let name = message_name(type_url);
+    if name.contains(".wasm.") {
+        Some("WebAssembly is not run here")
+    } else if name.contains(".lua.") {
+        Some("Lua is not run here")
+    } else {
+        None
+    }
+}
+
+/// Refuses an extension that is to be discovered: at once, so that nobody waits for it.
+pub(super) fn refuse_discovery(path: &Path<'_>, source: &ExtensionConfigSource, out: &mut Findings) {
+    let at = path.name("config_discovery");
+    let types = source.type_urls.iter().map(|url| message_name(url)).collect::<Vec<_>>().join(", ");
+    let never: Option<Vec<_>> = source.type_urls.iter().map(|url| why_never(url)).collect();
+    match never.as_deref() {
+        Some([why, ..]) => out.bad(&at.name("type_urls"), types, format_args!("none of these can be served: {why}")),
+        _ => out.bad(&at, types, "extensions are not discovered (nearest valid: typed_config)"),
     }
 }
 

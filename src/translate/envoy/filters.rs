@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::access_log;
 use super::endpoints::lb_metadata;
-use super::extension::Extension;
+use super::extension::{Extension, refuse_discovery, why_never};
 use super::http_filters::{network_authz, network_rbac};
 use super::http_manager;
 use super::mesh;
@@ -60,7 +60,7 @@ pub(super) fn terminal(
             }
             let terminal = is_terminal(&extension);
             let why = if terminal { "must be the last filter" } else { "this filter is not supported" };
-            out.bad(&at_config, &extension.type_url, why);
+            out.bad(&at_config, &extension.type_url, why_never(&extension.type_url).unwrap_or(why));
         }
     }
     let at = path.index(before.len());
@@ -96,8 +96,8 @@ fn open<'a>(
         Some(ConfigType::TypedConfig(any)) => {
             Extension::open(&path.name("typed_config"), any, out).map(|e| ("typed_config", e))
         }
-        Some(ConfigType::ConfigDiscovery(_)) => {
-            out.bad(&path.name("config_discovery"), &filter.name, "not supported (use typed_config)");
+        Some(ConfigType::ConfigDiscovery(source)) => {
+            refuse_discovery(path, source, out);
             None
         }
         None => {

@@ -37,7 +37,6 @@ pub(super) const SHELLS: &[&str] = &[
     "envoy.config.listener.v3.UdpListenerConfig",
     "envoy.config.route.v3.CorsPolicy",
     "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.OutlierDetection",
-    "envoy.type.matcher.v3.FilterStateMatcher",
     "xds.type.matcher.v3.Matcher",
 ];
 

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use prost_types::Any;
 
-use super::extension::Extension;
+use super::extension::{Extension, refuse_discovery, why_never};
 use super::mesh;
 use crate::model::{FilterConfig, FilterRule, Fraction, HttpFilter, RouteFilter, RouteFilters};
 use crate::proto;
@@ -67,7 +67,7 @@ pub(super) fn chain(path: &Path<'_>, filters: &[Listed], out: &mut Findings) -> 
             None if filter.is_optional && is_unknown(&extension) => out.note(&at),
             None => {
                 let why = "this HTTP filter is not supported (nearest valid: Router, or is_optional)";
-                out.bad(&at_config, &extension.type_url, why);
+                out.bad(&at_config, &extension.type_url, why_never(&extension.type_url).unwrap_or(why));
             }
         }
     }
@@ -92,8 +92,8 @@ fn open<'a>(at: &Path<'_>, filter: &'a Listed, out: &mut Findings) -> Option<Ext
             out.note(at);
             None
         }
-        Some(ConfigType::ConfigDiscovery(_)) => {
-            out.bad(&at.name("config_discovery"), &filter.name, "not supported (use typed_config)");
+        Some(ConfigType::ConfigDiscovery(source)) => {
+            refuse_discovery(at, source, out);
             None
         }
         None => {

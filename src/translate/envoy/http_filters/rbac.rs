@@ -175,6 +175,23 @@ fn permission(path: &Path<'_>, given: &pb::Permission, out: &mut Findings) -> Op
     })
 }
 
+/// The one key there is: Istio's name for who the client's certificate says it is.
+fn filter_state(path: &Path<'_>, given: &matcher::FilterStateMatcher, out: &mut Findings) -> Option<Principal> {
+    use matcher::filter_state_matcher::Matcher;
+    const PEER: &str = "io.istio.peer_principal";
+    if given.key != PEER {
+        let why = format!("there is no such filter state to match (nearest valid: {PEER})");
+        out.bad(&path.name("key"), &given.key, why);
+        return None;
+    }
+    match &given.matcher {
+        Some(Matcher::StringMatch(m)) => {
+            Some(Principal::Authenticated(Some(text(&path.name("string_match"), m, out)?)))
+        }
+        None => bad_empty(path, "matcher", out),
+    }
+}
+
 fn principal(path: &Path<'_>, given: &pb::Principal, out: &mut Findings) -> Option<Principal> {
     use pb::principal::Identifier as Id;
     let ids = |field: &str, set: &pb::principal::Set, out: &mut Findings| {
@@ -203,10 +220,7 @@ fn principal(path: &Path<'_>, given: &pb::Principal, out: &mut Findings) -> Opti
         Some(Id::Metadata(m)) => Principal::Metadata(metadata(&path.name("metadata"), m, out)?),
         Some(Id::SourcedMetadata(m)) => Principal::Metadata(sourced(&path.name("sourced_metadata"), m, out)?),
         Some(Id::NotId(id)) => Principal::Not(Box::new(principal(&path.name("not_id"), id, out)?)),
-        Some(Id::FilterState(_)) => {
-            out.bad(&path.name("filter_state"), "", "there is no filter state to match");
-            return None;
-        }
+        Some(Id::FilterState(m)) => filter_state(&path.name("filter_state"), m, out)?,
         Some(Id::Custom(extension)) => {
             out.bad(&path.name("custom"), &extension.name, "this principal is not supported");
             return None;

@@ -26,7 +26,7 @@ fn policies_that_are_not_understood_are_refused() {
         ),
         (
             json!({"permissions": any, "principals": [{"filter_state": {}}]}),
-            "principals[0].filter_state: there is no filter state",
+            "principals[0].filter_state.key: there is no such filter state to match (nearest valid: io.istio.peer_principal)",
         ),
         (
             json!({"permissions": [{"matcher": {"name": "m"}}], "principals": any}),
@@ -75,5 +75,44 @@ fn filters_say_what_is_wrong_with_them() {
         ("header_mutation.v3.HeaderMutation", json!({"mutations": {"request_mutations": [{}]}}), "no action"),
     ] {
         refused_filter(&http(kind, &config), wanted);
+    }
+}
+
+#[test]
+fn istios_filters_are_read_or_say_why_not() {
+    let stats = |metric: Json| {
+        json!({"@type": "type.googleapis.com/stats.PluginConfig", "metrics": [metric]})
+    };
+    let alpn = "type.googleapis.com/istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig";
+    let filter = |kind: &str| {
+        json!({"@type": "type.googleapis.com/udpa.type.v1.TypedStruct", "value": {},
+            "type_url": format!("type.googleapis.com/envoy.extensions.filters.http.{kind}")})
+    };
+    for (config, wanted) in [
+        (
+            stats(json!({"dimensions": {"a": "request.time"}})),
+            "metrics[0].dimensions[\"a\"]: request.time: the attribute request.time is not known here",
+        ),
+        (
+            json!({"@type": alpn, "alpn_override": [{"upstream_protocol": "HTTP2", "alpn_override": [""]}]}),
+            "alpn_override[0].alpn_override[0]: must have 1 to 255 bytes",
+        ),
+        (filter("wasm.v3.Wasm"), "Wasm: WebAssembly is not run here"),
+        (filter("lua.v3.Lua"), "Lua: Lua is not run here"),
+    ] {
+        refused_filter(&config, wanted);
+    }
+    let router = json!({"name": "router",
+        "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}});
+    let discovered = |url: &str| {
+        json!({"name": "f", "config_discovery": {"config_source": {"ads": {}, "resource_api_version": "V3"},
+            "type_urls": [format!("type.googleapis.com/envoy.extensions.filters.http.{url}")]}})
+    };
+    for (url, wanted) in [
+        ("wasm.v3.Wasm", "config_discovery.type_urls: envoy.extensions.filters.http.wasm.v3.Wasm: none of these can be served"),
+        ("cors.v3.Cors", "extensions are not discovered (nearest valid: typed_config)"),
+    ] {
+        let filters = json!([discovered(url), router]);
+        refused(read_listener(manager(json!({"http_filters": filters}))), &[wanted]);
     }
 }
