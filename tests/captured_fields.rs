@@ -36,6 +36,7 @@ const IDLE: &[&str] = &[
     "envoy.config.route.v3.RouteConfiguration.max_direct_response_body_size_bytes",
     "envoy.config.route.v3.RouteConfiguration.validate_clusters",
     "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector.initial_read_buffer_size",
+    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.http2_protocol_options",
     "envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig.udp_max_queries",
     "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig.use_request_id_for_trace_sampling",
     "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig.http2_protocol_options",

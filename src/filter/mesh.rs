@@ -58,15 +58,20 @@ pub struct Peers {
 /// Where one label set counts: one group, or one for each metric where their labels differ.
 pub type Metrics = Rc<[Registration<MeshMetrics>]>;
 
+/// A peer, and what it said to be known as that one.
+type Heard = (Box<[u8]>, Rc<Peer>);
+/// What is told where these further labels are wanted.
+type Saying = (Vec<String>, Rc<[u8]>);
+
 /// See the module.
 pub struct Mesh {
     registry: Registry,
     next: Cell<u64>,
     /// By id; with what was told, so that nobody speaks for another.
-    peers: Map<Box<[u8]>, (Box<[u8]>, Rc<Peer>)>,
+    peers: Map<Box<[u8]>, Heard>,
     endpoints: Map<Arc<str>, Option<Rc<Peer>>>,
     /// What is told over HTTP, by the further labels in it.
-    told: RefCell<Vec<(Vec<String>, Rc<[u8]>)>>,
+    told: RefCell<Vec<Saying>>,
     /// From what is known of a stream to its label set.
     ways: Map<Box<[u8]>, Metrics>,
     groups: Map<Box<str>, Metrics>,
