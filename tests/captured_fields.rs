@@ -111,7 +111,9 @@ fn walk(message: &DynamicMessage, at: usize, way: &mut Way, found: &mut Found) {
             way.truncate(deep);
         };
         match value {
-            Value::List(list) => list.iter().enumerate().for_each(|(i, item)| inner(Some(Step::Item(i)), item)),
+            Value::List(list) => {
+                list.iter().enumerate().for_each(|(i, item)| inner(Some(Step::Item(i)), item))
+            }
             Value::Map(map) => map.iter().for_each(|(key, item)| inner(Some(Step::Key(key.clone())), item)),
             value => inner(None, value),
         }
@@ -218,12 +220,14 @@ fn idle<T: PartialEq>(
         }
         // A message that says nothing but defaults is read all the same if something in it is.
         let within = |(at, way): &(usize, Way)| {
-            let inner = found.fields.values().flatten().filter(|(other, deeper)| {
-                other == at && deeper.len() > way.len() && deeper.starts_with(way)
-            });
+            let inner =
+                found.fields.values().flatten().filter(|(other, deeper)| {
+                    other == at && deeper.len() > way.len() && deeper.starts_with(way)
+                });
             inner.take(TRIES).any(matters)
         };
-        let used = judged.iter().any(|place| matters(place)) || judged.iter().take(3).any(|place| within(place));
+        let used =
+            judged.iter().any(|place| matters(place)) || judged.iter().take(3).any(|place| within(place));
         *all.entry(name.clone()).or_default() |= used;
     }
 }

@@ -97,7 +97,8 @@ impl Copy {
 
     /// Sends it and reads the answer to its end.
     async fn send(&self, attempt: &Attempt, whole: Held) -> Result<(), Failure> {
-        let mut sent = own::send(attempt, (self.version, self.alpn.as_deref()), &self.head, whole, false).await?;
+        let mut sent =
+            own::send(attempt, (self.version, self.alpn.as_deref()), &self.head, whole, false).await?;
         self.cluster.stats.upstream_rq.record(sent.head.status.as_u16());
         sent.answer(&mut |_| Ok(())).await.map(drop)
     }

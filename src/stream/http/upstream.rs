@@ -38,7 +38,11 @@ pub(super) fn target(to: &Forward<'_>, attempt: &Attempt, head: &request::Parts)
 }
 
 /// The picked host with connections for which the protocols are offered that `rules` say for this version.
-pub(super) fn offering(rules: Option<&AlpnOverride>, attempt: &Attempt, version: UpstreamProtocol) -> Rc<Host> {
+pub(super) fn offering(
+    rules: Option<&AlpnOverride>,
+    attempt: &Attempt,
+    version: UpstreamProtocol,
+) -> Rc<Host> {
     let wanted = rules.and_then(|rules| match version {
         UpstreamProtocol::Http2 => rules.http2.as_ref(),
         UpstreamProtocol::Http1 | UpstreamProtocol::Downstream => rules.http11.as_ref(),

@@ -99,7 +99,9 @@ pub(super) fn refuse_discovery(path: &Path<'_>, source: &ExtensionConfigSource, 
     let types = source.type_urls.iter().map(|url| message_name(url)).collect::<Vec<_>>().join(", ");
     let never: Option<Vec<_>> = source.type_urls.iter().map(|url| why_never(url)).collect();
     match never.as_deref() {
-        Some([why, ..]) => out.bad(&at.name("type_urls"), types, format_args!("none of these can be served: {why}")),
+        Some([why, ..]) => {
+            out.bad(&at.name("type_urls"), types, format_args!("none of these can be served: {why}"))
+        }
         _ => out.bad(&at, types, "extensions are not discovered (nearest valid: typed_config)"),
     }
 }

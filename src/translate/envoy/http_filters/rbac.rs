@@ -176,7 +176,11 @@ fn permission(path: &Path<'_>, given: &pb::Permission, out: &mut Findings) -> Op
 }
 
 /// The one key there is: Istio's name for who the client's certificate says it is.
-fn filter_state(path: &Path<'_>, given: &matcher::FilterStateMatcher, out: &mut Findings) -> Option<Principal> {
+fn filter_state(
+    path: &Path<'_>,
+    given: &matcher::FilterStateMatcher,
+    out: &mut Findings,
+) -> Option<Principal> {
     use matcher::filter_state_matcher::Matcher;
     const PEER: &str = "io.istio.peer_principal";
     if given.key != PEER {

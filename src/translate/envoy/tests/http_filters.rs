@@ -80,9 +80,8 @@ fn filters_say_what_is_wrong_with_them() {
 
 #[test]
 fn istios_filters_are_read_or_say_why_not() {
-    let stats = |metric: Json| {
-        json!({"@type": "type.googleapis.com/stats.PluginConfig", "metrics": [metric]})
-    };
+    let stats =
+        |metric: Json| json!({"@type": "type.googleapis.com/stats.PluginConfig", "metrics": [metric]});
     let alpn = "type.googleapis.com/istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig";
     let filter = |kind: &str| {
         json!({"@type": "type.googleapis.com/udpa.type.v1.TypedStruct", "value": {},
@@ -109,7 +108,10 @@ fn istios_filters_are_read_or_say_why_not() {
             "type_urls": [format!("type.googleapis.com/envoy.extensions.filters.http.{url}")]}})
     };
     for (url, wanted) in [
-        ("wasm.v3.Wasm", "config_discovery.type_urls: envoy.extensions.filters.http.wasm.v3.Wasm: none of these can be served"),
+        (
+            "wasm.v3.Wasm",
+            "config_discovery.type_urls: envoy.extensions.filters.http.wasm.v3.Wasm: none of these can be served",
+        ),
         ("cors.v3.Cors", "extensions are not discovered (nearest valid: typed_config)"),
     ] {
         let filters = json!([discovered(url), router]);
