@@ -197,7 +197,7 @@ mod tests {
         let (mut year, mut month, mut day, mut of_year) = (1970, 1, 1, 1);
         for days in 0..150_000u64 {
             let leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
-            if days % 7 == 0 || day < 2 || day > 27 {
+            if days % 7 == 0 || !(2..=27).contains(&day) {
                 let time = UNIX_EPOCH + Duration::new(days * 86_400 + 3_723, 45_678_901);
                 let mut out = Vec::new();
                 format.write(time, &mut out);
