@@ -31,6 +31,7 @@ fn line<T>(out: &mut String, name: &str, verdict: Result<Translated<T>, Rejectio
                 let kind = match note.kind {
                     NoteKind::UnknownField => "unknown",
                     NoteKind::NoEffect => "no effect",
+                    NoteKind::NotSpoken => "not spoken",
                     NoteKind::OwnStream { .. } => "own stream",
                 };
                 writeln!(out, "    {kind}: {}", note.path).unwrap();

@@ -268,6 +268,7 @@ pub fn address_json(address: &Address) -> Json {
         }
         Address::Unix(path) => json!({ "pipe": { "path": path.display().to_string() } }),
         Address::Name(name, port) => json!({ "socket_address": { "address": name, "port_value": port } }),
+        Address::Internal(name) => json!({ "envoy_internal_address": { "server_listener_name": name } }),
     }
 }
 

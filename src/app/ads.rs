@@ -135,6 +135,10 @@ impl Ads {
         self.subscribe(builder);
         let (kind, changed) = (update.kind, update.changed.len());
         self.driver.on_verdicts(update, rejections);
+        if kind == ResourceType::Listener {
+            let state = &self.driver.state;
+            self.lifecycle.keep_lacking(|name| state.is_rejected(kind, name));
+        }
         if !noop {
             let took = start.elapsed();
             match kind {
@@ -224,9 +228,13 @@ impl Ads {
     /// Counts what an accepted resource says that does nothing.
     fn noted<T>(&self, translated: Translated<T>) -> T {
         for note in &translated.notes {
-            if note.kind == NoteKind::UnknownField {
-                self.server.dynamic_unknown_fields.inc();
-                tracing::debug!("unknown field {}", note.path);
+            match note.kind {
+                NoteKind::UnknownField => {
+                    self.server.dynamic_unknown_fields.inc();
+                    tracing::debug!("unknown field {}", note.path);
+                }
+                NoteKind::NotSpoken => self.server.tls_names_left_out.inc(),
+                NoteKind::NoEffect | NoteKind::OwnStream { .. } => {}
             }
         }
         translated.model

@@ -8,6 +8,7 @@
 use super::ads::Ads;
 use super::lifecycle::Lifecycle;
 use super::sockets::Sockets;
+use crate::model::runtime;
 use crate::snapshot::Store;
 use crate::snapshot::builder::{Builder, Change, Counts, Event, Order, Origin, Report, Status};
 use crate::util::park::Park;
@@ -82,6 +83,8 @@ pub struct Build {
     counts: SharedCounts,
     lifecycle: Arc<Lifecycle>,
     reap_at: Option<Instant>,
+    /// What peers are checked against, as of the last look.
+    trust: u64,
     /// To the control tasks. At most one order per watched cluster and applied set.
     orders: mpsc::UnboundedSender<Order>,
 }
@@ -98,7 +101,7 @@ impl Build {
         orders: mpsc::UnboundedSender<Order>,
     ) -> Self {
         let sockets = Sockets::new(workers, lifecycle.clone());
-        Build { builder, sockets, ads, store, counts, lifecycle, reap_at: None, orders }
+        Build { builder, sockets, ads, store, counts, lifecycle, reap_at: None, trust: 0, orders }
     }
 
     /// Applies the bootstrap's resources. Gives what could not be applied, one line each.
@@ -148,8 +151,20 @@ impl Build {
             Input::Control(report) => self.builder.on_report(Instant::now(), report),
             Input::Runtime(changes, answer) => drop(answer.send(self.builder.modify_runtime(changes))),
             Input::StopAccepting { inbound_only } => self.sockets.stop(&self.builder, inbound_only),
-            // What follows from it is settled after every input.
-            Input::Secrets | Input::Quit => {}
+            // What else follows from it is settled after every input.
+            Input::Secrets => self.recheck(),
+            Input::Quit => {}
+        }
+    }
+
+    /// Whom peers are checked against has changed, and connections are not to outlive that.
+    fn recheck(&mut self) {
+        let version = self.lifecycle.trust_version();
+        if std::mem::replace(&mut self.trust, version) == version {
+            return;
+        }
+        if self.store.load().runtime.flag(runtime::CLOSE_REVOKED, false) {
+            self.sockets.recheck();
         }
     }
 

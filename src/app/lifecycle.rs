@@ -122,6 +122,11 @@ impl Lifecycle {
         }
     }
 
+    /// See [`Secrets::trust_version`].
+    pub fn trust_version(&self) -> u64 {
+        self.secrets.trust_version()
+    }
+
     fn lacking(&self) -> MutexGuard<'_, BTreeSet<Arc<str>>> {
         self.lacking.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -152,6 +157,11 @@ impl Lifecycle {
             }
         }
         lacks
+    }
+
+    /// Forgets those that nobody asks for any more.
+    pub fn keep_lacking(&self, is_refused: impl Fn(&str) -> bool) {
+        self.lacking().retain(|name| is_refused(name));
     }
 
     /// A listener that had been refused serves after all. Whether it was the last one that was lacking.

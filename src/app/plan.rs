@@ -4,8 +4,11 @@ use super::lifecycle::FetchLimits;
 use super::proxy::{AdsPlan, Plan};
 use crate::bootstrap::{Bootstrap, Fetch};
 use crate::cli::RunArgs;
-use crate::model::{self, Discovery, Layer, LayerSource, Runtime, RuntimeValue, SecretSource, runtime};
+use crate::model::{
+    self, Discovery, Layer, LayerSource, Runtime, RuntimeValue, SecretSource, TransportSocket, runtime,
+};
 use crate::snapshot::builder::{Change, Options};
+use crate::tls::{Client, Secrets, Wish};
 use crate::util::hash;
 use crate::xds::client::{Address, AdsConfig, Asked};
 use crate::xds::disk::Header;
@@ -20,7 +23,16 @@ pub fn plan(bootstrap: &mut Bootstrap, args: &RunArgs) -> Plan {
     let static_hash = hash::xxh64(format!("{:?}{:?}", bootstrap.listeners, bootstrap.clusters).as_bytes(), 0);
     let clusters = std::mem::take(&mut bootstrap.clusters);
     let listeners = std::mem::take(&mut bootstrap.listeners);
-    let sds = sds(bootstrap, &clusters);
+    let options = Options {
+        route_hold: args.route_hold,
+        removed_cluster_linger: args.removed_cluster_linger,
+        wait_for_sockets: true,
+        node: Arc::new(bootstrap.mesh_node()),
+        node_name: (bootstrap.node.id.clone(), bootstrap.node.cluster.clone()),
+        ..Options::default()
+    };
+    let secrets = options.secrets.clone();
+    let sds = sds(bootstrap, &clusters, &secrets);
     let fixed = clusters
         .into_iter()
         .map(|cluster| Change::Cluster(Arc::new(cluster)))
@@ -47,20 +59,14 @@ pub fn plan(bootstrap: &mut Bootstrap, args: &RunArgs) -> Plan {
         config.authority = ads.authority.unwrap_or_else(|| ads.cluster.name.clone());
         config.metadata = ads.metadata;
         config.connect_timeout = ads.cluster.connect_timeout;
+        config.tls = encrypted(&ads.cluster, &secrets);
         AdsPlan { config, node: bootstrap.node.clone(), state_dir, fetch, own_streams }
     });
     Plan {
         workers: args.concurrency.or(bootstrap.workers).unwrap_or_else(default_workers),
         fixed,
         ads,
-        options: Options {
-            route_hold: args.route_hold,
-            removed_cluster_linger: args.removed_cluster_linger,
-            wait_for_sockets: true,
-            node: Arc::new(bootstrap.mesh_node()),
-            node_name: (bootstrap.node.id.clone(), bootstrap.node.cluster.clone()),
-            ..Options::default()
-        },
+        options,
         static_unknown_fields: bootstrap.unknown_fields as u64,
         drain_spread: args.drain_spread(),
         // The key is what older control planes set; the monitor wins.
@@ -87,25 +93,37 @@ fn layers_of(bootstrap: &mut Bootstrap, args: &RunArgs) -> Vec<Layer> {
 }
 
 /// How the static clusters and the control plane are asked for secrets.
-fn sds(bootstrap: &Bootstrap, clusters: &[model::Cluster]) -> SdsConfig {
+fn sds(bootstrap: &Bootstrap, clusters: &[model::Cluster], secrets: &Secrets) -> SdsConfig {
     let config = |cluster: &model::Cluster| {
         let mut config = AdsConfig::new(addresses(cluster), Variant::Sotw);
         config.service = Asked::Secrets;
         config.authority.clone_from(&cluster.name);
         config.connect_timeout = cluster.connect_timeout;
+        config.tls = encrypted(cluster, secrets);
         // Secrets come from this machine as a rule, and nothing is served without them.
         config.backoff_base = Duration::from_millis(200);
         config.backoff_cap = Duration::from_secs(10);
         config
     };
-    // Secrets are never asked for over a connection that is meant to be encrypted and would not be.
-    let plain = clusters.iter().filter(|cluster| !cluster.sockets.is_encrypted());
+    // Which socket a host of others has is not known here: what may be encrypted is never asked in plaintext.
+    let known = clusters.iter().filter(|cluster| cluster.sockets.matches.is_empty());
     let mut sources: HashMap<_, _> =
-        plain.map(|cluster| (SecretSource::Cluster(cluster.name.clone()), config(cluster))).collect();
+        known.map(|cluster| (SecretSource::Cluster(cluster.name.clone()), config(cluster))).collect();
     if let Some(ads) = &bootstrap.ads {
         sources.insert(SecretSource::Ads, config(&ads.cluster));
     }
     SdsConfig { node: bootstrap.node.clone(), sources }
+}
+
+/// What the connections to a control plane are encrypted by; `None`: nothing.
+fn encrypted(cluster: &model::Cluster, secrets: &Secrets) -> Option<(Arc<Client>, Wish)> {
+    let TransportSocket::Tls(context) = &cluster.sockets.fallback else { return None };
+    let wish = Wish {
+        alpn_fallback: &["h2"],
+        check_name: context.check_sni || cluster.auto_san_validation,
+        ..Wish::default()
+    };
+    Some((secrets.client(context), wish))
 }
 
 /// Where the control plane's cluster listens.
@@ -115,11 +133,12 @@ fn addresses(cluster: &model::Cluster) -> Vec<Address> {
         Discovery::Eds { .. } | Discovery::OriginalDst(_) => return Vec::new(),
     };
     let convert = |endpoint: &model::Endpoint| match &endpoint.address {
-        model::Address::Ip(socket) => Address::Socket(*socket),
-        model::Address::Name(host, port) => Address::Dns { host: host.clone(), port: *port },
-        model::Address::Unix(path) => Address::Unix(path.clone()),
+        model::Address::Ip(socket) => Some(Address::Socket(*socket)),
+        model::Address::Name(host, port) => Some(Address::Dns { host: host.clone(), port: *port }),
+        model::Address::Unix(path) => Some(Address::Unix(path.clone())),
+        model::Address::Internal(_) => None,
     };
-    endpoints.iter().map(convert).collect()
+    endpoints.iter().filter_map(convert).collect()
 }
 
 /// The cgroup's CPU quota rounded up, else the CPUs this process may run on; at least 1.

@@ -127,6 +127,13 @@ impl Sockets {
         }
     }
 
+    /// Has every worker look at the certificates of its open connections again.
+    pub fn recheck(&self) {
+        for worker in &self.workers {
+            worker.send(Command::Recheck);
+        }
+    }
+
     /// Closes listening sockets for good: all, or those of inbound listeners.
     pub fn stop(&mut self, builder: &Builder, inbound_only: bool) {
         let inbound = |socket: &Socket| socket.listener.direction == crate::model::Direction::Inbound;

@@ -219,8 +219,9 @@ fn find_cluster(at: &str, name: &str, clusters: &[Cluster], findings: &mut Vec<F
         findings.push(Finding::error(path, name, "this cluster has no endpoint"));
         return None;
     }
-    if cluster.sockets.is_encrypted() {
-        findings.push(Finding::error(path, name, "the control plane is spoken to in plaintext only"));
+    if !cluster.sockets.matches.is_empty() {
+        let why = "the control plane's cluster has one transport_socket, no transport_socket_matches";
+        findings.push(Finding::error(path, name, why));
         return None;
     }
     Some(cluster.clone())

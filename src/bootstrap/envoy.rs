@@ -187,6 +187,7 @@ fn resource<T>(
                 let why = match note.kind {
                     NoteKind::UnknownField => "unknown field, ignored",
                     NoteKind::NoEffect => "accepted, has no effect",
+                    NoteKind::NotSpoken => "not spoken here, left out",
                     NoteKind::OwnStream { cluster, delta } => {
                         let at = Finding::error(note.path, &cluster, OTHER_STREAM).within(path);
                         made.own_streams.push((at, cluster, delta));

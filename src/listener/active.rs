@@ -182,6 +182,20 @@ impl Active {
         }
     }
 
+    /// Ends connections whose clients' certificates are not accepted any more.
+    pub(super) fn recheck(&self) {
+        let refused = |handle: &Rc<Handle>| {
+            let bound = handle.bound();
+            let context = bound.chain.tls.as_ref().zip(handle.tls());
+            context.is_some_and(|(context, session)| context.still_accepts(session).is_err())
+        };
+        let open: Vec<_> = self.connections.borrow().iter().map(|(_, handle)| handle.clone()).collect();
+        for handle in open.iter().filter(|handle| refused(handle)) {
+            self.ssl().closed_revoked.inc();
+            handle.drain(Drain::Now);
+        }
+    }
+
     /// Declared direction.
     pub fn direction(&self) -> Direction {
         self.spec.borrow().model.direction

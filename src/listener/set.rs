@@ -167,6 +167,11 @@ impl Listeners {
         }
     }
 
+    /// Ends connections whose clients' certificates are not accepted any more.
+    pub fn recheck(&self) {
+        self.each().iter().for_each(|active| active.recheck());
+    }
+
     /// Every listener once.
     fn each(&self) -> Vec<Rc<Active>> {
         let mut all: Vec<Rc<Active>> = Vec::new();

@@ -14,6 +14,8 @@ pub enum Address {
     Unix(PathBuf),
     /// Host name and port, resolved by the system resolver.
     Name(String, u16),
+    /// A listener of this process that is reached from inside only; nothing connects to it yet.
+    Internal(String),
 }
 
 impl Address {
@@ -32,6 +34,7 @@ impl fmt::Display for Address {
             Address::Ip(addr) => addr.fmt(f),
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
             Address::Name(host, port) => write!(f, "{host}:{port}"),
+            Address::Internal(name) => write!(f, "envoy://{name}/"),
         }
     }
 }

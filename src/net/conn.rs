@@ -75,6 +75,7 @@ impl Conn {
                 stream.set_nodelay(true)?;
                 Ok(Conn::Tcp(stream))
             }
+            Address::Internal(_) => Err(io::ErrorKind::AddrNotAvailable.into()),
         }
     }
 

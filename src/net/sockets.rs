@@ -117,7 +117,7 @@ fn bind_one(address: &Address, reuse_port: bool) -> io::Result<Socket> {
             socket.bind(&SockAddr::unix(unix_name(path))?)?;
             Ok(socket)
         }
-        Address::Name(..) => {
+        Address::Name(..) | Address::Internal(_) => {
             Err(io::Error::new(io::ErrorKind::InvalidInput, "a listener needs an IP address"))
         }
     }

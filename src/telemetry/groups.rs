@@ -25,6 +25,8 @@ stat_group! {
         concurrency: Gauge,
         dynamic_unknown_fields: SharedCounter,
         static_unknown_fields: SharedCounter,
+        /// Ciphers and groups of accepted resources that the TLS library does not speak.
+        tls_names_left_out: SharedCounter,
     }
 
     /// `listener.<address>.`

@@ -13,6 +13,7 @@ use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, SignatureScheme};
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -51,6 +52,12 @@ struct Built {
     local: Option<Arc<Identity>>,
     keys: Vec<Arc<CertifiedKey>>,
     configs: Mutex<HashMap<Wish, Config>>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Client({:?})", self.model.sni)
+    }
 }
 
 impl Client {

@@ -286,11 +286,12 @@ struct Tables {
 pub struct Secrets {
     tables: Mutex<Tables>,
     changes: watch::Sender<u64>,
+    trust: AtomicU64,
 }
 
 impl Default for Secrets {
     fn default() -> Self {
-        Secrets { tables: Mutex::default(), changes: watch::Sender::new(0) }
+        Secrets { tables: Mutex::default(), changes: watch::Sender::new(0), trust: AtomicU64::new(0) }
     }
 }
 
@@ -481,9 +482,15 @@ impl Secrets {
         let Some(cell) = self.find(need) else { return Ok(()) };
         let new = cell.put(spec, version).map_err(|fault| fault.to_string())?;
         if new {
+            self.trust.fetch_add(u64::from(need.1 == Kind::Validation), Relaxed);
             self.changed();
         }
         Ok(())
+    }
+
+    /// Goes up whenever what peers are checked against changes.
+    pub fn trust_version(&self) -> u64 {
+        self.trust.load(Relaxed)
     }
 
     /// Reads files again that changed. Returns whether there are any files to look at.
@@ -492,7 +499,10 @@ impl Secrets {
         let mut new = false;
         for cell in self.cells() {
             any |= !lock(&cell.inner).stamps.is_empty();
-            new |= cell.refresh();
+            let read = cell.refresh();
+            let is_trust = matches!(lock(&cell.inner).spec, Some(Spec::Validation(_)));
+            self.trust.fetch_add(u64::from(read && is_trust), Relaxed);
+            new |= read;
         }
         if new {
             self.changed();

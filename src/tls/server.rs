@@ -182,6 +182,19 @@ impl Server {
         Ok(Built { versions: held.versions, with_alpn: Arc::new(config), without_alpn, verifier, local })
     }
 
+    /// Looks at the client of an open connection again: what is accepted may have changed since its handshake.
+    ///
+    /// # Errors
+    /// It would not be accepted now.
+    pub fn still_accepts(&self, session: &Session) -> Result<(), TlsError> {
+        match (self.current(), &session.peer) {
+            (Ok(built), Some(peer)) if built.verifier.checks() => {
+                recheck(&built.verifier, &peer.chain, webpki::KeyUsage::client_auth())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Serves the handshake of a client. The caller bounds the time.
     ///
     /// # Errors

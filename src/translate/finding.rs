@@ -104,6 +104,8 @@ pub enum NoteKind {
     UnknownField,
     /// Known, harmless to leave out, not acted upon.
     NoEffect,
+    /// One of several names of ciphers or groups, which the library does not speak: the others count.
+    NotSpoken,
     /// What it names comes by a stream of its type's own, from this cluster, instead of ADS. Whether there is such
     /// a stream is for the caller to judge.
     OwnStream { cluster: String, delta: bool },
@@ -170,6 +172,11 @@ impl Findings {
     /// Records that something is accepted and does nothing.
     pub fn note(&mut self, path: &Path<'_>) {
         self.add_note(Note { path: path.to_string(), kind: NoteKind::NoEffect });
+    }
+
+    /// Records a name in a list that is left out of it.
+    pub fn not_spoken(&mut self, path: &Path<'_>) {
+        self.add_note(Note { path: path.to_string(), kind: NoteKind::NotSpoken });
     }
 
     /// Records a note that is already made.

@@ -114,6 +114,7 @@ impl Running {
                 self.draining = Some((how, spread, inbound_only));
                 self.listeners.drain(how, spread, inbound_only);
             }
+            Command::Recheck => self.listeners.recheck(),
             Command::FlushLogs(done) => {
                 self.local.outlet.flush(false);
                 let _ = done.send(());

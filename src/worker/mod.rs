@@ -32,6 +32,8 @@ pub enum Command {
     Adopt { address: Address, stream: std::net::TcpStream },
     /// Ask connections to leave; `spread`: when those are told that are to be told only.
     Drain { how: Drain, spread: Spread, inbound_only: bool },
+    /// End connections whose clients' certificates are not accepted any more.
+    Recheck,
     /// Answer with a report.
     Report(oneshot::Sender<WorkerReport>),
     /// Hand log lines over, then answer.

@@ -1,4 +1,4 @@
-//! One gRPC stream over plaintext HTTP/2: sockets, names, headers, keepalive.
+//! One gRPC stream over HTTP/2, plain or within TLS: sockets, names, headers, keepalive.
 //!
 //! Connects to the first address that answers (names are resolved anew for every attempt), speaks HTTP/2
 //! through tonic's channel, and cuts the body into messages itself: tonic's decoder would keep a buffer of
@@ -9,9 +9,10 @@ use std::error::Error as StdError;
 use std::fmt::Write as _;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ use super::client::{AdsConnect, AdsStream};
 use super::state::Variant;
 use super::types::ResourceType;
 use super::wire::{Framer, Message, frame};
+use crate::tls;
 
 /// Requests a server may leave unread before the stream counts as stuck.
 const UNSENT_REQUESTS: usize = 4096;
@@ -81,6 +83,8 @@ pub struct AdsConfig {
     pub authority: String,
     /// Further headers (`initial_metadata`).
     pub metadata: Vec<(String, String)>,
+    /// What the connection is encrypted by, and what is asked for; `None`: plaintext.
+    pub tls: Option<(Arc<tls::Client>, tls::Wish)>,
     /// For the name, and again for each connection.
     pub connect_timeout: Duration,
     /// Silence after which a PING is sent, also without traffic.
@@ -107,6 +111,7 @@ impl AdsConfig {
             service: Asked::Aggregated,
             authority: "xds".to_owned(),
             metadata: Vec::new(),
+            tls: None,
             connect_timeout: Duration::from_secs(5),
             ping_interval: Duration::from_secs(30),
             ping_timeout: Duration::from_secs(10),
@@ -177,7 +182,7 @@ impl GrpcConnector {
         self.attempts += 1;
         let mut failures = String::new();
         for address in self.config.addresses.iter().cycle().skip(first).take(count) {
-            match dial(address, &endpoint, self.config.connect_timeout).await {
+            match dial(address, &endpoint, &self.config).await {
                 Ok(channel) => return Ok(channel),
                 Err(why) => {
                     let separator = if failures.is_empty() { "" } else { "; " };
@@ -199,20 +204,21 @@ impl AdsConnect for GrpcConnector {
 }
 
 /// One attempt on one address, or on each address of a name.
-async fn dial(address: &Address, endpoint: &Endpoint, limit: Duration) -> Result<Channel, String> {
+async fn dial(address: &Address, endpoint: &Endpoint, config: &AdsConfig) -> Result<Channel, String> {
+    let limit = config.connect_timeout;
     match address {
         Address::Unix(path) => {
             let socket = within(limit, UnixStream::connect(path)).await;
             let socket = socket.map_err(|error| format!("{}: {error}", path.display()))?;
-            open(endpoint, socket).await.map_err(|why| format!("{}: {why}", path.display()))
+            open(endpoint, socket, None, config).await.map_err(|why| format!("{}: {why}", path.display()))
         }
-        Address::Socket(address) => dial_tcp(*address, endpoint, limit).await,
+        Address::Socket(address) => dial_tcp(*address, endpoint, config).await,
         Address::Dns { host, port } => {
             let found = within(limit, tokio::net::lookup_host((host.as_str(), *port))).await;
             let found: Vec<_> = found.map_err(|error| format!("{host}: {error}"))?.collect();
             let mut last = format!("{host}: no address");
             for address in found {
-                match dial_tcp(address, endpoint, limit).await {
+                match dial_tcp(address, endpoint, config).await {
                     Ok(channel) => return Ok(channel),
                     Err(why) => last = format!("{host}: {why}"),
                 }
@@ -222,20 +228,36 @@ async fn dial(address: &Address, endpoint: &Endpoint, limit: Duration) -> Result
     }
 }
 
-async fn dial_tcp(address: SocketAddr, endpoint: &Endpoint, limit: Duration) -> Result<Channel, String> {
-    let socket =
-        within(limit, TcpStream::connect(address)).await.map_err(|error| format!("{address}: {error}"))?;
+async fn dial_tcp(address: SocketAddr, endpoint: &Endpoint, config: &AdsConfig) -> Result<Channel, String> {
+    let socket = within(config.connect_timeout, TcpStream::connect(address)).await;
+    let socket = socket.map_err(|error| format!("{address}: {error}"))?;
     // Small requests must not wait for one another. A socket that refuses the option still works.
     let _ = socket.set_nodelay(true);
-    open(endpoint, socket).await.map_err(|why| format!("{address}: {why}"))
+    open(endpoint, socket, Some(address.ip()), config).await.map_err(|why| format!("{address}: {why}"))
 }
 
 async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     timeout(limit, work).await.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "timed out")))
 }
 
-/// Starts HTTP/2 on a connected socket.
-async fn open<S>(endpoint: &Endpoint, socket: S) -> Result<Channel, String>
+/// Encrypts a connected socket, if it is to be, and starts HTTP/2 on it.
+async fn open<S>(
+    endpoint: &Endpoint,
+    socket: S,
+    ip: Option<IpAddr>,
+    config: &AdsConfig,
+) -> Result<Channel, String>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+{
+    let Some((context, wish)) = &config.tls else { return start(endpoint, socket).await };
+    let shaken = timeout(config.connect_timeout, context.connect(socket, wish, ip)).await;
+    let (stream, _session) =
+        shaken.unwrap_or(Err(tls::TlsError::Timeout)).map_err(|error| error.to_string())?;
+    start(endpoint, stream).await
+}
+
+async fn start<S>(endpoint: &Endpoint, socket: S) -> Result<Channel, String>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
 {

@@ -25,6 +25,8 @@ pub struct Setup {
     pub state_dir: Option<PathBuf>,
     /// Over how long connections are told of their listener's change.
     pub drain_spread: Duration,
+    /// What encrypts the stream to the control plane.
+    pub ads_tls: Option<(Arc<mizzen::tls::Client>, mizzen::tls::Wish)>,
     /// Connections with clients, over all listeners.
     pub connection_limit: Option<u32>,
     /// Switches by name.
@@ -46,6 +48,7 @@ impl Setup {
             options,
             state_dir: None,
             drain_spread: Duration::ZERO,
+            ads_tls: None,
             connection_limit: None,
             runtime: mizzen::model::Runtime::default(),
             resolver: None,
@@ -59,6 +62,7 @@ impl Setup {
         let mut config = AdsConfig::new(vec![Address::Socket(ads)], self.variant);
         // Reconnects in tests should not take half a second each.
         config.backoff_base = Duration::from_millis(50);
+        config.tls = self.ads_tls;
         let node = Node { id: "node-1".into(), cluster: "tests".into(), ..Node::default() };
         let header = Header {
             node_id: node.id.clone(),

@@ -11,16 +11,17 @@ mod tests;
 
 use super::{Task, Tools};
 use crate::cluster::{
-    ACTIVE_TIMEOUT, DEGRADED_ACTIVE, EXCLUDED_IMMEDIATE, FAILED_ACTIVE, FAILED_OUTLIER, HostState,
-    PENDING_ACTIVE,
+    ACTIVE_TIMEOUT, ClusterSpec, DEGRADED_ACTIVE, EXCLUDED_IMMEDIATE, FAILED_ACTIVE, FAILED_OUTLIER,
+    HostState, PENDING_ACTIVE,
 };
 use crate::model::{Address, Check, CheckTarget, Endpoint, HealthCheck};
 use crate::snapshot::builder::{Report, Watched};
 use crate::stat_group;
 use crate::telemetry::{Gauge, Registration, Scope, SharedCounter};
+use crate::tls::Wish;
 use crate::util::random::Random;
 use judge::{Judge, Pace, Verdict};
-use probe::{Finding, Target};
+use probe::{Finding, Secure, Target};
 use session::Session;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -119,7 +120,7 @@ fn follow(ctx: &Arc<Ctx>, hosts: &mut HashMap<Address, Checked>, watched: &Watch
     let states = spec.shared.hosts(&addresses);
     let mut old = std::mem::take(hosts);
     for (endpoint, state) in wanted.into_iter().zip(states) {
-        let target = Target::of(endpoint, &ctx.check, &spec.model.name);
+        let target = Target::of(endpoint, &ctx.check, spec);
         let held = old.remove(&endpoint.address);
         let held = held.filter(|held| Arc::ptr_eq(&held.state, &state) && held.target == target);
         hosts.entry(endpoint.address.clone()).or_insert_with(|| {
@@ -241,7 +242,7 @@ fn interval(ctx: &Ctx, state: &HostState, pace: Pace) -> Duration {
 
 impl Target {
     /// Where `endpoint` is asked.
-    fn of(endpoint: &Endpoint, check: &HealthCheck, cluster: &str) -> Target {
+    fn of(endpoint: &Endpoint, check: &HealthCheck, spec: &ClusterSpec) -> Target {
         let none = CheckTarget::default();
         let special = endpoint.check.as_deref().unwrap_or(&none);
         let base = special.address.as_ref().unwrap_or(&endpoint.address);
@@ -260,6 +261,18 @@ impl Target {
             Check::Tcp { .. } | Check::Bolt => &special.hostname,
         };
         let named = [&special.hostname, own].into_iter().find(|name| !name.is_empty());
-        Target { address, host: named.map_or(cluster, String::as_str).to_owned() }
+        let secure = spec.sockets.of(endpoint).map(|context| {
+            let tls = context.model();
+            let named = tls.host_sni && !endpoint.hostname.is_empty();
+            let wish = Wish {
+                alpn: check.alpn.clone(),
+                sni: named.then(|| endpoint.hostname.as_str().into()),
+                check_name: tls.check_sni || spec.model.auto_san_validation,
+                ..Wish::default()
+            };
+            Secure { context: context.clone(), wish }
+        });
+        let host = named.map_or(spec.model.name.as_str(), String::as_str).to_owned();
+        Target { address, host, secure }
     }
 }

@@ -1,13 +1,14 @@
 //! One question to one host.
 
-use super::session::{Session, Split};
+use super::session::{self, Session, Split};
 use crate::model::{Address, Check, HealthCheck, HttpCheck};
-use crate::net::Conn;
 use crate::protocol::bolt;
+use crate::tls::{Client, Wish};
 use bytes::{Bytes, BytesMut};
 use http::header::{HOST, HeaderName, HeaderValue, USER_AGENT};
 use http::{Method, Request, Response, Version};
 use std::io;
+use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Bytes of an answer that are kept while looking for the expected ones.
@@ -67,7 +68,24 @@ pub(super) struct Target {
     pub(super) address: Address,
     /// The host name of requests.
     pub(super) host: String,
+    /// What encrypts; `None`: nothing.
+    pub(super) secure: Option<Secure>,
 }
+
+/// TLS towards a host.
+#[derive(Clone, Debug)]
+pub(super) struct Secure {
+    pub(super) context: Arc<Client>,
+    pub(super) wish: Wish,
+}
+
+impl PartialEq for Secure {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.context, &other.context) && self.wish == other.wish
+    }
+}
+
+impl Eq for Secure {}
 
 /// Asks, on the connection of `session` if it has one.
 pub(super) async fn ask(check: &HealthCheck, target: &Target, session: &mut Session) -> Finding {
@@ -196,8 +214,9 @@ async fn ask_grpc(
 }
 
 async fn ask_tcp(send: &[u8], receive: &[Vec<u8>], target: &Target) -> io::Result<Finding> {
-    let mut conn = Conn::connect(&target.address).await?;
+    let mut conn = session::connect(target, &[]).await?;
     conn.write_all(send).await?;
+    conn.flush().await?;
     let mut got = BytesMut::new();
     while !contains_all(&got, receive) {
         if got.len() > MAX_ANSWER {
@@ -215,6 +234,7 @@ async fn ask_bolt(target: &Target, session: &mut Session) -> io::Result<Finding>
     let Split { conn, id } = session.raw(target).await?;
     *id = id.wrapping_add(1);
     conn.write_all(&bolt::heartbeat(*id)).await?;
+    conn.flush().await?;
     let mut decoder = crate::protocol::rpc::Decoder::default();
     let mut got = BytesMut::new();
     loop {

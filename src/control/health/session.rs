@@ -3,6 +3,7 @@
 use super::probe::Target;
 use crate::model::Http2Options;
 use crate::net::{Conn, h2 as settings};
+use crate::tls::Wish;
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
@@ -19,6 +20,14 @@ pub(super) struct Session {
     raw: Option<Split>,
 }
 
+/// Connects as requests to the host do: within TLS if they are. `offer`: protocols, where none are configured.
+pub(super) async fn connect(target: &Target, offer: &'static [&'static str]) -> io::Result<Conn> {
+    let io = Conn::connect(&target.address).await?;
+    let Some(secure) = &target.secure else { return Ok(io) };
+    let wish = Wish { alpn_fallback: offer, ..secure.wish.clone() };
+    io.open_tls(&secure.context, &wish).await.map_err(io::Error::other)
+}
+
 /// A raw connection and the number used last on it.
 pub(super) struct Split {
     pub(super) conn: Conn,
@@ -32,7 +41,7 @@ impl Session {
     /// The raw connection.
     pub(super) async fn raw(&mut self, target: &Target) -> io::Result<&mut Split> {
         if self.raw.is_none() {
-            self.raw = Some(Split { conn: Conn::connect(&target.address).await?, id: 0 });
+            self.raw = Some(Split { conn: connect(target, &[]).await?, id: 0 });
         }
         self.raw.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
@@ -48,7 +57,7 @@ impl Session {
         let mut open = match open {
             Some(open) => open,
             None => {
-                let conn = TokioIo::new(Conn::connect(&target.address).await?);
+                let conn = TokioIo::new(connect(target, &["http/1.1"]).await?);
                 let (open, work) = http1::handshake(conn).await.map_err(io::Error::other)?;
                 // Ends with the last use of `open`.
                 tokio::spawn(async move { drop(work.await) });
@@ -85,7 +94,7 @@ impl Session {
         let open = match self.http2.take() {
             Some(open) => open,
             None => {
-                let conn = Conn::connect(&target.address).await?;
+                let conn = connect(target, &["h2"]).await?;
                 let builder = settings::client(&Http2Options::default());
                 let (open, work) = builder.handshake(conn).await.map_err(io::Error::other)?;
                 tokio::spawn(async move { drop(work.await) });

@@ -27,6 +27,7 @@ fn check(kind: Check) -> HealthCheck {
         alt_port: None,
         log_failures: false,
         log_success: false,
+        alpn: None,
         check: kind,
     }
 }
@@ -71,7 +72,7 @@ async fn serve(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> (Addr
 }
 
 fn target(address: &Address) -> Target {
-    Target { address: address.clone(), host: "c".into() }
+    Target { address: address.clone(), host: "c".into(), secure: None }
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use crate::model::Address;
 use serde::Serialize;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Passive health checking. Percentages are whole percent; defaults are Envoy's.
@@ -98,6 +99,8 @@ pub struct HealthCheck {
     pub alt_port: Option<u16>,
     pub log_failures: bool,
     pub log_success: bool,
+    /// Protocols offered in TLS in place of the cluster's.
+    pub alpn: Option<Arc<[String]>>,
     pub check: Check,
 }
 

@@ -157,6 +157,9 @@ fn place(at: usize, address: &Address) -> String {
         Address::Ip(ip) => format!("{message}.socket_address.port_value: {}", ip.port()),
         Address::Unix(path) => format!("{message}.pipe.path: {}", path.display()),
         Address::Name(name, _) => format!("{message}.socket_address.address: {name}"),
+        Address::Internal(name) => {
+            format!("{message}.envoy_internal_address.server_listener_name: {name}")
+        }
     }
 }
 

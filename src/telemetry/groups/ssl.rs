@@ -17,6 +17,8 @@ stat_group! {
         fail_verify_error: Counter,
         fail_verify_san: Counter,
         fail_verify_cert_hash: Counter,
+        /// Open connections ended because their certificates are not accepted any more.
+        closed_revoked: Counter,
         /// Refused because a secret has not come.
         secrets_not_ready: Counter,
         /// Given up because they took too long.

@@ -51,10 +51,6 @@ pub(super) fn cluster(message: &pb::Cluster, out: &mut Findings) -> Option<Clust
             let why = "the server name per request is not supported (nearest valid: sni)";
             out.bad(&at.name("upstream_http_protocol_options").name("auto_sni"), true, why);
         }
-        if sockets.is_encrypted() && !model.health_checks.is_empty() {
-            let why = "checks speak plaintext, and the hosts of this cluster TLS (leave one of both out)";
-            out.bad(&root.name("health_checks"), "", why);
-        }
         model.sockets = Arc::new(sockets);
     }
     is_known.then_some(model)

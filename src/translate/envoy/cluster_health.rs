@@ -149,15 +149,13 @@ fn health_check(path: &Path<'_>, pb: &core::HealthCheck, out: &mut Findings) -> 
         alt_port: pb.alt_port.map(|value| port(&path.name("alt_port"), value, out)),
         log_failures: pb.always_log_health_check_failures,
         log_success: pb.always_log_health_check_success,
+        alpn: pb.tls_options.as_ref().map(|own| own.alpn_protocols.clone().into()),
         check: check(path, pb, out)?,
     })
 }
 
 /// What would ask other hosts, or in another way.
 fn refuse(path: &Path<'_>, pb: &core::HealthCheck, out: &mut Findings) {
-    if pb.tls_options.is_some() {
-        out.bad(&path.name("tls_options"), "", "not supported (nearest valid: leave it out)");
-    }
     if pb.transport_socket_match_criteria.is_some() {
         let at = path.name("transport_socket_match_criteria");
         out.bad(&at, "", "not supported (nearest valid: leave it out)");

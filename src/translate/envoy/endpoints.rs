@@ -7,7 +7,7 @@ use super::extension::value_to_json;
 use super::mesh;
 use super::values::{Accept, address, enumeration, fraction, port, within};
 use crate::model::{Address, CheckTarget, Endpoint, Endpoints, Health, Locality};
-use crate::proto::envoy::config::core::v3::{HealthStatus, Metadata};
+use crate::proto::envoy::config::core::v3::{self as core, HealthStatus, Metadata};
 use crate::proto::envoy::config::endpoint::v3 as pb;
 use crate::translate::finding::{Findings, Path};
 use prost_types::Struct;
@@ -111,7 +111,13 @@ fn endpoint(path: &Path<'_>, host: &pb::LbEndpoint, hosts: Hosts, out: &mut Find
     };
     let accept = if hosts == Hosts::Names { Accept::Names } else { Accept::Sockets };
     let at = path.name("endpoint");
-    let address = address(&at.name("address"), inner.address.as_ref(), accept, out)?;
+    // Nothing listens there: such a host is known, and never healthy.
+    let internal = internal(inner.address.as_ref());
+    let health = if internal.is_some() { Some(Health::Unhealthy) } else { health };
+    let address = match internal {
+        Some(name) => Address::Internal(name),
+        None => address(&at.name("address"), inner.address.as_ref(), accept, out)?,
+    };
     let metadata = host.metadata.as_ref().map(lb_metadata).unwrap_or_default();
     let check = inner.health_check_config.as_ref().map(|config| {
         let at = at.name("health_check_config");
@@ -130,6 +136,16 @@ fn endpoint(path: &Path<'_>, host: &pb::LbEndpoint, hosts: Hosts, out: &mut Find
     let workload = istio.and_then(|istio| mesh::text(istio, "workload")).map(Arc::from);
     let hostname = inner.hostname.clone();
     Some(Endpoint { address, hostname, health: health?, weight, metadata, socket_match, workload, check })
+}
+
+/// The listener inside this process that an address names.
+fn internal(address: Option<&core::Address>) -> Option<String> {
+    use core::envoy_internal_address::AddressNameSpecifier::ServerListenerName;
+    let Some(core::address::Address::EnvoyInternalAddress(inner)) = &address?.address else { return None };
+    match &inner.address_name_specifier {
+        Some(ServerListenerName(name)) if !name.is_empty() => Some(name.clone()),
+        _ => None,
+    }
 }
 
 fn health(path: &Path<'_>, status: i32, out: &mut Findings) -> Option<Health> {

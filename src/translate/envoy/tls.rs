@@ -225,7 +225,7 @@ fn listed(
     }
     let named = read(list);
     for name in &named.unknown {
-        out.note(&path.key(name));
+        out.not_spoken(&path.key(name));
     }
     if named.known.is_empty() {
         out.bad(path, list.join(","), "none of these is known");
@@ -262,7 +262,7 @@ fn certificates(path: &Path<'_>, context: &pb::CommonTlsContext, out: &mut Findi
     refs.map(Certificates::Sds)
 }
 
-/// A certificate with its key; what is written in place is read to see that it is good.
+/// A certificate with its key, read to see that it is good.
 fn certificate(path: &Path<'_>, message: &pb::TlsCertificate, out: &mut Findings) -> Option<Certificate> {
     for (field, set) in [
         ("pkcs12", message.pkcs12.is_some()),
@@ -277,14 +277,27 @@ fn certificate(path: &Path<'_>, message: &pb::TlsCertificate, out: &mut Findings
     if message.ocsp_staple.is_some() {
         out.note(&path.name("ocsp_staple"));
     }
-    let chain = data(&path.name("certificate_chain"), message.certificate_chain.as_ref(), out)?;
-    let key = data(&path.name("private_key"), message.private_key.as_ref(), out)?;
-    if let (Data::Inline(chain), Data::Inline(key)) = (&chain, &key)
-        && let Err(error) = Identity::read(chain.bytes(), key.bytes())
+    let (at_chain, at_key) = (path.name("certificate_chain"), path.name("private_key"));
+    let chain = data(&at_chain, message.certificate_chain.as_ref(), out)?;
+    let key = data(&at_key, message.private_key.as_ref(), out)?;
+    if let (Some(chain), Some(key)) = (text(&at_chain, &chain, out), text(&at_key, &key, out))
+        && let Err(error) = Identity::read(&chain, &key)
     {
         out.bad(path, "", error);
     }
     Some(Certificate { chain, key })
+}
+
+/// What a certificate, key or list is now. A file may be better later, but what is configured has to begin well.
+pub(super) fn text(path: &Path<'_>, data: &Data, out: &mut Findings) -> Option<Vec<u8>> {
+    match data {
+        Data::Inline(text) => Some(text.bytes().to_vec()),
+        Data::File(file) => {
+            out.looked_outside();
+            let read = std::fs::read(file);
+            read.map_err(|error| out.bad(&path.name("filename"), file.display(), error)).ok()
+        }
+    }
 }
 
 /// What a secret holds.

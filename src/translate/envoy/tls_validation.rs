@@ -1,9 +1,9 @@
 //! What the certificate of a TLS peer is checked against.
 
 use super::matchers;
-use super::tls::{data, secret_ref};
+use super::tls::{data, secret_ref, text};
 use super::values::enumeration;
-use crate::model::{Data, SanKind, SanMatch, Validation, ValidationSource};
+use crate::model::{SanKind, SanMatch, Validation, ValidationSource};
 use crate::proto::envoy::config::core::v3 as core;
 use crate::proto::envoy::extensions::transport_sockets::tls::v3 as pb;
 use crate::tls::Trust;
@@ -84,12 +84,11 @@ pub(super) fn validation(
     };
     let roots = optional("trusted_ca", &message.trusted_ca, out)?;
     let crl = optional("crl", &message.crl, out)?;
-    if let Some(Data::Inline(text)) = &roots {
-        let list = match &crl {
-            Some(Data::Inline(list)) => Some(list.bytes()),
-            _ => None,
-        };
-        if let Err(error) = Trust::read(text.bytes(), list) {
+    if let Some(roots) = &roots
+        && let Some(bundle) = text(&path.name("trusted_ca"), roots, out)
+    {
+        let list = crl.as_ref().map(|list| text(&path.name("crl"), list, out));
+        if let Err(error) = Trust::read(&bundle, list.flatten().as_deref()) {
             out.bad(&path.name("trusted_ca"), "", error);
         }
     }

@@ -58,6 +58,7 @@ pub(super) fn health_check(ctx: &mut Context<'_>, of: &mut Object<'_>) -> Option
         alt_port,
         log_failures: false,
         log_success: false,
+        alpn: None,
         check,
     })
 }

@@ -1,0 +1,105 @@
+//! Connections that the system redirects: to the listener their clients meant, by the rules of a network
+//! namespace of its own.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use mizzen::proto::envoy::config::listener::v3::Listener;
+use mizzen::xds::state::Variant;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::process::Command;
+use support::ads::{Ads, Type};
+use support::http1::{Server, Text};
+use support::netns;
+use support::proxy::{Setup, wait_listening};
+use support::resources::message;
+use support::world::{cluster, host, http, merged, to};
+
+mod support;
+
+/// Addresses of nobody, redirected to one port or the other.
+const RULES: &str = "
+    ip route add 198.51.100.0/24 dev lo && ip route add 203.0.113.0/24 dev lo &&
+    ip -6 route add 2001:db8::/32 dev lo &&
+    iptables -t nat -A OUTPUT -p tcp -d 198.51.100.0/24 -j REDIRECT --to-ports 15001 &&
+    iptables -t nat -A OUTPUT -p tcp -d 203.0.113.0/24 -j REDIRECT --to-ports 15006 &&
+    ip6tables -t nat -A OUTPUT -p tcp -d 2001:db8::/32 -j REDIRECT --to-ports 15001";
+
+fn listener(name: &str, address: &str, cluster: &str, more: &Value) -> Listener {
+    let address: SocketAddr = address.parse().unwrap();
+    let filter = http(&json!([to(&json!({"cluster": cluster}))]), &json!({}));
+    let base = json!({"name": name,
+        "address": {"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}},
+        "filter_chains": [{"filters": [{"name": "f", "typed_config": filter}]}]});
+    message(&merged(base, more))
+}
+
+async fn ask(address: &str) -> String {
+    let stream = tokio::net::TcpStream::connect(address.parse::<SocketAddr>().unwrap()).await.unwrap();
+    let mut text = Text::of(stream);
+    text.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    text.message().await.unwrap().body
+}
+
+#[test]
+fn redirected_connections_reach_the_listener_that_was_meant_and_inbound_ones_stay() {
+    netns::run("redirected_connections", || async {
+        let rules = Command::new("sh").args(["-c", RULES]).output().unwrap();
+        if !rules.status.success() {
+            let why = String::from_utf8_lossy(&rules.stderr).into_owned();
+            eprintln!("redirected_connections: skipped, iptables does not redirect here: {why}");
+            return;
+        }
+        let names = ["stay", "exact", "any", "any6", "inbound", "wrong"];
+        let mut clusters = Vec::new();
+        for name in names {
+            let server = Server::named(name).await;
+            clusters.push(message(&cluster(name, &[host(server.address)], &json!({}))));
+        }
+        let hands_on = json!({"use_original_dst": true, "traffic_direction": "OUTBOUND"});
+        let unbound = json!({"bind_to_port": false});
+        let filter = "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst";
+        let restores = json!({"traffic_direction": "INBOUND",
+            "listener_filters": [{"name": "o", "typed_config": {"@type": filter}}]});
+        // Only what was meant for port 80 has a chain there.
+        let mut inbound = listener("virtualInbound", "0.0.0.0:15006", "inbound", &restores);
+        inbound.filter_chains[0].filter_chain_match = Some(message(&json!({"destination_port": 80})));
+        let ads = Ads::start();
+        ads.set_clusters(clusters);
+        ads.set_listeners(vec![
+            listener("virtualOutbound", "0.0.0.0:15001", "stay", &hands_on),
+            listener("virtualOutbound6", "[::]:15001", "stay", &hands_on),
+            inbound,
+            listener("exact", "198.51.100.1:80", "exact", &unbound),
+            listener("any", "0.0.0.0:80", "any", &unbound),
+            listener("any6", "[::]:80", "any6", &unbound),
+            listener("wrong", "203.0.113.1:80", "wrong", &unbound),
+        ]);
+        let proxy = Setup::new(Variant::Delta, 2).start(ads.address());
+        ads.push().await;
+        ads.wait_ack(Type::Listener).await;
+        wait_listening(([127, 0, 0, 1], 15001).into()).await;
+        for (meant, served) in [
+            ("198.51.100.1:80", "exact"),
+            ("198.51.100.2:80", "any"),
+            ("198.51.100.1:81", "stay"),
+            ("[2001:db8::1]:80", "any6"),
+            ("[2001:db8::1]:81", "stay"),
+            ("127.0.0.1:15001", "stay"),
+            // Inbound: the chain of the restored port, and never another listener.
+            ("203.0.113.1:80", "inbound"),
+            ("203.0.113.2:80", "inbound"),
+        ] {
+            assert_eq!(ask(meant).await, served, "{meant}");
+        }
+        let count = |name: &str| proxy.registry.number(&format!("listener.{name}.downstream_cx_total"));
+        assert_eq!((count("198.51.100.1_80"), count("0.0.0.0_80"), count("203.0.113.1_80")), (1, 1, 0));
+        assert_eq!(proxy.registry.number("listener.0.0.0.0_15006.no_filter_chain_match"), 0);
+    });
+}
