@@ -14,6 +14,7 @@ use mizzen::xds::state::Variant;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::process::Command;
+use std::time::Duration;
 use support::ads::{Ads, Type};
 use support::http1::{Server, Text};
 use support::netns;
@@ -23,13 +24,16 @@ use support::world::{cluster, host, http, merged, to};
 
 mod support;
 
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Addresses of nobody, redirected to one port or the other.
 const RULES: &str = "
-    ip route add 198.51.100.0/24 dev lo && ip route add 203.0.113.0/24 dev lo &&
-    ip -6 route add 2001:db8::/32 dev lo &&
+    ip addr add 192.0.2.1/32 dev lo && ip addr add 2001:db8:1::1/128 dev lo &&
+    ip route add 198.51.100.0/24 dev lo src 192.0.2.1 && ip route add 203.0.113.0/24 dev lo src 192.0.2.1 &&
+    ip -6 route add 2001:db8:2::/48 dev lo &&
     iptables -t nat -A OUTPUT -p tcp -d 198.51.100.0/24 -j REDIRECT --to-ports 15001 &&
     iptables -t nat -A OUTPUT -p tcp -d 203.0.113.0/24 -j REDIRECT --to-ports 15006 &&
-    ip6tables -t nat -A OUTPUT -p tcp -d 2001:db8::/32 -j REDIRECT --to-ports 15001";
+    ip6tables -t nat -A OUTPUT -p tcp -d 2001:db8:2::/48 -j REDIRECT --to-ports 15001";
 
 fn listener(name: &str, address: &str, cluster: &str, more: &Value) -> Listener {
     let address: SocketAddr = address.parse().unwrap();
@@ -41,10 +45,13 @@ fn listener(name: &str, address: &str, cluster: &str, more: &Value) -> Listener 
 }
 
 async fn ask(address: &str) -> String {
-    let stream = tokio::net::TcpStream::connect(address.parse::<SocketAddr>().unwrap()).await.unwrap();
-    let mut text = Text::of(stream);
-    text.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
-    text.message().await.unwrap().body
+    let asked = async {
+        let stream = tokio::net::TcpStream::connect(address.parse::<SocketAddr>().unwrap()).await.unwrap();
+        let mut text = Text::of(stream);
+        text.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        text.message().await.unwrap().body
+    };
+    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| panic!("no answer from {address}"))
 }
 
 #[test]
@@ -89,8 +96,8 @@ fn redirected_connections_reach_the_listener_that_was_meant_and_inbound_ones_sta
             ("198.51.100.1:80", "exact"),
             ("198.51.100.2:80", "any"),
             ("198.51.100.1:81", "stay"),
-            ("[2001:db8::1]:80", "any6"),
-            ("[2001:db8::1]:81", "stay"),
+            ("[2001:db8:2::1]:80", "any6"),
+            ("[2001:db8:2::1]:81", "stay"),
             ("127.0.0.1:15001", "stay"),
             // Inbound: the chain of the restored port, and never another listener.
             ("203.0.113.1:80", "inbound"),
