@@ -145,6 +145,16 @@ impl Conn {
         }
     }
 
+    /// Pending if a read would be: found out without a buffer, and without asking the kernel. The others may
+    /// hold what was read already, so that only a read can tell.
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Conn::Tcp(stream) => stream.poll_read_ready(cx).map(drop),
+            Conn::Unix(stream) => stream.poll_read_ready(cx).map(drop),
+            Conn::Tls(_) | Conn::Exchanging(_) => Poll::Ready(()),
+        }
+    }
+
     /// Whether the kernel has something to read, be it that the peer has closed. On TLS a record that is not the
     /// peer's word that it closes says nothing: session tickets come whenever the peer likes.
     pub fn is_readable(&self) -> bool {

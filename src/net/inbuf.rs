@@ -11,12 +11,14 @@ use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use tokio::io::AsyncReadExt;
 
 /// Size of the shared chunk: large enough that one read empties a busy socket, small enough that a frame
 /// kept for long pins little.
 const CHUNK: usize = 32 * 1024;
+/// Its size after a read that filled it: large bodies are worth reading in large parts.
+const LARGE: usize = 128 * 1024;
 /// Unfinished input up to this size is not counted.
 const SMALL: usize = 16 * 1024;
 /// An unfinished rest up to this size moves to the front of the next read: reading into the little room behind
@@ -26,6 +28,8 @@ const CARRY: usize = 2 * 1024;
 /// The worker's shared chunk and the count of unfinished input.
 pub struct ReadPool {
     chunk: RefCell<BytesMut>,
+    /// A read has filled the chunk since it was made.
+    filled: Cell<bool>,
     unfinished: Cell<usize>,
     limit: usize,
 }
@@ -33,7 +37,12 @@ pub struct ReadPool {
 impl ReadPool {
     /// `limit`: bytes of unfinished frames over all connections of this worker.
     pub fn new(limit: usize) -> Rc<Self> {
-        Rc::new(ReadPool { chunk: RefCell::new(BytesMut::new()), unfinished: Cell::new(0), limit })
+        Rc::new(ReadPool {
+            chunk: RefCell::default(),
+            filled: Cell::new(false),
+            unfinished: Cell::new(0),
+            limit,
+        })
     }
 }
 
@@ -124,14 +133,21 @@ impl ReadBuffer {
             // Whatever it pointed to is of no use now; let its storage go.
             self.bytes = BytesMut::new();
         }
+        // Most polls find nothing to read: nothing is prepared for them.
+        ready!(io.poll_read_ready(cx));
         let mut chunk = self.pool.chunk.borrow_mut();
-        if chunk.capacity() < CHUNK / 2 {
-            chunk.reserve(CHUNK);
+        let size = if self.pool.filled.get() { LARGE } else { CHUNK };
+        if chunk.capacity() < size / 2 {
+            chunk.reserve(size);
+            self.pool.filled.set(false);
         }
         chunk.extend_from_slice(&self.bytes);
         let result = pin!(io.read_buf(&mut *chunk)).poll(cx);
         match result {
             Poll::Ready(Ok(n @ 1..)) => {
+                if chunk.len() == chunk.capacity() {
+                    self.pool.filled.set(true);
+                }
                 self.bytes = chunk.split();
                 Poll::Ready(Ok(Filled::Bytes(n)))
             }
@@ -170,8 +186,10 @@ impl ReadBuffer {
     }
 
     fn release(&mut self) {
-        self.pool.unfinished.set(self.pool.unfinished.get().saturating_sub(self.counted));
-        self.counted = 0;
+        if self.counted > 0 {
+            self.pool.unfinished.set(self.pool.unfinished.get().saturating_sub(self.counted));
+            self.counted = 0;
+        }
     }
 }
 

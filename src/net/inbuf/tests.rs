@@ -28,6 +28,6 @@ async fn a_large_frame_leaves_no_memory_behind() {
         assert_eq!((input.bytes.capacity(), pool.unfinished.get()), (0, 0), "round {round}");
         // The frame alone holds its storage: nobody else points there.
         assert!(frame.is_unique());
-        assert!(pool.chunk.borrow().capacity() <= CHUNK);
+        assert!(pool.chunk.borrow().capacity() <= LARGE);
     }
 }
