@@ -45,6 +45,10 @@ pub struct Wire {
     received: Cell<u64>,
     sent: Cell<u64>,
     stalled: Cell<Option<Instant>>,
+    /// See [`Wire::repeat`].
+    repeats: Cell<bool>,
+    /// The last read found nothing.
+    dry: Cell<bool>,
 }
 
 #[derive(Default)]
@@ -75,6 +79,8 @@ impl Wire {
             received: Cell::new(0),
             sent: Cell::new(0),
             stalled: Cell::new(None),
+            repeats: Cell::new(false),
+            dry: Cell::new(false),
         })
     }
 
@@ -111,6 +117,15 @@ impl Wire {
         self.sent.set(self.sent.get() + n as u64);
         if self.stalled.get().is_some() {
             self.stalled.set(None);
+        }
+    }
+
+    /// `again`: h2 is polled once more in the same turn of the same task, as it is for every stream it hands over. A
+    /// socket that had nothing to read then has nothing now, and the task is called when it has.
+    pub fn repeat(&self, again: bool) {
+        self.repeats.set(again);
+        if !again {
+            self.dry.set(false);
         }
     }
 
@@ -203,11 +218,16 @@ impl Wire {
             // The task sees it at the end of this turn and ends the connection.
             return Poll::Pending;
         }
+        if self.repeats.get() && self.dry.get() {
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         loop {
             let mut early = self.early.borrow_mut();
             if early.is_empty() {
-                ready!(Pin::new(&mut *self.io.borrow_mut()).poll_read(cx, buf))?;
+                let read = Pin::new(&mut *self.io.borrow_mut()).poll_read(cx, buf);
+                self.dry.set(read.is_pending());
+                ready!(read)?;
             } else {
                 let n = early.len().min(buf.remaining());
                 buf.put_slice(early.get(..n).unwrap_or_default());
@@ -288,8 +308,10 @@ impl AsyncWrite for WireIo {
         self.0.write(cx, bufs)
     }
 
+    /// Bodies of less than 1 KiB are then copied behind their frame's head: h2 writes in front of and behind every
+    /// one it hands over by itself, and here it is copied in any case.
     fn is_write_vectored(&self) -> bool {
-        true
+        false
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

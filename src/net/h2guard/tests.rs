@@ -32,3 +32,24 @@ async fn small_writes_leave_together_and_large_ones_keep_their_order() {
     assert!(got == expected);
     assert_eq!((wire.out.borrow().len(), wire.bytes().1), (0, expected.len() as u64));
 }
+
+#[tokio::test]
+async fn what_found_nothing_is_not_asked_again_in_the_same_turn() {
+    use std::future::poll_fn;
+    use tokio::io::AsyncWriteExt;
+    let (near, mut far) = tokio::net::UnixStream::pair().unwrap();
+    let wire = Wire::client(Conn::Unix(near));
+    let mut io = wire.io();
+    let mut read = |cx: &mut Context<'_>| {
+        let mut bytes = [0; 64];
+        let mut buf = ReadBuf::new(&mut bytes);
+        Pin::new(&mut io).poll_read(cx, &mut buf).map(|done| done.map(|()| buf.filled().len()))
+    };
+    poll_fn(|cx| Poll::Ready(assert!(read(cx).is_pending()))).await;
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    far.write_all(&settings).await.unwrap();
+    wire.repeat(true);
+    poll_fn(|cx| Poll::Ready(assert!(read(cx).is_pending()))).await;
+    wire.repeat(false);
+    assert_eq!(poll_fn(read).await.unwrap(), settings.len());
+}

@@ -203,8 +203,11 @@ impl Driver {
 
     /// Reads, starts streams, and gives h2 its chance to write. Ready when the connection has ended.
     fn poll_streams(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.wire.repeat(false);
         loop {
-            match self.connection.poll_accept(cx) {
+            let accepted = self.connection.poll_accept(cx);
+            self.wire.repeat(true);
+            match accepted {
                 Poll::Ready(Some(Ok((request, mut respond)))) => {
                     let Some(heads) = Heads::hold(&self.heads, request.headers()) else {
                         respond.send_reset(h2::Reason::REFUSED_STREAM);
