@@ -31,12 +31,12 @@ impl Exchange {
         head: &mut request::Parts,
         arrival: &mut Arrival,
     ) -> Result<(), Failure> {
-        let Admitted { expects, change, expect } = admit(head, settings.max_headers)?;
+        let Admitted { expects, change, expect, names } = admit(head, settings.max_headers)?;
         let Some(edge) = settings.edge else {
             self.expect((expect, expects), false, head);
             return if change.is_some() { Err(Failure::before(Reason::BadRequest)) } else { Ok(()) };
         };
-        *arrival = edge::arrive(head, edge, &self.down.handle, &self.down.local.env.random)?;
+        *arrival = edge::arrive(head, names, edge, &self.down.handle, &self.down.local.env.random)?;
         self.change = change;
         self.internal = arrival.internal;
         self.caller.ip = arrival.client.or(self.caller.ip);

@@ -135,7 +135,8 @@ pub(super) fn through(pipeline: &mut Pipeline, whole: Bytes) -> Result<Bytes, Fa
 #[derive(Clone, Default)]
 pub struct Held {
     data: Bytes,
-    trailers: Option<HeaderMap>,
+    /// Boxed: there are hardly ever any, and every body would have room for them.
+    trailers: Option<Box<HeaderMap>>,
 }
 
 impl Held {
@@ -146,7 +147,7 @@ impl Held {
             [only] => only.clone(),
             many => many.concat().into(),
         };
-        Held { data, trailers }
+        Held { data, trailers: trailers.map(Box::new) }
     }
 
     /// Its bytes.
@@ -163,7 +164,7 @@ impl Held {
     }
 
     pub(super) fn take_trailers(&mut self) -> Option<HeaderMap> {
-        self.trailers.take()
+        self.trailers.take().map(|trailers| *trailers)
     }
 }
 
@@ -235,10 +236,10 @@ pub(super) async fn peek(
     .await?;
     let first = parts.freeze();
     let data = first.slice(..first.len().min(most));
-    let inner = std::mem::replace(body, Source::Held(Held::default()));
+    let inner = std::mem::take(body);
     let whole = trailers.is_some() || (first.len() <= most && inner.is_end_stream());
     *body = match trailers {
-        Some(trailers) => Source::Held(Held { data: first, trailers }),
+        Some(trailers) => Source::Held(Held { data: first, trailers: trailers.map(Box::new) }),
         None => Source::Resumed(Box::new(Resumed { freed: first.len(), first, rest: inner })),
     };
     Ok((data, whole))
@@ -267,5 +268,5 @@ pub(super) async fn hold(body: &mut Source, limit: usize, mut count: Unfinished)
         }
     })
     .await?;
-    Ok(Held { data: parts.freeze(), trailers })
+    Ok(Held { data: parts.freeze(), trailers: trailers.map(Box::new) })
 }

@@ -24,6 +24,8 @@ pub struct Clock {
     try_idle: Option<Duration>,
     try_begin: Instant,
     ended_at: Option<Instant>,
+    /// `last` is of this very turn.
+    just_moved: bool,
     request_by: Option<Instant>,
 }
 
@@ -43,6 +45,7 @@ impl Clock {
             try_idle: None,
             try_begin: now,
             ended_at: None,
+            just_moved: false,
             request_by: None,
         }
     }
@@ -58,6 +61,7 @@ impl Clock {
         self.try_deadline = None;
         self.try_idle = None;
         self.ended_at = None;
+        self.just_moved = false;
         self.request_by = None;
     }
 
@@ -91,6 +95,7 @@ impl Clock {
     pub fn end_try(&mut self) {
         self.per_try = None;
         self.try_deadline = None;
+        self.just_moved = false;
     }
 
     /// The client has sent the whole request.
@@ -101,6 +106,7 @@ impl Clock {
         self.request_by = None;
         let now = Instant::now();
         self.ended_at = Some(now);
+        (self.last, self.just_moved) = (now, true);
         let own = self.timeout.map(|timeout| now + timeout);
         self.deadline = own.into_iter().chain(self.deadline).min();
         self.try_deadline = self.per_try.map(|limit| now + limit);
@@ -118,9 +124,12 @@ impl Clock {
 
     /// Ready when a limit has passed. `moved`: any number that changes when the stream makes progress.
     pub fn poll(&mut self, cx: &mut Context<'_>, moved: u64) -> Poll<Reason> {
+        let just_moved = std::mem::take(&mut self.just_moved);
         if moved != self.seen {
             self.seen = moved;
-            self.last = Instant::now();
+            if !just_moved {
+                self.last = Instant::now();
+            }
         }
         loop {
             let idle_at = self.idle.map(|idle| self.last + idle);

@@ -21,8 +21,8 @@ impl Exchange {
         &mut self,
         to: Forward<'_>,
         settings: &Settings<'_>,
-        head: request::Parts,
-        body: Source,
+        head: &request::Parts,
+        body: &mut Source,
     ) -> Result<Answer, Failure> {
         let frame = self.request_frame(settings, head, body).await?;
         let id = frame.request_id();
@@ -31,7 +31,7 @@ impl Exchange {
         let answer = self.watched(call.forward(&local, to, Protocol::Bolt, Instant::now())).await;
         self.trail = std::mem::take(&mut call.trail);
         let answer = answer?;
-        self.record.answered();
+        self.record.answered(Instant::now());
         let (response, whole) = match answer {
             Some(mut frame) => {
                 frame.set_request_id(id);
@@ -46,13 +46,13 @@ impl Exchange {
     async fn request_frame(
         &mut self,
         settings: &Settings<'_>,
-        head: request::Parts,
-        mut body: Source,
+        head: &request::Parts,
+        body: &mut Source,
     ) -> Result<Frame, Failure> {
         let limit = settings.max_frame;
         let count = Unfinished::new(self.down.local.env.reads.clone());
         let collecting = async {
-            collect(&mut body, limit, count).await.map_err(|error| match error {
+            collect(body, limit, count).await.map_err(|error| match error {
                 Incomplete::TooLarge => Failure::before(Reason::TooLarge),
                 Incomplete::Broken(_) => Failure::before(Reason::DownstreamReset),
             })

@@ -1,7 +1,7 @@
 //! What a connection manager does with a request's head on arrival, and with a response's on departure.
 
 use super::client_cert;
-use super::head::with_authority;
+use super::head::{Names, with_authority};
 use super::path::{self, Resolved};
 use super::trace::{self, REQUEST_ID};
 use crate::message::{Failure, Reason};
@@ -54,12 +54,13 @@ pub(super) struct Arrival {
     pub(super) request_id: Option<HeaderValue>,
 }
 
-/// Gives the request of a client the form that routes and hosts see.
+/// Gives the request of a client the form that routes and hosts see. `names`: what it brought.
 ///
 /// # Errors
 /// It is refused.
 pub(super) fn arrive(
     head: &mut request::Parts,
+    names: Names,
     edge: &Edge,
     handle: &Handle,
     random: &Random,
@@ -70,12 +71,15 @@ pub(super) fn arrive(
     if head.method != Method::CONNECT {
         arrival.redirect = settle_path(head, edge)?;
     }
-    let external = note_client(&mut head.headers, edge, handle, &mut arrival);
-    client_cert::settle(&mut head.headers, &edge.client_cert, handle.tls().map(|session| &**session));
+    let external = note_client(&mut head.headers, names, edge, handle, &mut arrival);
+    if names.client_cert || handle.tls().is_some() {
+        client_cert::settle(&mut head.headers, &edge.client_cert, handle.tls().map(|session| &**session));
+    }
     if let Some(scheme) = edge.scheme {
         set_scheme(head, scheme)?;
     }
-    trace::identify(&mut head.headers, &edge.request_id, external && edge.use_remote_address, random);
+    let at_edge = external && edge.use_remote_address;
+    trace::identify(&mut head.headers, names.request_id, &edge.request_id, at_edge, random);
     if edge.request_id.in_response {
         arrival.request_id = head.headers.get(REQUEST_ID).cloned();
     }
@@ -152,7 +156,13 @@ fn settle_path(head: &mut request::Parts, edge: &Edge) -> Result<Option<String>,
 }
 
 /// Notes where the request came from, as far as it is believed. Returns whether it is from outside.
-fn note_client(headers: &mut HeaderMap, edge: &Edge, handle: &Handle, arrival: &mut Arrival) -> bool {
+fn note_client(
+    headers: &mut HeaderMap,
+    names: Names,
+    edge: &Edge,
+    handle: &Handle,
+    arrival: &mut Arrival,
+) -> bool {
     let peer = match handle.peer {
         PeerAddress::Ip(addr) => Some(addr.ip().to_canonical()),
         PeerAddress::Unix => None,
@@ -160,7 +170,7 @@ fn note_client(headers: &mut HeaderMap, edge: &Edge, handle: &Handle, arrival: &
     let hops = edge.trusted_hops as usize;
     let scheme = HeaderValue::from_static(if handle.tls().is_some() { "https" } else { "http" });
     let (client, single) = if edge.use_remote_address {
-        let single = !headers.contains_key(FORWARDED_FOR);
+        let single = !names.forwarded_for;
         let told = hops.checked_sub(1).and_then(|skip| forwarded(headers, skip));
         if let (Some(peer), false) = (peer, edge.skip_xff_append) {
             append_list(headers, FORWARDED_FOR, &peer.to_string());
@@ -173,6 +183,8 @@ fn note_client(headers: &mut HeaderMap, edge: &Edge, handle: &Handle, arrival: &
             headers.insert(FORWARDED_PORT, HeaderValue::from(port));
         }
         (told.or(peer), single)
+    } else if !names.forwarded_for {
+        (None, true)
     } else {
         let single = headers.get(FORWARDED_FOR).is_none_or(|list| !list.as_bytes().contains(&b','));
         (forwarded(headers, hops), single)
@@ -185,7 +197,7 @@ fn note_client(headers: &mut HeaderMap, edge: &Edge, handle: &Handle, arrival: &
         headers.insert(INTERNAL, HeaderValue::from_static("true"));
         return false;
     }
-    if headers.keys().any(|name| name.as_str().starts_with("x-envoy-")) {
+    if names.envoy {
         headers.remove(INTERNAL);
         for name in CONTROL {
             headers.remove(name);

@@ -12,6 +12,7 @@ use super::relay::{End, Relay, send_whole};
 use super::reply::{Style, own_words, rewrite};
 use super::source::Source;
 use super::steering::Told;
+use super::trace::REQUEST_ID;
 use super::{Downstream, Settings};
 use crate::message::{Failure, Reason};
 use crate::model::{AlpnOverride, Block, LogKind, Protocol};
@@ -97,7 +98,8 @@ impl Answer {
 /// Serves one request to its end and gives the clock back. `clock`: as new, or restarted.
 ///
 /// A plain function, the exchange and its opening in boxes of their own: what a task is started with is moved
-/// whole several times, what opening needs is gone when it is done, and an idle connection holds neither.
+/// whole several times, what opening needs is gone when it is done, and an idle connection holds neither. The
+/// head and the body stay in one place during opening and are lent from there.
 pub fn run(
     down: Rc<Downstream>,
     head: request::Parts,
@@ -132,40 +134,54 @@ pub fn run(
     async move {
         let mut exchange = opening.await;
         exchange.forward_answer().await;
-        exchange.trail.took(exchange.down.stats.end(begin));
+        let now = Instant::now();
+        exchange.trail.took(exchange.down.stats.end(begin, now));
         let Exchange { down, clock, trail, mut record, .. } = *exchange;
         record.request_end = clock.ended_at();
-        record.finish(&down.local, Some(&down.handle), trail.upstream());
+        record.finish_at(now, &down.local, Some(&down.handle), trail.upstream());
         clock
     }
 }
 
 impl Exchange {
     /// Everything that needs configuration. No answer: nobody waits for one any more.
-    async fn open(mut self: Box<Self>, head: request::Parts, body: Source, begin: Instant) -> Box<Self> {
-        self.answer = self.opened(head, body, begin).await;
-        self
+    #[expect(clippy::manual_async_fn, reason = "an async function keeps what it is given twice")]
+    fn open(
+        mut self: Box<Self>,
+        mut head: request::Parts,
+        mut body: Source,
+        begin: Instant,
+    ) -> impl Future<Output = Box<Self>> {
+        async move {
+            self.answer = self.opened(&mut head, &mut body, begin).await;
+            self
+        }
     }
 
-    async fn opened(&mut self, mut head: request::Parts, body: Source, begin: Instant) -> Option<Answer> {
+    async fn opened(
+        &mut self,
+        head: &mut request::Parts,
+        body: &mut Source,
+        begin: Instant,
+    ) -> Option<Answer> {
         let bound = self.down.handle.bound();
         let view = bound.pinned.clone().unwrap_or_else(|| self.down.local.view());
         let mut settings = Settings::of(&bound.chain)?;
-        let style = Style::of(&head, settings.rpc);
+        let style = Style::of(head, settings.rpc);
         self.limit(&settings, begin);
         self.record.follow(&bound);
         self.record.measured = settings.chain.is_some_and(|chain| chain.reports());
         self.always_http2 = settings.upstream.is_some();
         let mut arrival = Arrival::default();
-        let arrived = self.arrive(&settings, &mut head, &mut arrival);
+        let arrived = self.arrive(&settings, head, &mut arrival);
         if let (Some(edge), Ok(())) = (settings.edge, &arrived)
             && edge.add_user_agent
         {
             edge::introduce(&mut head.headers, &view.node_name);
         }
-        settings.routes = bound.chain.filter.table_of(&view, &RequestHead(&head));
+        settings.routes = bound.chain.filter.table_of(&view, &RequestHead(head));
         self.record.client = arrival.client;
-        self.record.arrived(&RequestHead(&head));
+        self.record.arrived(&RequestHead(head), head.headers.get(REQUEST_ID).map(HeaderValue::as_bytes));
         self.record.request_size(&head.headers);
         if self.record.moments().start {
             let at = (&self.down.local, &*self.down.handle);
@@ -207,12 +223,12 @@ impl Exchange {
         view: &View,
         settings: &Settings<'_>,
         style: Style,
-        mut head: request::Parts,
-        body: Source,
+        head: &mut request::Parts,
+        body: &mut Source,
         begin: Instant,
     ) -> Result<Answer, Failure> {
-        self.hide_internal(view, settings, &mut head);
-        let planned = plan(&self.down.local, view, settings.routes, &RequestHead(&head), self.caller);
+        self.hide_internal(view, settings, head);
+        let planned = plan(&self.down.local, view, settings.routes, &RequestHead(head), self.caller);
         match settings.chain {
             None => self.go(planned, settings, style, head, body, begin).await,
             // Boxed, so that a stream without filters has no room for what they need.
@@ -226,8 +242,8 @@ impl Exchange {
         planned: Result<Plan<'_>, Unplanned<'_>>,
         settings: &Settings<'_>,
         style: Style,
-        mut head: request::Parts,
-        body: Source,
+        head: &mut request::Parts,
+        body: &mut Source,
         begin: Instant,
     ) -> Result<Answer, Failure> {
         let planned = match planned {
@@ -238,7 +254,7 @@ impl Exchange {
                 let (Some(route), Some(edits)) = (unplanned.route, unplanned.response_edits) else {
                     return Err(unplanned.failure);
                 };
-                return self.failed(unplanned.failure, style, route, edits, &head, begin);
+                return self.failed(unplanned.failure, style, route, edits, head, begin);
             }
         };
         self.record.route(planned.route());
@@ -266,16 +282,16 @@ impl Exchange {
                 self.down.stats.direct();
                 self.record.details = "direct_response";
                 let (mut response, whole) = style.fixed(direct.status, &direct.body);
-                set_location(&mut response, route, &mut head)?;
-                self.edit_own(&head, begin, route, &route.response_edits, &mut response);
+                set_location(&mut response, route, head)?;
+                self.edit_own(head, begin, route, &route.response_edits, &mut response);
                 Ok(Answer::whole(response, whole))
             }
             Plan::Redirect(route, redirect) => {
                 self.down.stats.redirect();
                 self.record.details = "direct_response";
                 let (mut response, whole) = style.fixed(redirect.status, b"");
-                set_location(&mut response, route, &mut head)?;
-                self.edit_own(&head, begin, route, &route.response_edits, &mut response);
+                set_location(&mut response, route, head)?;
+                self.edit_own(head, begin, route, &route.response_edits, &mut response);
                 Ok(Answer::whole(response, whole))
             }
         }

@@ -46,8 +46,8 @@ impl Exchange {
         planned: Result<Plan<'v>, Unplanned<'v>>,
         view: &'v View,
         settings: &Settings<'_>,
-        mut head: request::Parts,
-        mut body: Source,
+        head: &mut request::Parts,
+        body: &mut Source,
         begin: Instant,
     ) -> Result<Answer, Failure> {
         let (local, handle) = (self.down.local.clone(), self.down.handle.clone());
@@ -61,9 +61,9 @@ impl Exchange {
         let mut stream = chain.begin(now.route(), now.share());
         let mut held = None;
         let passed = loop {
-            match self.pass(chain, &mut stream, &now, &mut head, &mut body, &mut held).await {
+            match self.pass(chain, &mut stream, &now, head, body, &mut held).await {
                 Ok(Passed::Rerouted) => {
-                    planned = plan(&local, view, settings.routes, &RequestHead(&head), caller);
+                    planned = plan(&local, view, settings.routes, &RequestHead(head), caller);
                     now = around(&planned);
                     chain.rerouted(&mut stream, now.route(), now.share());
                 }
@@ -72,7 +72,7 @@ impl Exchange {
         };
         let around = now;
         // Filters may have made it another kind of call.
-        let style = Style::of(&head, settings.rpc);
+        let style = Style::of(head, settings.rpc);
         // Whoever writes responses may ask.
         let kept = chain.asks_for_request().then(|| Box::new(head.clone()));
         let ends = head.method == Method::HEAD;
@@ -195,7 +195,7 @@ impl Exchange {
         }
         let pipeline = std::mem::take(&mut stream.request_body);
         if !pipeline.is_empty() && self.change.is_none() && !body.is_end_stream() {
-            let inner = std::mem::replace(body, Source::Held(Held::default()));
+            let inner = std::mem::take(body);
             *body = Source::Filtered(Box::new(Filtered::new(inner, pipeline, &self.down.local.env.wheel)));
         }
         Ok(Passed::On)

@@ -4,7 +4,7 @@
 //! While the sink takes nothing, small frames are gathered into one buffer: a frame kept in h2 costs more than
 //! ten times the bytes of a small message.
 
-use super::bodies::{Filtered, Held};
+use super::bodies::Filtered;
 use super::sink::{Gone, Sink};
 use super::source::{Fault, Source};
 use super::tap::Tap;
@@ -38,9 +38,10 @@ pub struct Flow {
     spare: Bytes,
     /// The source has given everything, trailers included.
     ended: bool,
-    trailers: Option<HeaderMap>,
+    /// Boxed, as what follows: no part of most bodies, and two flows are moved with every response.
+    trailers: Option<Box<HeaderMap>>,
     /// A copy of the trailers, where somebody wants it.
-    noted: Option<HeaderMap>,
+    noted: Option<Box<HeaderMap>>,
     /// The sink was given everything.
     given: bool,
     /// The sink has everything.
@@ -50,7 +51,7 @@ pub struct Flow {
     keep: Option<Keep>,
     /// More came than could be kept.
     outgrown: bool,
-    tap: Option<Tap>,
+    tap: Option<Box<Tap>>,
     moved: u64,
     /// The sink takes nothing now; how often that began and ended.
     waits: bool,
@@ -114,12 +115,12 @@ impl Flow {
 
     /// Keeps the trailers to be asked for when everything is over.
     pub fn note_trailers(&mut self) {
-        self.noted = Some(HeaderMap::new());
+        self.noted = Some(Box::default());
     }
 
     /// What [`note_trailers`](Self::note_trailers) asked to be kept.
     pub fn noted_trailers(&self) -> Option<&HeaderMap> {
-        self.noted.as_ref()
+        self.noted.as_deref()
     }
 
     /// Whether the sink has everything.
@@ -152,7 +153,7 @@ impl Flow {
         if self.ended {
             tap.end(None);
         } else {
-            self.tap = Some(tap);
+            self.tap = Some(Box::new(tap));
         }
     }
 
@@ -209,7 +210,7 @@ impl Flow {
 
     /// From here on the source goes through `pipeline`. Nothing was taken from it yet.
     pub fn filter(&mut self, pipeline: Pipeline, wheel: &Rc<Wheel>) {
-        let inner = std::mem::replace(&mut self.from, Source::Held(Held::default()));
+        let inner = std::mem::take(&mut self.from);
         self.from = Source::Filtered(Box::new(Filtered::new(inner, pipeline, wheel)));
     }
 
@@ -328,7 +329,7 @@ impl Flow {
             }
             Some(Err(error)) => Poll::Ready(Err(Broken::Source(error))),
             None => {
-                self.trailers = ready!(self.from.poll_trailers(cx)).map_err(Broken::Source)?;
+                self.trailers = ready!(self.from.poll_trailers(cx)).map_err(Broken::Source)?.map(Box::new);
                 if let (Some(noted), Some(trailers)) = (&mut self.noted, &self.trailers) {
                     noted.clone_from(trailers);
                 }
@@ -343,7 +344,7 @@ impl Flow {
         if self.ended
             && let Some(mut tap) = self.tap.take()
         {
-            tap.end(self.trailers.as_ref());
+            tap.end(self.trailers.as_deref());
         }
     }
 
@@ -410,7 +411,7 @@ impl Flow {
         let sent = match trailers {
             Some(trailers) => {
                 self.trailers_dropped = !to.takes_trailers();
-                to.send_trailers(trailers)
+                to.send_trailers(*trailers)
             }
             None => to.send(Bytes::new(), true),
         };

@@ -32,22 +32,23 @@ impl Exchange {
         &mut self,
         to: Forward<'_>,
         settings: &Settings<'_>,
-        mut head: request::Parts,
-        body: Source,
+        head: &mut request::Parts,
+        body: &mut Source,
         begin: Instant,
     ) -> Result<Answer, Failure> {
-        self.allow_change(&to, settings, &head)?;
-        rewrite(&mut head, &to, &self.down.handle, begin, &self.record.metadata, settings.router)?;
-        self.record.request(&RequestHead(&head));
+        self.allow_change(&to, settings, head)?;
+        rewrite(head, &to, &self.down.handle, begin, &self.record.metadata, settings.router)?;
+        self.record.request(&RequestHead(head));
         if let Some(options) = settings.router.filter(|_| self.internal) {
             steering::read(&mut head.headers, options)?;
         }
-        let mut tries = to.tries(&RequestHead(&head), self.internal);
+        let mut tries = to.tries(&RequestHead(head), self.internal);
         self.trail.enter(&to.cluster);
         let limit = to.route.buffer_limit().map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
         let limit = limit.unwrap_or_else(|| to.cluster.state().spec.model.buffer_limit);
+        let body = std::mem::take(body);
         let mut up = Flow::new(body, if tries.may_resend() { limit } else { SMALL.min(limit) });
-        let mut limits = to.route.limits(&RequestHead(&head), self.internal);
+        let mut limits = to.route.limits(&RequestHead(head), self.internal);
         if self.change.is_some() {
             limits.timeout = None;
         }
@@ -62,14 +63,14 @@ impl Exchange {
             let tap = mirror::tap(
                 &self.down.local,
                 &to,
-                &head,
+                head,
                 limits.timeout,
                 limit,
                 (client, self.alpn.as_ref()),
             );
             tap.into_iter().for_each(|tap| up.tap(tap));
         }
-        let notice = Notice::new(&head, to.route, &limits, settings.router);
+        let notice = Notice::new(head, to.route, &limits, settings.router);
         let idle = limits.idle.or(settings.stream_idle);
         let end = match limits.max_stream {
             None => self.clock.deadline(),
@@ -82,7 +83,7 @@ impl Exchange {
         loop {
             notice.write(&mut head.headers, tries.made() + 1, self.clock.ended_at());
             self.told.attempts = to.route.host().attempt_count_in_response.then_some(tries.made() + 1);
-            let result = self.attempt(&to, &mut tries, &limits, &head, &mut up).await;
+            let result = self.attempt(&to, &mut tries, &limits, head, &mut up).await;
             self.told.overloaded = result.as_ref().is_err_and(|failure| failure.reason.is_overflow());
             // A copy that is given up is counted where it is.
             if up.is_outgrown() && tries.may_resend() && tries.made() == 1 && !to.is_mirrored() {
@@ -98,7 +99,7 @@ impl Exchange {
                     self.fresh = true;
                     continue;
                 }
-                Err(_) if self.can_restart(&up) && self.again_stale(&to, &mut tries, &head) => continue,
+                Err(_) if self.can_restart(&up) && self.again_stale(&to, &mut tries, head) => continue,
                 Err(failure) => Outcome::Failed(*failure),
             };
             if self.can_restart(&up)
@@ -120,7 +121,8 @@ impl Exchange {
                 self.record.flags.add(Flags::UpstreamRetryLimitExceeded);
             }
             let (response, attempt, way) = result?;
-            self.record.answered();
+            let now = Instant::now();
+            self.record.answered(now);
             up.forget();
             self.clock.end_try();
             if self.switched {
@@ -128,10 +130,10 @@ impl Exchange {
             }
             let (mut parts, body) = response.into_parts();
             if let Some(options) = settings.router {
-                steering::note_service_time(&mut parts.headers, options, self.clock.ended_at());
+                steering::note_service_time(&mut parts.headers, options, self.clock.ended_at(), now);
             }
             set_cookies(&to, &mut parts.headers);
-            let seen = RequestHead(&head);
+            let seen = RequestHead(head);
             let plan = to.response_edits.resolved(
                 Block::Response,
                 &StreamFacts {

@@ -80,6 +80,22 @@ pub struct Admitted {
     pub change: Option<Change>,
     /// There is an `expect`, whatever it says.
     pub expect: bool,
+    /// What else there is.
+    pub names: Names,
+}
+
+/// Fields of a request that are looked for on arrival; `false`: there is none. Most requests have none of them,
+/// and one pass over the names costs less than a look-up each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// `x-forwarded-for`
+    pub forwarded_for: bool,
+    /// `x-request-id`
+    pub request_id: bool,
+    /// Any `x-forwarded-client-cert`
+    pub client_cert: bool,
+    /// Any `x-envoy-…`
+    pub envoy: bool,
 }
 
 /// How a request asks for another protocol.
@@ -91,6 +107,14 @@ pub enum Change {
     Upgrade,
     /// By HTTP/2's extended CONNECT (RFC 8441).
     Extended,
+}
+
+#[cfg(test)]
+impl Names {
+    /// Those of `headers`.
+    pub fn of(headers: &HeaderMap) -> Self {
+        Told::read(headers).names
+    }
 }
 
 /// Checks a request and gives it one form: an authority, and no `host` beside it that could say otherwise.
@@ -140,29 +164,35 @@ pub fn admit(head: &mut request::Parts, max_headers: usize) -> Result<Admitted, 
     let continues = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
     let expects =
         told.expect && head.headers.get(EXPECT).is_some_and(continues) && head.version != Version::HTTP_10;
-    Ok(Admitted { expects, change, expect: told.expect })
+    Ok(Admitted { expects, change, expect: told.expect, names: told.names })
 }
 
-/// Which of the fields that need a look a head has: one pass over the names costs less than a look-up each.
+/// Which of the fields that need a look a head has.
 #[derive(Default)]
 struct Told {
     cookies: bool,
     upgrade: bool,
     host: bool,
     expect: bool,
+    names: Names,
 }
 
 impl Told {
     fn read(headers: &HeaderMap) -> Self {
         let mut told = Told::default();
         for name in headers.keys() {
-            match name.as_str().len() {
+            let text = name.as_str();
+            told.names.envoy |= text.starts_with("x-envoy-");
+            match text.len() {
                 4 => told.host |= *name == HOST,
                 6 => {
                     told.cookies |= *name == COOKIE;
                     told.expect |= *name == EXPECT;
                 }
                 7 => told.upgrade |= *name == UPGRADE,
+                12 => told.names.request_id |= text == "x-request-id",
+                15 => told.names.forwarded_for |= text == "x-forwarded-for",
+                23 => told.names.client_cert |= text == "x-forwarded-client-cert",
                 _ => {}
             }
         }

@@ -29,6 +29,13 @@ pub enum Source {
     Resumed(Box<Resumed>),
 }
 
+impl Default for Source {
+    /// Nothing.
+    fn default() -> Self {
+        Source::Held(Held::default())
+    }
+}
+
 /// How a peer broke a message off.
 #[derive(Debug)]
 pub enum Fault {

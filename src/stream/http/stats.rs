@@ -190,8 +190,8 @@ impl Stats {
     }
 
     /// A request is over; gives its time in milliseconds.
-    pub fn end(&self, begin: Instant) -> u64 {
-        let took = begin.elapsed().as_millis() as u64;
+    pub fn end(&self, begin: Instant, now: Instant) -> u64 {
+        let took = now.saturating_duration_since(begin).as_millis() as u64;
         match self {
             Stats::Http(stats) => {
                 stats.downstream_rq_active.dec();

@@ -139,11 +139,34 @@ fn grpc_timeout(limit: Duration) -> String {
 }
 
 /// Tells the client how long its host took from the end of the request.
-pub(super) fn note_service_time(headers: &mut HeaderMap, options: &RouterOptions, ended: Option<Instant>) {
+pub(super) fn note_service_time(
+    headers: &mut HeaderMap,
+    options: &RouterOptions,
+    ended: Option<Instant>,
+    now: Instant,
+) {
     if let Some(ended) = ended.filter(|_| !options.suppress_headers) {
-        let took = u64::try_from(ended.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let _ = headers.try_insert(SERVICE_TIME, took.into());
+        let took = u64::try_from(now.saturating_duration_since(ended).as_millis()).unwrap_or(u64::MAX);
+        let _ = headers.try_insert(SERVICE_TIME, digits(took));
     }
+}
+
+/// A number as a value. The small ones, which most answers carry, are not written anew.
+fn digits(number: u64) -> HeaderValue {
+    static SMALL: [HeaderValue; 10] = [
+        HeaderValue::from_static("0"),
+        HeaderValue::from_static("1"),
+        HeaderValue::from_static("2"),
+        HeaderValue::from_static("3"),
+        HeaderValue::from_static("4"),
+        HeaderValue::from_static("5"),
+        HeaderValue::from_static("6"),
+        HeaderValue::from_static("7"),
+        HeaderValue::from_static("8"),
+        HeaderValue::from_static("9"),
+    ];
+    let small = usize::try_from(number).ok().and_then(|at| SMALL.get(at));
+    small.cloned().unwrap_or_else(|| number.into())
 }
 
 /// What the client is told of its request's way, whoever answers.

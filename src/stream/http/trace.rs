@@ -27,21 +27,28 @@ enum Trace {
     Client = b'b' as isize,
 }
 
-/// Settles the id of a request. `at_edge`: it comes from outside, and this proxy is the first.
-pub(super) fn identify(headers: &mut HeaderMap, config: &RequestId, at_edge: bool, random: &Random) {
+/// Settles the id of a request. `there`: it has brought one; `at_edge`: it comes from outside, and this proxy is
+/// the first.
+pub(super) fn identify(
+    headers: &mut HeaderMap,
+    there: bool,
+    config: &RequestId,
+    at_edge: bool,
+    random: &Random,
+) {
     if config.generate {
-        let there = headers.contains_key(REQUEST_ID);
         if !there || (at_edge && !config.preserve_external) {
             let mut id = Vec::with_capacity(LENGTH);
             push_uuid([random.next(), random.next()], &mut id);
             set(headers, id);
-        } else if at_edge && config.carries_reason {
-            // Whoever is outside does not decide on tracing here.
-            mark(headers, Trace::No);
-        }
-        if let Some(id) = headers.get_mut(REQUEST_ID) {
-            // What no HPACK table is to hold: each value comes once, and would drive out what comes again.
-            id.set_sensitive(true);
+        } else {
+            if at_edge && config.carries_reason {
+                // Whoever is outside does not decide on tracing here.
+                mark(headers, Trace::No);
+            }
+            if let Some(id) = headers.get_mut(REQUEST_ID) {
+                id.set_sensitive(true);
+            }
         }
     }
     if let Some(sampling) = &config.sampling {
@@ -90,7 +97,8 @@ fn mark(headers: &mut HeaderMap, trace: Trace) {
     }
 }
 
-/// A map that is full keeps what it has.
+/// A map that is full keeps what it has. What no HPACK table is to hold: each value comes once, and would drive out
+/// what comes again.
 fn set(headers: &mut HeaderMap, id: Vec<u8>) {
     if let Ok(mut id) = HeaderValue::from_maybe_shared(Bytes::from(id)) {
         id.set_sensitive(true);
@@ -113,7 +121,8 @@ mod tests {
         for (name, value) in headers {
             map.append(*name, HeaderValue::from_static(value));
         }
-        identify(&mut map, config, at_edge, &Random::seeded(3));
+        let there = map.contains_key(REQUEST_ID);
+        identify(&mut map, there, config, at_edge, &Random::seeded(3));
         map.get(REQUEST_ID).map(|id| id.to_str().unwrap().to_owned()).unwrap_or_default()
     }
 

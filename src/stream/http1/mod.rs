@@ -254,14 +254,17 @@ impl Driver {
             loop {
                 if !self.conduct.line.input().is_empty() {
                     if begun.is_none() {
-                        begun = Some(Instant::now());
                         self.follow();
-                        self.limit(clock, &patience, begun);
                     }
                     match self.decoder.decode(&mut self.conduct.line.input(), &self.limits) {
                         Ok(Some(head)) => return Poll::Ready(Next::Request(head)),
                         Ok(None) => {}
                         Err(fault) => return Poll::Ready(Next::Refused(fault)),
+                    }
+                    // Most heads come in one part, and need no limit.
+                    if begun.is_none() {
+                        begun = Some(Instant::now());
+                        self.limit(clock, &patience, begun);
                     }
                 }
                 match self.conduct.line.poll_fill(cx) {

@@ -212,13 +212,13 @@ impl Record {
         self.logs = logs;
     }
 
-    /// The request as it came, in its common form.
-    pub fn arrived(&mut self, head: &dyn Head) {
+    /// The request as it came, in its common form, and its `x-request-id`.
+    pub fn arrived(&mut self, head: &dyn Head, id: Option<&[u8]>) {
         let text = &mut self.text;
         self.method = head.method().and_then(|method| keep(text, method));
         self.authority = head.authority().and_then(|authority| keep(text, authority));
         self.path = head.path_and_query().and_then(|path| keep(text, path));
-        head.each_value("x-request-id", &mut |id| self.id = self.id.or_else(|| keep(text, id)));
+        self.id = id.and_then(|id| keep(text, id));
         self.request(head);
     }
 
@@ -389,9 +389,9 @@ impl Record {
     }
 
     /// An upstream has answered.
-    pub fn answered(&mut self) {
+    pub fn answered(&mut self, now: Instant) {
         self.details = "via_upstream";
-        self.response_begin = Some(Instant::now());
+        self.response_begin = Some(now);
     }
 
     /// An answer of our own, because of `reason`.
@@ -429,12 +429,22 @@ impl Record {
 
     /// The stream is over: writes its lines, and goes back to the pool.
     pub fn finish(
-        mut self: Box<Self>,
+        self: Box<Self>,
         local: &Rc<Local>,
         handle: Option<&Handle>,
         upstream: (Option<&Cluster>, Option<&Host>),
     ) {
-        let now = Instant::now();
+        self.finish_at(Instant::now(), local, handle, upstream);
+    }
+
+    /// As [`finish`](Self::finish), for who has just looked at the clock.
+    pub fn finish_at(
+        mut self: Box<Self>,
+        now: Instant,
+        local: &Rc<Local>,
+        handle: Option<&Handle>,
+        upstream: (Option<&Cluster>, Option<&Host>),
+    ) {
         // A client that gave up is no fault of ours.
         let failed = self.reason.is_some_and(|reason| reason != Reason::DownstreamReset);
         let slow = self.is_request() && now.saturating_duration_since(self.begin) >= records::slow();

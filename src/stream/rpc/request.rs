@@ -113,7 +113,7 @@ impl Ticket {
     pub fn answer(&mut self, down: &Downstream, mut frame: Frame) {
         if let Some(logged) = &mut self.logged {
             let status = Status::from_code(frame.status()).map_or(500, Status::http_status);
-            logged.record.answered();
+            logged.record.answered(Instant::now());
             logged.record.answer(status, &frame);
             logged.record.sent = frame.len() as u64;
         }

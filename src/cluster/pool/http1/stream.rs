@@ -124,7 +124,7 @@ pub struct Sender {
 pub struct Receiver {
     link: Option<Rc<Link>>,
     ended: bool,
-    trailers: Option<HeaderMap>,
+    trailers: Option<Box<HeaderMap>>,
 }
 
 impl Sender {
@@ -264,7 +264,7 @@ impl Receiver {
                     self.after_piece(&link);
                     return Poll::Ready(Some(Ok(bytes)));
                 }
-                Ok(Some(Piece::Trailers(trailers))) => self.trailers = Some(trailers),
+                Ok(Some(Piece::Trailers(trailers))) => self.trailers = Some(Box::new(trailers)),
                 Ok(None) => {}
             }
             self.after_piece(&link);
@@ -295,7 +295,7 @@ impl Receiver {
 
     /// The trailers, once there is no more data.
     pub fn take_trailers(&mut self) -> Option<HeaderMap> {
-        self.trailers.take()
+        self.trailers.take().map(|trailers| *trailers)
     }
 
     /// Whether everything was given, trailers included.

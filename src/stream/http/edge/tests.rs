@@ -48,7 +48,8 @@ fn request(uri: &str, pairs: &[(&'static str, &'static str)]) -> request::Parts 
 
 fn arrived(edge: &Edge, uri: &str, pairs: &[(&'static str, &'static str)]) -> (request::Parts, Arrival) {
     let mut head = request(uri, pairs);
-    let arrival = arrive(&mut head, edge, &handle(), &Random::seeded(3)).unwrap();
+    let names = Names::of(&head.headers);
+    let arrival = arrive(&mut head, names, edge, &handle(), &Random::seeded(3)).unwrap();
     (head, arrival)
 }
 
@@ -110,7 +111,8 @@ fn names_authorities_and_paths_are_settled() {
     assert_eq!(head.uri.authority().unwrap().as_str(), "svc:81");
 
     let edge = Edge { underscores: Underscores::Reject, escaped_slashes: EscapedSlashes::Redirect, ..edge };
-    let refused = arrive(&mut request("http://svc/", &[("a_b", "1")]), &edge, &handle(), &Random::seeded(1));
+    let mut marked = request("http://svc/", &[("a_b", "1")]);
+    let refused = arrive(&mut marked, Names::default(), &edge, &handle(), &Random::seeded(1));
     assert_eq!(refused.err().map(|failure| failure.reason), Some(Reason::BadRequest));
     let (_, arrival) = arrived(&edge, "http://svc/a%2Fb", &[]);
     assert_eq!(arrival.redirect.as_deref(), Some("/a/b"));
