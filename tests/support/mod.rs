@@ -12,6 +12,7 @@
 pub mod ads;
 pub mod authz;
 pub mod bolt;
+pub mod chain;
 pub mod http1;
 pub mod http1_traffic;
 pub mod http2;

@@ -30,7 +30,6 @@ pub(super) struct Cache<'a> {
 
 impl Cache<'_> {
     /// `None`: this provider's tokens are not remembered.
-    #[expect(clippy::option_option, reason = "not remembered is another thing than not known")]
     pub(super) fn get(&self, provider: usize, text: &str) -> Option<Option<Rc<Token>>> {
         self.config.providers.get(provider)?.cache?;
         Some(KNOWN.with_borrow(|all| all.get(&(self.checker, provider))?.tokens.get(text).cloned()))

@@ -24,7 +24,6 @@ impl Keeper {
 
     /// The next fetch, and what is to be asked; `None`: nobody uses the keys any more. `Some(None)`: somebody else
     /// fetches them just now.
-    #[expect(clippy::option_option, reason = "nobody's keys are another thing than somebody's turn")]
     pub fn fetch(&self) -> Option<Option<(Fetch, Ask)>> {
         let turn = self.remote.upgrade()?.turn().ok();
         Some(turn.map(|turn| {

@@ -127,21 +127,9 @@ pub(super) fn on_request(
     ctx: &mut Context<'_>,
 ) -> Verdict {
     let group = ctx.world.stats.own(place, || counters(config));
-    if config.bypass_preflight && is_preflight(ctx.request.head()) {
-        group.inc(BYPASSED);
-        group.inc(ALLOWED);
-        return Verdict::Continue;
-    }
-    let required = match required(config, name, ctx) {
-        Ok(Some(required)) => required,
-        Ok(None) => {
-            group.inc(ALLOWED);
-            return Verdict::Continue;
-        }
-        Err(why) => {
-            group.inc(DENIED);
-            return wrong_name(config, &why);
-        }
+    let required = match wanted(config, name, &group, ctx) {
+        Ok(required) => required,
+        Err(verdict) => return verdict,
     };
     let Some(checker) = Checker::of(config, rule) else { return Verdict::Reply(Box::new(broken())) };
     let mut state = match std::mem::take(kept) {
@@ -186,6 +174,31 @@ pub(super) fn on_request(
             tell_failures(config, &refused, ctx.metadata);
             group.inc(DENIED);
             refuse(config, refusal, realm)
+        }
+    }
+}
+
+/// What is required of the request, or what becomes of it where nothing is.
+fn wanted<'a>(
+    config: &'a JwtAuthn,
+    name: &str,
+    group: &Counters,
+    ctx: &Context<'_>,
+) -> Result<&'a JwtRequirement, Verdict> {
+    if config.bypass_preflight && is_preflight(ctx.request.head()) {
+        group.inc(BYPASSED);
+        group.inc(ALLOWED);
+        return Err(Verdict::Continue);
+    }
+    match required(config, name, ctx) {
+        Ok(Some(required)) => Ok(required),
+        Ok(None) => {
+            group.inc(ALLOWED);
+            Err(Verdict::Continue)
+        }
+        Err(why) => {
+            group.inc(DENIED);
+            Err(wrong_name(config, &why))
         }
     }
 }

@@ -92,10 +92,14 @@ impl Remote {
         {
             return Known::Fresh(Held(held.clone()));
         }
-        // One fetch that failed is enough for a request, and for all who come soon after.
+        // One fetch is enough for a request: what it brought counts, however short its life; and one that failed is
+        // enough for all who come soon after.
         let seen = waited.is_some_and(|before| self.ended.load(Relaxed) > before);
         match self.failures.load(Relaxed) {
-            0 => Known::Wanted,
+            0 => match held.filter(|_| seen) {
+                Some(held) => Known::Fresh(Held(held)),
+                None => Known::Wanted,
+            },
             failures if seen || self.since_last() < pause(failures) => Known::Last(held.map(Held)),
             _ => Known::Wanted,
         }

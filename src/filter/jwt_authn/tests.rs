@@ -309,6 +309,7 @@ async fn remote_keys_are_fetched_by_one_kept_when_there_are_no_newer_ones_and_se
     assert!(remote.may_refresh());
     tokio::time::advance(Duration::from_secs(291)).await;
     assert!(matches!(remote.known(None), Known::Wanted), "too old");
+    assert!(matches!(remote.known(Some(0)), Known::Fresh(_)), "not for whom they came");
     assert!(!remote.turn().ok().unwrap().heard(failed()));
     assert!(matches!(remote.known(None), Known::Last(Some(_))), "old ones are better than none");
 }

@@ -304,7 +304,6 @@ fn http(path: &Path<'_>, service: &pb::HttpService, out: &mut Findings) -> Optio
 }
 
 /// `Some(None)`: there is no list.
-#[expect(clippy::option_option, reason = "a list that is bad is another thing than none")]
 fn strings(
     path: &Path<'_>,
     given: Option<&ListStringMatcher>,
