@@ -28,7 +28,7 @@ def main():
     parser.add_argument("names", nargs="*", help="parts of case names; none means all")
     options = parser.parse_args()
     import cases_admin, cases_cli, cases_counters, cases_edges, cases_proxy, cases_state, cases_warming, cases_xds  # noqa: E401, F401
-    import cases_framing, cases_http2_limits, cases_long  # noqa: E401, F401
+    import cases_auth, cases_framing, cases_http2_limits, cases_long  # noqa: E401, F401
     chosen = [f for f in harness.CASES if not options.names or any(n in f.__name__ for n in options.names)]
     if options.list:
         for function in chosen:

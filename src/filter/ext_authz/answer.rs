@@ -110,14 +110,14 @@ fn consent(decision: &mut Decision, message: &[u8]) -> Result<(), Malformed> {
     for (field, value) in fields(message)? {
         match field {
             2 => {
-                let change = change(value, &mut decision.strange)?;
+                let change = change(value, Of::Request, &mut decision.strange)?;
                 decision.request.push(change);
             }
             // The older place, which wins.
             3 => decision.metadata = structure(value.bytes())?,
             5 => decision.remove.push(value.text()),
             6 => {
-                let change = change(value, &mut decision.strange)?;
+                let change = change(value, Of::Response, &mut decision.strange)?;
                 decision.response.push(change);
             }
             7 => {
@@ -148,7 +148,7 @@ fn refusal(decision: &mut Decision, message: &[u8]) -> Result<(), Malformed> {
                 }
             }
             2 => {
-                let (_, name, value) = change(value, &mut decision.strange)?;
+                let (_, name, value) = change(value, Of::Response, &mut decision.strange)?;
                 decision.response.push((How::Append, name, value));
             }
             3 => decision.body = value.bytes().to_vec(),
@@ -158,9 +158,16 @@ fn refusal(decision: &mut Decision, message: &[u8]) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// `HeaderValueOption`. In these messages it replaces unless it says otherwise, and the older `append` adds to what
-/// is there only: so does Envoy 1.40.
-fn change(option: Value<'_>, strange: &mut bool) -> Result<Change, Malformed> {
+/// Whose header is changed.
+#[derive(Clone, Copy)]
+enum Of {
+    Request,
+    Response,
+}
+
+/// `HeaderValueOption`, as Envoy 1.40 reads it in these messages: of requests only the older `append` counts, and adds
+/// to what is there; of responses the newer action too, which adds by default.
+fn change(option: Value<'_>, of: Of, strange: &mut bool) -> Result<Change, Malformed> {
     let (mut name, mut text, mut append, mut action) = (String::new(), Vec::new(), None, 0);
     for (field, value) in fields(option.bytes())? {
         match field {
@@ -181,15 +188,14 @@ fn change(option: Value<'_>, strange: &mut bool) -> Result<Change, Malformed> {
             _ => {}
         }
     }
-    let how = match (append, action) {
-        (Some(true), _) => How::Extend,
-        (Some(false), _) | (None, 0 | 2) => How::Replace,
-        (None, 1) => How::IfAbsent,
-        (None, 3) => How::IfPresent,
-        (None, _) => {
-            *strange = true;
-            How::Replace
-        }
+    *strange |= append.is_none() && action > 3;
+    let how = match (of, append, action) {
+        (Of::Request, Some(true), _) => How::Extend,
+        (Of::Request, _, _) | (Of::Response, Some(false), _) => How::Replace,
+        (Of::Response, Some(true), _) | (Of::Response, None, 0) => How::Append,
+        (Of::Response, None, 1) => How::IfAbsent,
+        (Of::Response, None, 3) => How::IfPresent,
+        (Of::Response, None, _) => How::Replace,
     };
     Ok((how, name, text))
 }
@@ -272,7 +278,7 @@ fn http_consent(config: &HttpAuthz, told: &Told) -> Decision {
             decision.request.push((How::Replace, name.clone(), value.clone()));
         }
         if meets(&config.upstream_append, name) {
-            decision.request.push((How::Append, name.clone(), value.clone()));
+            decision.request.push((How::Extend, name.clone(), value.clone()));
         }
         if meets(&config.client_on_success, name) {
             decision.response.push((How::Append, name.clone(), value.clone()));

@@ -127,6 +127,10 @@ pub(super) fn on_request(
     ctx: &mut Context<'_>,
 ) -> Verdict {
     let group = ctx.world.stats.own(place, || counters(config));
+    // The realm is what the client asked for, before anything is taken out of it.
+    let realm = realm(ctx.request);
+    // What only good tokens may put there, required or not.
+    config.providers.iter().for_each(|provider| clean(ctx.request, provider));
     let required = match wanted(config, name, &group, ctx) {
         Ok(required) => required,
         Err(verdict) => return verdict,
@@ -140,9 +144,6 @@ pub(super) fn on_request(
         let fetched = ctx.heard.take().is_some_and(|heard| turn.heard(heard));
         group.inc(if fetched { FETCHED } else { FETCH_FAILED });
     }
-    // The realm is what the client asked for, before anything is taken out of it.
-    let realm = realm(ctx.request);
-    sanitize(ctx.request, config, required);
     let cache = Cache { checker: checker.id, alive: &checker.alive, config };
     let mut judge = Judge {
         config,
@@ -236,22 +237,7 @@ fn is_preflight(head: &dyn Head) -> bool {
     head.method() == Some(b"OPTIONS") && has("origin") && has("access-control-request-method")
 }
 
-/// Takes from the request what only good tokens may put there.
-fn sanitize(request: &mut dyn Request, config: &JwtAuthn, required: &JwtRequirement) {
-    match required {
-        JwtRequirement::Nothing => {}
-        JwtRequirement::Provider(number, _) => {
-            config.providers.get(*number).into_iter().for_each(|provider| clean(request, provider));
-        }
-        JwtRequirement::Any(list) | JwtRequirement::All(list) => {
-            list.iter().for_each(|one| sanitize(request, config, one));
-        }
-        JwtRequirement::AllowMissing | JwtRequirement::AllowMissingOrFailed => {
-            config.providers.iter().for_each(|provider| clean(request, provider));
-        }
-    }
-}
-
+/// Takes from the request what only a good token of this provider may put there.
 fn clean(request: &mut dyn Request, provider: &JwtProvider) {
     if !provider.payload_header.is_empty() {
         request.remove(&provider.payload_header);
