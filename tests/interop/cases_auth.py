@@ -130,7 +130,7 @@ def both(filters, clusters, requests):
         config = bootstrap(admin, {"clusters": clusters, "listeners": [listener]})
         with Folder() as folder:
             path = folder.write("c.json", config)
-            command = (program, "-c", path, "--concurrency", "1", "-l", "off", "--base-id", "88")
+            command = (program, "-c", path, "--concurrency", "1", "-l", "off", "--use-dynamic-base-id")
             with Mizzen(config) if name == "mizzen" else Peer(*command) as running:
                 if name == "mizzen":
                     running.live()
