@@ -16,6 +16,7 @@ mod headers;
 mod http;
 mod ids;
 mod inspect;
+mod json;
 mod listener;
 mod mesh;
 mod route;
@@ -59,6 +60,7 @@ pub use http::{
 };
 pub use ids::{ClusterId, RouteId};
 pub use inspect::{Inspector, Inspectors, Predicate};
+pub use json::parse_json;
 pub use listener::{
     ChainMatch, Codec, Direction, FilterChain, HttpManager, Listener, NetworkFilter, Protocol, RouteSource,
     RpcProxy, SourceType, TcpProxy,

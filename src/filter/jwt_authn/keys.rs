@@ -1,8 +1,9 @@
 //! Sets of keys (RFC 7517) and what they say of signatures (RFC 7518, RFC 8037).
 
 use super::refusal::Refusal;
-use super::token::{Token, datum};
+use super::token::Token;
 use crate::message::Datum;
+use crate::model::parse_json;
 use crate::util::base64;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, ED25519, ParsedPublicKey,
@@ -108,7 +109,7 @@ enum Kind {
 impl Keys {
     /// The set in this text; `None` if there is no usable key in it.
     pub(super) fn parse(text: &[u8]) -> Option<Keys> {
-        let Datum::Map(set) = datum(serde_json::from_slice(text).ok()?) else { return None };
+        let Datum::Map(set) = parse_json(text)? else { return None };
         let Some(Datum::List(list)) = set.get("keys") else { return None };
         let keys = list.iter().filter_map(|key| match key {
             Datum::Map(key) => Key::read(key),

@@ -3,9 +3,8 @@
 use super::keys::Alg;
 use super::refusal::Refusal;
 use crate::message::Datum;
-use crate::model::JwtProvider;
+use crate::model::{JwtProvider, parse_json};
 use crate::util::base64;
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -138,21 +137,9 @@ fn plain(audience: &str) -> &str {
 }
 
 fn object(bytes: &[u8]) -> Option<BTreeMap<String, Datum>> {
-    match datum(serde_json::from_slice(bytes).ok()?) {
+    match parse_json(bytes)? {
         Datum::Map(map) => Some(map),
         _ => None,
-    }
-}
-
-/// JSON as metadata holds it.
-pub(super) fn datum(value: Value) -> Datum {
-    match value {
-        Value::Null => Datum::Null,
-        Value::Bool(value) => Datum::Bool(value),
-        Value::Number(number) => Datum::Number(number.as_f64().unwrap_or(f64::NAN)),
-        Value::String(text) => Datum::Text(text),
-        Value::Array(list) => Datum::List(list.into_iter().map(datum).collect()),
-        Value::Object(map) => Datum::Map(map.into_iter().map(|(key, value)| (key, datum(value))).collect()),
     }
 }
 
