@@ -60,14 +60,8 @@ impl Exchange {
                 Client::Http2(_) => UpstreamProtocol::Http2,
                 Client::Http1(_) => UpstreamProtocol::Http1,
             };
-            let tap = mirror::tap(
-                &self.down.local,
-                &to,
-                head,
-                limits.timeout,
-                limit,
-                (client, self.alpn.as_ref()),
-            );
+            let tap =
+                mirror::tap(&self.down.local, &to, head, limits.timeout, limit, (client, self.alpn.as_ref()));
             tap.into_iter().for_each(|tap| up.tap(tap));
         }
         let notice = Notice::new(head, to.route, &limits, settings.router);
