@@ -45,11 +45,11 @@ async fn what_found_nothing_is_not_asked_again_in_the_same_turn() {
         let mut buf = ReadBuf::new(&mut bytes);
         Pin::new(&mut io).poll_read(cx, &mut buf).map(|done| done.map(|()| buf.filled().len()))
     };
-    poll_fn(|cx| Poll::Ready(assert!(read(cx).is_pending()))).await;
+    assert!(poll_fn(|cx| Poll::Ready(read(cx).is_pending())).await);
     let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
     far.write_all(&settings).await.unwrap();
     wire.repeat(true);
-    poll_fn(|cx| Poll::Ready(assert!(read(cx).is_pending()))).await;
+    assert!(poll_fn(|cx| Poll::Ready(read(cx).is_pending())).await);
     wire.repeat(false);
     assert_eq!(poll_fn(read).await.unwrap(), settings.len());
 }

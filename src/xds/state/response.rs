@@ -135,7 +135,7 @@ impl AdsState {
     /// Whether the newest version of a resource was refused, and neither replaced nor taken back since.
     #[must_use]
     pub fn is_rejected(&self, kind: ResourceType, name: &str) -> bool {
-        self.of(kind).store.rejected.get(name).is_some()
+        self.of(kind).store.rejected.contains_key(name)
     }
 
     /// Counts a success that no response of the control plane stands for: what was restored, or became good by
