@@ -343,7 +343,7 @@ fn a_static_listener_may_ask_for_compression_and_not_for_filters_that_are_not_th
     let made = read("compressor.v3.Compressor", serde_json::json!({"compressor_library": library})).unwrap();
     assert_eq!((made.listeners.len(), made.warnings.len()), (1, 0), "{:?}", made.warnings);
     assert!(
-        errors(read("jwt_authn.v3.JwtAuthentication", serde_json::json!({})))[0]
+        errors(read("wasm.v3.Wasm", serde_json::json!({})))[0]
             .contains("static_resources.listeners[0].filter_chains[0].filters[0]")
     );
 }
