@@ -68,14 +68,17 @@ def trace(folder):
     finally:
         plane.kill()
         plane.wait()
-    seen, ours = set(), False
+    by_file, seen = collections.defaultdict(set), set()
     with open(out) as file:
         for line in file:
             if line.startswith("ob="):
-                ours = os.path.basename(line[3:].strip()) == os.path.basename(BINARY)
-            elif ours and line.startswith("0x"):
+                seen = by_file[os.path.basename(line[3:].strip())]
+            elif line.startswith("0x"):
                 seen.add(int(line.split()[0], 16))
-    return seen
+    # Valgrind does not know the file of code in a section of ours; its addresses are then those of memory.
+    starts = {start for start, _, _ in symbols()}
+    loaded = max((0, 0x108000, 0x109000), key=lambda base: sum(at - base in starts for at in by_file["???"]))
+    return by_file[os.path.basename(BINARY)] | {at - loaded for at in by_file["???"]}
 
 
 def symbols():
