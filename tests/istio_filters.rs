@@ -387,7 +387,8 @@ async fn raw_connections_tell_each_other_who_is_at_their_ends() {
     let (mut read, mut write) = stream.split();
     let mut back_again = vec![0; big.len()];
     let (sent, got) = tokio::join!(write.write_all(&big), read.read_exact(&mut back_again));
-    (sent.unwrap(), got.unwrap());
+    sent.unwrap();
+    got.unwrap();
     assert!(back_again == big);
     let wanted = [
         ("reporter", "destination"),
