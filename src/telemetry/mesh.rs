@@ -17,7 +17,7 @@ stat_group! {
     }
 }
 
-/// The metrics of one label set; which of them it has, [`MeshMetrics::has`] tells.
+/// The metrics of one label set; not every one has all of them.
 #[derive(Debug, Default)]
 pub struct MeshMetrics {
     /// A bit for each of [`crate::model::MESH_METRICS`].
