@@ -15,6 +15,7 @@ use crate::xds::disk::Header;
 use crate::xds::sds::SdsConfig;
 use crate::xds::state::Variant;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,7 +60,7 @@ pub fn plan(bootstrap: &mut Bootstrap, args: &RunArgs) -> Plan {
         config.authority = ads.authority.unwrap_or_else(|| ads.cluster.name.clone());
         config.metadata = ads.metadata;
         config.connect_timeout = ads.cluster.connect_timeout;
-        config.tls = encrypted(&ads.cluster, &secrets);
+        config.tls = encrypted(&ads.cluster, &config.authority, &secrets);
         AdsPlan { config, node: bootstrap.node.clone(), state_dir, fetch, own_streams }
     });
     Plan {
@@ -99,7 +100,7 @@ fn sds(bootstrap: &Bootstrap, clusters: &[model::Cluster], secrets: &Secrets) ->
         config.service = Asked::Secrets;
         config.authority.clone_from(&cluster.name);
         config.connect_timeout = cluster.connect_timeout;
-        config.tls = encrypted(cluster, secrets);
+        config.tls = encrypted(cluster, &config.authority, secrets);
         // Secrets come from this machine as a rule, and nothing is served without them.
         config.backoff_base = Duration::from_millis(200);
         config.backoff_cap = Duration::from_secs(10);
@@ -116,11 +117,14 @@ fn sds(bootstrap: &Bootstrap, clusters: &[model::Cluster], secrets: &Secrets) ->
 }
 
 /// What the connections to a control plane are encrypted by; `None`: nothing.
-fn encrypted(cluster: &model::Cluster, secrets: &Secrets) -> Option<(Arc<Client>, Wish)> {
+fn encrypted(cluster: &model::Cluster, authority: &str, secrets: &Secrets) -> Option<(Arc<Client>, Wish)> {
     let TransportSocket::Tls(context) = &cluster.sockets.fallback else { return None };
+    let auto = cluster.auto_names.as_deref().cloned().unwrap_or_default();
+    let name = || Some(authority.into()).filter(|_| authority.parse::<IpAddr>().is_err());
     let wish = Wish {
         alpn_fallback: &["h2"],
-        check_name: context.check_sni || cluster.auto_san_validation,
+        sni: if auto.sni { name() } else { None },
+        check_name: context.check_sni || auto.san,
         ..Wish::default()
     };
     Some((secrets.client(context), wish))

@@ -1,17 +1,13 @@
 //! One upstream host as a worker sees it.
 
-use super::Cluster;
-use super::{HostState, pool};
+use super::variant::{Variant, Variants};
+use super::{Cluster, HostState, pool};
 use crate::model::Address;
 use crate::telemetry::{HostStats, Registration, Registry, Scope};
 use crate::tls::Client;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-
-/// Lists of offered protocols one host keeps connections for: rules have one for each version of HTTP, and may
-/// have changed.
-const VARIANTS: usize = 6;
 
 /// A host with its pools. Kept over snapshots as long as some cluster state names its address; its pools
 /// drain when it is dropped from the last one.
@@ -26,10 +22,10 @@ pub struct Host {
     tls: Option<Arc<Client>>,
     /// Who is there, as its endpoint says.
     workload: RefCell<Option<Arc<str>>>,
-    /// Protocols offered instead of those of the transport socket.
-    alpn: Option<Arc<[String]>>,
-    /// The same host, other protocols offered.
-    variants: RefCell<Vec<Rc<Host>>>,
+    /// What its connections have beside what is configured; `None`: nothing.
+    variant: Option<Box<Variant>>,
+    /// The same host with connections that have something else.
+    pub(super) variants: RefCell<Option<Box<Variants>>>,
     /// What the system said of the last connection that could not be made; 0: nothing.
     pub connect_error: Rc<Cell<i32>>,
     /// Requests of this worker in flight to it.
@@ -66,7 +62,7 @@ impl Host {
             health,
             tls,
             workload: RefCell::default(),
-            alpn: None,
+            variant: None,
             variants: RefCell::default(),
             connect_error: Rc::default(),
             active: Cell::new(0),
@@ -98,42 +94,32 @@ impl Host {
         }
     }
 
-    /// Protocols offered instead of those of the transport socket.
-    pub fn alpn(&self) -> Option<&Arc<[String]>> {
-        self.alpn.as_ref()
+    /// What its connections have beside what is configured.
+    pub fn variant(&self) -> Option<&Variant> {
+        self.variant.as_deref()
     }
 
-    /// The host with connections of their own, for which these protocols are offered. Where nothing is encrypted
-    /// nothing is offered, and it is the host itself.
-    pub fn offering(self: &Rc<Self>, alpn: &Arc<[String]>, cluster: &Cluster) -> Rc<Self> {
-        if self.tls.is_none() {
-            return self.clone();
-        }
-        let mut variants = self.variants.borrow_mut();
-        if let Some(found) = variants.iter().find(|variant| variant.alpn.as_ref() == Some(alpn)) {
-            return found.clone();
-        }
+    /// A host of its own at the same place.
+    pub(super) fn with_variant(&self, variant: Variant, cluster: &Cluster) -> Rc<Self> {
         let (address, hostname, registry) =
             (self.address.clone(), self.hostname.clone(), &cluster.env().registry);
         let new =
             Host::new(&cluster.name, address, hostname, self.health.clone(), self.tls.clone(), registry);
         // Nobody else has it yet: counts of requests and of pools are shared where they are looked at.
         let new = Rc::try_unwrap(new).map(|host| {
-            Rc::new(Host { alpn: Some(alpn.clone()), connect_error: self.connect_error.clone(), ..host })
+            let (variant, connect_error) = (Some(Box::new(variant)), self.connect_error.clone());
+            Rc::new(Host { variant, connect_error, ..host })
         });
-        let new = new.unwrap_or_else(|host| host);
-        let oldest = (variants.len() >= VARIANTS).then(|| variants.remove(0));
-        variants.push(new.clone());
-        drop(variants);
-        // Outside the borrow: retiring wakes connection tasks.
-        oldest.into_iter().for_each(|host| host.retire());
-        new
+        new.unwrap_or_else(|host| host)
+    }
+
+    fn all_variants(&self) -> Vec<Rc<Host>> {
+        self.variants.borrow().as_ref().map(|variants| variants.all()).unwrap_or_default()
     }
 
     /// Closes the HTTP/1 connection that has been idle longest; `false` if there is none.
     pub(super) fn close_oldest_http1(&self) -> bool {
-        let variants = self.variants.borrow().clone();
-        self.http1.close_oldest() || variants.iter().any(|variant| variant.http1.close_oldest())
+        self.http1.close_oldest() || self.all_variants().iter().any(|variant| variant.http1.close_oldest())
     }
 
     /// Whether its connections get this transport socket.
@@ -152,7 +138,7 @@ impl Host {
         self.http1.retire();
         self.http2.retire();
         let variants = self.variants.take();
-        variants.iter().for_each(|variant| variant.retire());
+        variants.into_iter().flat_map(|variants| variants.all()).for_each(|variant| variant.retire());
     }
 
     /// Counts a request that waits for a connection until the guard is dropped.

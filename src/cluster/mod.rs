@@ -12,6 +12,7 @@ mod shared;
 mod sockets;
 mod table;
 mod upstream;
+mod variant;
 
 pub use breaker::{BreakerState, Level, Overflow, Permit};
 pub use host::{ActiveGuard, Host};
@@ -23,6 +24,7 @@ pub use shared::{
 pub use sockets::Sockets;
 pub use table::Table;
 pub use upstream::{Cluster, State};
+pub use variant::Variant;
 
 use crate::model::{self, ClusterId, Endpoint, Endpoints, Priority};
 use crate::net::{ReadPool, Wheel};

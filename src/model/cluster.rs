@@ -69,10 +69,19 @@ pub struct Cluster {
     pub sockets: Arc<TransportSockets>,
     /// What its mesh says of it.
     pub mesh: Arc<super::ClusterMesh>,
-    /// Requests are sent with the server name of their authority.
-    pub auto_sni: bool,
-    /// Certificates must be for the server name that is sent.
-    pub auto_san_validation: bool,
+    /// What the TLS connections of HTTP requests take from the requests.
+    pub auto_names: Option<Arc<AutoNames>>,
+}
+
+/// What the TLS connections of an HTTP request take from it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct AutoNames {
+    /// The server name that is sent.
+    pub sni: bool,
+    /// What the certificate must be for, beside what the transport socket asks for.
+    pub san: bool,
+    /// The header that names it, where a request has it, in place of the authority; lower case.
+    pub header: Option<String>,
 }
 
 /// Where the hosts come from.
@@ -241,8 +250,7 @@ impl Cluster {
             bind: None,
             sockets: Arc::default(),
             mesh: Arc::default(),
-            auto_sni: false,
-            auto_san_validation: false,
+            auto_names: None,
         }
     }
 }

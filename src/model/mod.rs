@@ -34,10 +34,10 @@ pub use access_log::{
 };
 pub use address::{Address, Cidr};
 pub use cluster::{
-    BindConfig, Breakers, Check, CheckTarget, Cluster, Discovery, DnsFamily, DnsPace, Fallback, HashFunction,
-    HealthCheck, Http2Options, HttpCheck, Keepalive, LbPolicy, OriginalDst, OutlierDetection, RetryBudget,
-    Selector, SlowStart, SocketOption, SocketState, StatusRange, Subsets, TcpKeepalive, Thresholds,
-    UpstreamProtocol,
+    AutoNames, BindConfig, Breakers, Check, CheckTarget, Cluster, Discovery, DnsFamily, DnsPace, Fallback,
+    HashFunction, HealthCheck, Http2Options, HttpCheck, Keepalive, LbPolicy, OriginalDst, OutlierDetection,
+    RetryBudget, Selector, SlowStart, SocketOption, SocketState, StatusRange, Subsets, TcpKeepalive,
+    Thresholds, UpstreamProtocol,
 };
 pub use endpoint::{Endpoint, Endpoints, Health, Locality};
 pub use expr::Expr;

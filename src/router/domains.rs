@@ -182,7 +182,7 @@ fn insert_wildcard(sets: &mut Vec<(usize, Fixed)>, fixed: &[u8], host: u32) {
 
 /// `host:port` without what follows the last colon, be it a port or not. A colon inside brackets is an IPv6
 /// address's.
-pub(super) fn without_port(host: &[u8]) -> &[u8] {
+pub fn without_port(host: &[u8]) -> &[u8] {
     match host.iter().rposition(|b| *b == b':' || *b == b']') {
         Some(at) if host.get(at) == Some(&b':') => host.get(..at).unwrap_or(host),
         _ => host,

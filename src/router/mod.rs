@@ -22,6 +22,7 @@ mod scopes;
 mod table;
 mod weighted;
 
+pub use domains::without_port;
 pub use edits::{Edit, EditPlan};
 pub use explain::Explanation;
 pub use hash::{Hash, NewCookie};

@@ -31,8 +31,10 @@ pub struct Wish {
     pub alpn_fallback: &'static [&'static str],
     /// Server name instead of the configured one.
     pub sni: Option<Arc<str>>,
-    /// The certificate must be for the server name.
+    /// The certificate must be for the server name; other names that are configured do not count.
     pub check_name: bool,
+    /// The certificate must be for this name or address too.
+    pub also_for: Option<Arc<str>>,
 }
 
 /// The TLS context of a cluster's transport socket.
@@ -107,10 +109,13 @@ impl Client {
 
     fn make(&self, built: &Built, wish: &Wish) -> Result<(Arc<ClientConfig>, Arc<Verifier>), TlsError> {
         let common = &self.model.common;
-        let verifier = match wish.check_name {
-            true => Arc::new(built.verifier.for_name(self.name(wish))?),
-            false => built.verifier.clone(),
-        };
+        let mut verifier = built.verifier.clone();
+        if wish.check_name {
+            verifier = Arc::new(verifier.for_name(self.name(wish))?);
+        }
+        if let Some(name) = &wish.also_for {
+            verifier = Arc::new(verifier.also_for(name)?);
+        }
         let provider = suites::restricted(common.ciphers.as_deref(), common.curves.as_deref());
         let config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&versions(common))
@@ -175,19 +180,23 @@ impl Client {
 impl Verifier {
     /// The same, for certificates that are for `name` only.
     fn for_name(&self, name: &str) -> Result<Verifier, TlsError> {
+        Ok(Verifier { names: vec![self.only(name)?], ..self.clone() })
+    }
+
+    /// The same, for certificates that are for `name` too.
+    fn also_for(&self, name: &str) -> Result<Verifier, TlsError> {
+        Ok(Verifier { also: Some(self.only(name)?), ..self.clone() })
+    }
+
+    /// A name says nothing in a certificate that anybody may have made.
+    fn only(&self, name: &str) -> Result<SanMatch, TlsError> {
         if name.is_empty() || self.trust.is_none() {
-            let why = "auto_san_validation needs a server name and a CA certificate";
+            let why = "auto_san_validation needs a name and a CA certificate";
             return Err(TlsError::Unusable(why.to_owned()));
         }
         let kind = if name.parse::<IpAddr>().is_ok() { SanKind::Ip } else { SanKind::Dns };
         let matcher = StringMatch::Exact { value: name.to_owned(), ignore_case: true };
-        Ok(Verifier {
-            trust: self.trust.clone(),
-            names: vec![SanMatch { kind: Some(kind), matcher }],
-            hashes: self.hashes.clone(),
-            spki: self.spki.clone(),
-            ..*self
-        })
+        Ok(SanMatch { kind: Some(kind), matcher })
     }
 }
 

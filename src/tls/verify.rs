@@ -23,11 +23,13 @@ use webpki::{
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// What is checked of a peer, in the form it is checked in.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Verifier {
     /// `None`: the chain is not looked at.
     pub(super) trust: Option<Arc<Trust>>,
     pub(super) names: Vec<SanMatch>,
+    /// A name that must be in it beside one of those.
+    pub(super) also: Option<SanMatch>,
     pub(super) hashes: Vec<[u8; 32]>,
     pub(super) spki: Vec<[u8; 32]>,
     pub(super) crl_leaf_only: bool,
@@ -69,14 +71,19 @@ impl Verifier {
         {
             return Err(error);
         }
-        if self.names.is_empty() && self.hashes.is_empty() && self.spki.is_empty() {
+        let named = !self.names.is_empty() || self.also.is_some();
+        if !named && self.hashes.is_empty() && self.spki.is_empty() {
             return Ok(());
         }
         let parsed = X509Certificate::from_der(leaf);
         let (_, certificate) =
             parsed.map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
-        if !self.names.is_empty() && !names::accepts(&self.names, &names::sans(&certificate)) {
-            return Err(other(TlsError::Name));
+        if named {
+            let sans = names::sans(&certificate);
+            let wanted = |names: &[SanMatch]| names.is_empty() || names::accepts(names, &sans);
+            if !wanted(&self.names) || !wanted(self.also.as_slice()) {
+                return Err(other(TlsError::Name));
+            }
         }
         let pinned = self.hashes.contains(&sha256(leaf))
             || (!self.spki.is_empty() && self.spki.contains(&sha256(certificate.public_key().raw)));

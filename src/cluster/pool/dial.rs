@@ -3,7 +3,7 @@
 //! Connections are dialled by a task of their own, so a request that gives up does not end the attempt for
 //! the others.
 
-use crate::cluster::{Cluster, Host, State};
+use crate::cluster::{Cluster, Host, State, Variant};
 use crate::message::Reason;
 use crate::net::{BindError, Conn, connect_from, count_handshake, options};
 use crate::tls::{Client, TlsError, Wish};
@@ -156,11 +156,13 @@ async fn encrypt(
 ) -> Result<Conn, TlsError> {
     let tls = context.model();
     let named = tls.host_sni && !host.hostname.is_empty();
+    let Variant { sni, san, alpn } = host.variant().cloned().unwrap_or_default();
     let wish = Wish {
-        alpn: host.alpn().cloned(),
+        alpn,
         alpn_fallback: offer,
-        sni: named.then(|| host.hostname.as_str().into()),
-        check_name: tls.check_sni || state.spec.model.auto_san_validation,
+        sni: sni.or_else(|| named.then(|| host.hostname.as_str().into())),
+        check_name: tls.check_sni,
+        also_for: san,
     };
     let outcome = io.open_tls(context, &wish).await;
     count_handshake(cluster.ssl(), outcome.as_ref());

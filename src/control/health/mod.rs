@@ -267,7 +267,7 @@ impl Target {
             let wish = Wish {
                 alpn: check.alpn.clone(),
                 sni: named.then(|| endpoint.hostname.as_str().into()),
-                check_name: tls.check_sni || spec.model.auto_san_validation,
+                check_name: tls.check_sni,
                 ..Wish::default()
             };
             Secure { context: context.clone(), wish }

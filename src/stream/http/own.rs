@@ -41,7 +41,7 @@ pub(super) async fn send(
     fresh: bool,
 ) -> Result<Sent, Failure> {
     let Attempt { cluster, state, priority, .. } = attempt;
-    let host = &offering(alpn, attempt, version);
+    let host = &offering(alpn, attempt, version, head);
     let mut up = Flow::new(Source::Held(whole), 0);
     let bare = up.is_empty();
     match version {

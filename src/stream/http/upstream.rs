@@ -3,21 +3,25 @@
 use super::client::Client;
 use super::exchange::Exchange;
 use super::flow::Flow;
-use super::head::with_authority;
+use super::head::{joined, with_authority};
 use super::sink::Sink;
 use super::source::Source;
-use crate::cluster::Host;
 use crate::cluster::pool::http2::{self, failure_of};
+use crate::cluster::{Host, Variant};
 use crate::message::{Failure, Reason};
-use crate::model::{AlpnOverride, UpstreamProtocol};
+use crate::model::{AlpnOverride, AutoNames, UpstreamProtocol};
+use crate::router::without_port;
 use crate::stream::exchange::{Attempt, Forward};
 use h2::ext::Protocol;
 use http::header::UPGRADE;
 use http::uri::Authority;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, request};
+use std::borrow::Cow;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 
 /// What is held of an upstream connection until the response is whole.
@@ -37,19 +41,40 @@ pub(super) fn target(to: &Forward<'_>, attempt: &Attempt, head: &request::Parts)
     with_authority(&head.uri, authority)
 }
 
-/// The picked host with connections for which the protocols are offered that `rules` say for this version.
+/// The picked host with connections such as this request needs: the protocols are offered that `rules` say for
+/// this version, and the names are those of `head` where its cluster wants that.
 pub(super) fn offering(
     rules: Option<&AlpnOverride>,
     attempt: &Attempt,
     version: UpstreamProtocol,
+    head: &request::Parts,
 ) -> Rc<Host> {
     let wanted = rules.and_then(|rules| match version {
         UpstreamProtocol::Http2 => rules.http2.as_ref(),
         UpstreamProtocol::Http1 | UpstreamProtocol::Downstream => rules.http11.as_ref(),
     });
-    match wanted {
-        Some(wanted) => attempt.host.offering(wanted, &attempt.cluster),
-        None => attempt.host.clone(),
+    let mut variant = Variant { alpn: wanted.cloned(), ..Variant::default() };
+    if let Some(auto) = &attempt.state.spec.model.auto_names {
+        name(auto, head, &mut variant);
+    }
+    attempt.host.towards(&variant, &attempt.cluster)
+}
+
+/// Takes the names from `head` that TLS is to have. No server name is an address.
+fn name(auto: &AutoNames, head: &request::Parts, variant: &mut Variant) {
+    let given = auto.header.as_deref().and_then(|name| joined(&head.headers, name));
+    let given = given.filter(|value| !value.is_empty());
+    let authority = || head.uri.authority().map(|authority| Cow::Borrowed(authority.as_str().as_bytes()));
+    let Some(whole) = given.or_else(authority) else { return };
+    let Ok(name) = std::str::from_utf8(without_port(&whole)) else { return };
+    let name = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    let is_address = name.parse::<IpAddr>().is_ok();
+    let name: Option<Arc<str>> = Some(name).filter(|name| !name.is_empty()).map(Arc::from);
+    if auto.san {
+        variant.san.clone_from(&name);
+    }
+    if auto.sni && !is_address {
+        variant.sni = name;
     }
 }
 
@@ -71,7 +96,7 @@ impl Exchange {
         };
         self.record.upstream_protocol =
             if version == UpstreamProtocol::Http2 { "HTTP/2" } else { "HTTP/1.1" };
-        let host = offering(self.alpn.as_deref(), attempt, version);
+        let host = offering(self.alpn.as_deref(), attempt, version, head);
         match version {
             UpstreamProtocol::Http2 => self.send_http2(to, attempt, &host, head, up).await,
             UpstreamProtocol::Http1 | UpstreamProtocol::Downstream => {

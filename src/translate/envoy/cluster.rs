@@ -46,11 +46,6 @@ pub(super) fn cluster(message: &pb::Cluster, out: &mut Findings) -> Option<Clust
     cluster_http::apply(message, &mut model, out);
     model.mesh = mesh::of_cluster(message, out).map(Arc::new).unwrap_or_default();
     if let Some(sockets) = sockets(message, out) {
-        if model.auto_sni && sockets.is_encrypted() {
-            let at = root.name("typed_extension_protocol_options");
-            let why = "the server name per request is not supported (nearest valid: sni)";
-            out.bad(&at.name("upstream_http_protocol_options").name("auto_sni"), true, why);
-        }
         model.sockets = Arc::new(sockets);
     }
     is_known.then_some(model)

@@ -1,10 +1,12 @@
 //! Upstream HTTP options of a cluster: the typed extension, and the deprecated fields it replaced.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::extension::Extension;
+use super::headers::header_name;
 use super::values::{percent, positive, timeout, within};
-use crate::model::{Cluster, Http2Options, Keepalive, UpstreamProtocol};
+use crate::model::{AutoNames, Cluster, Http2Options, Keepalive, UpstreamProtocol};
 use crate::proto::envoy::config::cluster::v3 as pb;
 use crate::proto::envoy::config::core::v3 as core;
 use crate::proto::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
@@ -72,12 +74,11 @@ fn typed(path: &Path<'_>, options: &HttpProtocolOptions, model: &mut Cluster, ou
     }
     if let Some(upstream) = &options.upstream_http_protocol_options {
         let at = path.name("upstream_http_protocol_options");
-        model.auto_sni = upstream.auto_sni;
-        model.auto_san_validation = upstream.auto_san_validation;
-        if !upstream.override_auto_sni_header.is_empty() {
-            let field = at.name("override_auto_sni_header");
-            out.bad(&field, &upstream.override_auto_sni_header, "not supported (leave it out)");
-        }
+        let (sni, san) = (upstream.auto_sni, upstream.auto_san_validation);
+        let named = Some(&upstream.override_auto_sni_header).filter(|name| !name.is_empty());
+        let field = at.name("override_auto_sni_header");
+        let header = named.map(|name| header_name(&field, name, out));
+        model.auto_names = (sni || san).then(|| Arc::new(AutoNames { sni, san, header }));
     }
     if options.retry_policy.is_some() {
         out.bad(&path.name("retry_policy"), "", "not supported here (nearest valid: on the route)");

@@ -7,6 +7,14 @@ use crate::proto::envoy::config::core::v3::HeaderValueOption;
 use crate::proto::envoy::config::core::v3::header_value_option::HeaderAppendAction as Action;
 use crate::translate::finding::{Findings, Path};
 
+/// The name of a header, in lower case.
+pub(super) fn header_name(path: &Path<'_>, name: &str, out: &mut Findings) -> String {
+    if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
+        out.bad(path, name, "is no name of a header");
+    }
+    name.to_ascii_lowercase()
+}
+
 /// Request or response edits, by the field names that begin with `side`: `request` or `response`.
 pub(super) fn edits(
     path: &Path<'_>,

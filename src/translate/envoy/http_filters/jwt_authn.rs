@@ -7,6 +7,7 @@ use crate::model::{
 };
 use crate::proto::envoy::config::core::v3 as core;
 use crate::proto::envoy::extensions::filters::http::jwt_authn::v3 as pb;
+use crate::translate::envoy::headers::header_name;
 use crate::translate::envoy::matchers::text;
 use crate::translate::envoy::route::route_match;
 use crate::translate::envoy::service::{http_uri, retries};
@@ -222,13 +223,6 @@ fn with_places(mut provider: JwtProvider) -> JwtProvider {
         provider.from_params.push("access_token".to_owned());
     }
     provider
-}
-
-fn header_name(path: &Path<'_>, name: &str, out: &mut Findings) -> String {
-    if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
-        out.bad(path, name, "is no name of a header");
-    }
-    name.to_ascii_lowercase()
 }
 
 fn keys(path: &Path<'_>, given: &pb::JwtProvider, out: &mut Findings) -> Option<JwksSource> {
