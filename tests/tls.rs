@@ -442,3 +442,82 @@ async fn secrets_are_discovered_waited_for_and_rotated() {
     assert!(said(&mut stream, "four").await && said(&mut old, "five").await);
     assert!(session.peer.unwrap().pem(false).contains(third.chain.lines().nth(1).unwrap()));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_choose_the_version_of_http_by_alpn() {
+    let world = world(|_| {}).await;
+    let ca = Ca::new("root");
+    let (server, client) = (ca.leaf(&["spiffe://td/server"]), ca.leaf(&["spiffe://td/client"]));
+    let options = json!({"typed_extension_protocol_options": {"http": {
+        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "auto_config": {"http_protocol_options": {}, "http2_protocol_options": {"max_concurrent_streams": 50}}}}});
+    let mut secure = options.clone();
+    secure["transport_socket"] = json!({"name": "tls", "typed_config": {
+        "@type": format!("{TLS}.UpstreamTlsContext"), "common_tls_context": {
+            "tls_certificates": [certificate(&client)],
+            "validation_context": {"trusted_ca": {"inline_string": ca.pem}}}}});
+    let own = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+    let chain = |alpn: &[&str]| {
+        json!([{"transport_socket": mutual(&server, &ca, alpn),
+            "filters": [{"name": "f", "typed_config": http_filter("web", &json!({}))}]}])
+    };
+    let plain = |cluster: &str| json!([{"filters": [{"name": "f", "typed_config": http_filter(cluster, &json!({}))}]}]);
+    let offers: [(&str, &[&str]); 3] = [("new", &["h2", "http/1.1"]), ("old", &["http/1.1"]), ("mute", &[])];
+    let inbound = [free_port(), free_port(), free_port()];
+    let outbound = [free_port(), free_port(), free_port(), free_port()];
+    let web = mirror().await;
+    let mut clusters = vec![cluster("web", web, &json!({})), cluster("to-bare", web, &options)];
+    let mut listeners = vec![listener("out-bare", outbound[3], &plain("to-bare"), &json!({}))];
+    for (i, (name, alpn)) in offers.iter().enumerate() {
+        clusters.push(cluster(&format!("to-{name}"), own(inbound[i]), &secure));
+        listeners.push(listener(&format!("in-{name}"), inbound[i], &chain(alpn), &json!({})));
+        let to = plain(&format!("to-{name}"));
+        listeners.push(listener(&format!("out-{name}"), outbound[i], &to, &json!({})));
+    }
+    world.ads.set_clusters(clusters);
+    world.ads.set_listeners(listeners.clone());
+    world.ads.push().await;
+    for port in outbound.iter().chain(&inbound) {
+        wait_listening(own(*port)).await;
+    }
+    let many = async |port: u16| {
+        let mut asked = tokio::task::JoinSet::new();
+        for _ in 0..8 {
+            asked.spawn(async move {
+                let mut stream = TcpStream::connect(own(port)).await.unwrap();
+                for _ in 0..3 {
+                    assert!(get(&mut stream, "x-test: yes\r\n").await.contains("x-test: yes"));
+                }
+            });
+        }
+        while let Some(done) = asked.join_next().await {
+            done.unwrap();
+        }
+    };
+    let versions = |name: &str| {
+        let count = |version: &str| world.count(&format!("cluster.to-{name}.upstream_cx_{version}_total"));
+        (count("http1"), count("http2"))
+    };
+    for port in outbound {
+        many(port).await;
+    }
+    assert_eq!(versions("new"), (0, 1), "one connection carries all");
+    for name in ["old", "mute", "bare"] {
+        let (http1, http2) = versions(name);
+        assert!((1..=8).contains(&http1) && http2 == 0, "{name}: {http1} {http2}");
+    }
+    // Hosts change their minds, in both directions.
+    for (at, name, alpn) in [(1, "old", &["h2", "http/1.1"][..]), (0, "new", &["http/1.1"][..])] {
+        let port = inbound[at];
+        listeners.retain(|listener| listener.name != format!("in-{name}"));
+        listeners.push(listener(&format!("in-{name}"), port, &chain(alpn), &json!({})));
+    }
+    world.ads.set_listeners(listeners);
+    world.ads.push().await;
+    let end = tokio::time::Instant::now() + Duration::from_secs(30);
+    while versions("new").0 == 0 || versions("old").1 == 0 {
+        assert!(tokio::time::Instant::now() < end, "{:?} {:?}", versions("new"), versions("old"));
+        many(outbound[0]).await;
+        many(outbound[1]).await;
+    }
+}

@@ -38,6 +38,8 @@ pub struct Host {
     pub http1: pool::http1::Pool,
     /// HTTP/2 connections.
     pub http2: pool::http2::Pool,
+    /// The version of HTTP it chose last, where it may choose.
+    pub(super) version: Cell<pool::auto::Version>,
 }
 
 impl Host {
@@ -69,6 +71,7 @@ impl Host {
             rpc: pool::rpc::Pool::default(),
             http1: pool::http1::Pool::default(),
             http2: pool::http2::Pool::default(),
+            version: Cell::default(),
         })
     }
 

@@ -127,6 +127,8 @@ pub enum UpstreamProtocol {
     Http2,
     /// As the client does.
     Downstream,
+    /// As each connection's handshake says; HTTP/1 without TLS.
+    Auto,
 }
 
 /// When the peer of an HTTP/2 connection is asked by PING whether it lives.

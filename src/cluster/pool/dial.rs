@@ -4,7 +4,7 @@
 //! the others.
 
 use crate::cluster::{Cluster, Host, State, Variant};
-use crate::message::Reason;
+use crate::message::{Failure, Reason};
 use crate::net::{BindError, Conn, connect_from, count_handshake, options};
 use crate::tls::{Client, TlsError, Wish};
 use std::cell::{Cell, RefCell};
@@ -14,9 +14,28 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use tokio::time::Instant;
 
+/// Why there is no connection of the kind that was asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Miss {
+    /// There is none.
+    Failed(Reason),
+    /// The host chose another version of HTTP: its connection is with those of that one.
+    Other,
+}
+
+impl Miss {
+    /// What it means to who cannot use another version.
+    pub(super) fn failure(self) -> Failure {
+        Failure::before(match self {
+            Miss::Failed(reason) => reason,
+            Miss::Other => Reason::ConnectFailed,
+        })
+    }
+}
+
 /// A connection being made and those who wait for it.
 pub(super) struct Dial<C> {
-    outcome: RefCell<Option<Result<Rc<C>, Reason>>>,
+    outcome: RefCell<Option<Result<Rc<C>, Miss>>>,
     waiting: RefCell<Vec<Waker>>,
     waiters: Cell<u32>,
     retired: Cell<bool>,
@@ -48,12 +67,12 @@ impl<C> Dial<C> {
     }
 
     /// Waits for the connection.
-    pub(super) async fn wait(self: &Rc<Self>) -> Result<Rc<C>, Reason> {
+    pub(super) async fn wait(self: &Rc<Self>) -> Result<Rc<C>, Miss> {
         self.waiters.set(self.waiters.get() + 1);
         let _waiter = Waiter(self.clone());
         poll_fn(|cx| match &*self.outcome.borrow() {
             Some(Ok(connection)) => Poll::Ready(Ok(connection.clone())),
-            Some(Err(reason)) => Poll::Ready(Err(*reason)),
+            Some(Err(miss)) => Poll::Ready(Err(*miss)),
             None => {
                 self.waiting.borrow_mut().push(cx.waker().clone());
                 Poll::Pending
@@ -63,7 +82,7 @@ impl<C> Dial<C> {
     }
 
     /// Tells all who wait.
-    pub(super) fn resolve(&self, outcome: Result<Rc<C>, Reason>) {
+    pub(super) fn resolve(&self, outcome: Result<Rc<C>, Miss>) {
         *self.outcome.borrow_mut() = Some(outcome);
         for waker in self.waiting.take() {
             waker.wake();

@@ -14,7 +14,9 @@ mod tests;
 
 pub use stream::{Closed, Lease, Receiver, Sender};
 
-use super::dial::connect;
+use super::auto::{self, Version};
+use super::dial::{Miss, connect};
+use super::http2;
 use crate::cluster::{Cluster, Host, Level, Permit, State};
 use crate::message::{Failure, Reason};
 use crate::model::Priority;
@@ -23,7 +25,7 @@ use learned::Learned;
 use link::Link;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::rc::{Rc, Weak};
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -51,7 +53,7 @@ pub struct Pool {
 
 /// Somebody who waits for a connection.
 struct Waiter {
-    outcome: RefCell<Option<Result<Lease, Reason>>>,
+    outcome: RefCell<Option<Result<Lease, Miss>>>,
     waker: RefCell<Waker>,
     cluster: Rc<Cluster>,
     state: Rc<State>,
@@ -67,7 +69,7 @@ impl Waiter {
         waker.wake();
     }
 
-    fn resolve(&self, outcome: Result<Lease, Reason>) {
+    fn resolve(&self, outcome: Result<Lease, Miss>) {
         *self.outcome.borrow_mut() = Some(outcome);
         self.wake();
     }
@@ -106,7 +108,7 @@ impl Pool {
     ) -> Result<Lease, Failure> {
         match host.http1.ready() {
             Some(lease) => Ok(lease),
-            None => Pool::wait(host, cluster, state, priority, false).await,
+            None => Pool::obtain(host, cluster, state, priority, false).await.map_err(Miss::failure),
         }
     }
 
@@ -120,20 +122,21 @@ impl Pool {
         state: &Rc<State>,
         priority: Priority,
     ) -> Result<Lease, Failure> {
-        Pool::wait(host, cluster, state, priority, true).await
+        Pool::obtain(host, cluster, state, priority, true).await.map_err(Miss::failure)
     }
 
-    async fn wait(
+    /// Waits for a connection, if the host speaks HTTP/1. `fresh`: one that has carried nothing yet.
+    pub(super) async fn obtain(
         host: &Rc<Host>,
         cluster: &Rc<Cluster>,
         state: &Rc<State>,
         priority: Priority,
         fresh: bool,
-    ) -> Result<Lease, Failure> {
+    ) -> Result<Lease, Miss> {
         let waiting = state.spec.acquire(Level::Pending, priority);
         let _waiting = waiting.map_err(|_| {
             cluster.stats.upstream_rq_pending_overflow.inc();
-            Failure::before(Reason::OverflowPending)
+            Miss::Failed(Reason::OverflowPending)
         })?;
         cluster.stats.upstream_rq_pending_total.inc();
         let waiter = Rc::new(Waiter {
@@ -156,7 +159,6 @@ impl Pool {
             outcome.map_or(Poll::Pending, Poll::Ready)
         })
         .await
-        .map_err(Failure::before)
     }
 
     /// Dials as many connections as there are requests waiting. `false`: the limit of connections is reached.
@@ -181,7 +183,7 @@ impl Pool {
                 Err(_) if pool.close_oldest() || state.hosts().any(|other| other.close_oldest_http1()) => {}
                 Err(_) => {
                     if pool.dials.get() == 0 && pool.open.get() == 0 {
-                        pool.fail_all(Reason::OverflowConnections);
+                        pool.fail_all(Miss::Failed(Reason::OverflowConnections));
                     }
                     return false;
                 }
@@ -210,13 +212,13 @@ impl Pool {
     fn fail_one(&self, reason: Reason) {
         let next = self.waiting.borrow_mut().pop_front();
         if let Some(waiter) = next {
-            waiter.resolve(Err(reason));
+            waiter.resolve(Err(Miss::Failed(reason)));
         }
     }
 
-    fn fail_all(&self, reason: Reason) {
+    fn fail_all(&self, miss: Miss) {
         for waiter in self.waiting.take() {
-            waiter.resolve(Err(reason));
+            waiter.resolve(Err(miss));
         }
     }
 
@@ -277,6 +279,32 @@ impl Pool {
         drop(self.idle.take());
     }
 
+    /// Whether its host is out of service for good.
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.get()
+    }
+
+    /// Takes a connection that was dialled, or one that was dialled for HTTP/2, whose host chose HTTP/1. The future looks after the idle
+    /// ones, unless somebody does.
+    pub(super) fn adopt(
+        io: Conn,
+        host: &Rc<Host>,
+        cluster: &Rc<Cluster>,
+        state: &State,
+        permit: Option<Permit>,
+    ) -> impl Future<Output = ()> + use<> {
+        let pool = &host.http1;
+        pool.open.set(pool.open.get() + 1);
+        pool.put(Link::new(io, host, cluster, state, permit));
+        let begin = !pool.sweeping.replace(true);
+        let (wheel, host) = (cluster.env().wheel.clone(), Rc::downgrade(host));
+        async move {
+            if begin {
+                sweep(host, wheel).await;
+            }
+        }
+    }
+
     /// Open connections.
     pub fn open(&self) -> usize {
         self.open.get()
@@ -308,10 +336,10 @@ impl Drop for Place<'_> {
 /// Dials a connection for whoever waits longest when it is there, so that a request that gives up does not end
 /// the attempt for the others. Then looks after the idle ones, unless somebody does.
 async fn run(host: Rc<Host>, cluster: Rc<Cluster>, state: Rc<State>, permit: Option<Permit>) {
-    let dialled = connect(&host, &cluster, &state, &["http/1.1"]).await;
+    let dialled = connect(&host, &cluster, &state, auto::offer(&state, &["http/1.1"])).await;
     let pool = &host.http1;
     pool.dials.set(pool.dials.get().saturating_sub(1));
-    let io: Conn = match dialled {
+    let io = match dialled {
         Ok(io) => io,
         Err(reason) => {
             drop(permit);
@@ -319,13 +347,13 @@ async fn run(host: Rc<Host>, cluster: Rc<Cluster>, state: Rc<State>, permit: Opt
             return pool.wake_first();
         }
     };
-    pool.open.set(pool.open.get() + 1);
-    pool.put(Link::new(io, &host, &cluster, &state, permit));
-    if !pool.sweeping.replace(true) {
-        let (wheel, host) = (cluster.env().wheel.clone(), Rc::downgrade(&host));
-        drop((cluster, state));
-        sweep(host, wheel).await;
+    if auto::is_other(Version::Http1, &io, &host, &state) {
+        http2::Pool::adopt(io, &host, &cluster, state, permit);
+        return pool.fail_all(Miss::Other);
     }
+    let looked_after = Pool::adopt(io, &host, &cluster, &state, permit);
+    drop((host, cluster, state));
+    looked_after.await;
 }
 
 /// Looks at the idle connections of `host` once a second as long as it has connections.

@@ -9,10 +9,11 @@ mod link;
 
 pub use link::{Lease, Link, failure_of};
 
-use super::dial::Dial;
-use crate::cluster::{Cluster, Host, Level, State};
+use super::dial::{Dial, Miss};
+use crate::cluster::{Cluster, Host, Level, Permit, State};
 use crate::message::{Failure, Reason};
 use crate::model::Priority;
+use crate::net::Conn;
 use crate::protocol::bridge;
 use connection::Attempt;
 use http::{Uri, uri::Scheme};
@@ -71,6 +72,16 @@ impl Pool {
         state: &Rc<State>,
         priority: Priority,
     ) -> Result<Lease, Failure> {
+        Pool::obtain(host, cluster, state, priority).await.map_err(Miss::failure)
+    }
+
+    /// A place on a connection, if the host speaks HTTP/2.
+    pub(super) async fn obtain(
+        host: &Rc<Host>,
+        cluster: &Rc<Cluster>,
+        state: &Rc<State>,
+        priority: Priority,
+    ) -> Result<Lease, Miss> {
         if let Some(lease) = host.http2.ready() {
             host.http2.widen(host, cluster, state, priority);
             return Ok(lease);
@@ -78,20 +89,21 @@ impl Pool {
         let waiting = state.spec.acquire(Level::Pending, priority);
         let _waiting = waiting.map_err(|_full| {
             cluster.stats.upstream_rq_pending_overflow.inc();
-            Failure::before(Reason::OverflowPending)
+            Miss::Failed(Reason::OverflowPending)
         })?;
         cluster.stats.upstream_rq_pending_total.inc();
         let _counted = host.wait(cluster);
         let pool = &host.http2;
         loop {
-            let lease = match pool.dial(host, cluster, state, priority).map_err(Failure::before)? {
+            let lease = match pool.dial(host, cluster, state, priority).map_err(Miss::Failed)? {
                 Some(dial) => {
-                    let link = dial.wait().await.map_err(|reason| {
-                        cluster.stats.upstream_rq_pending_failure_eject.inc();
-                        Failure::before(reason)
+                    let link = dial.wait().await.inspect_err(|miss| {
+                        if let Miss::Failed(_) = miss {
+                            cluster.stats.upstream_rq_pending_failure_eject.inc();
+                        }
                     })?;
                     if !link.open.get() {
-                        return Err(Failure::before(Reason::UpstreamClosed));
+                        return Err(Miss::Failed(Reason::UpstreamClosed));
                     }
                     link.lease()
                 }
@@ -130,6 +142,29 @@ impl Pool {
         let attempt = Attempt { dial: dial.clone(), host: host.clone(), cluster: cluster.clone() };
         spawn_local(attempt.run(state.clone(), permit));
         Ok(Some(dial))
+    }
+
+    /// Takes over a connection that was dialled for HTTP/1, whose host chose HTTP/2.
+    pub(super) fn adopt(
+        io: Conn,
+        host: &Rc<Host>,
+        cluster: &Rc<Cluster>,
+        state: Rc<State>,
+        permit: Option<Permit>,
+    ) {
+        let dial = Dial::new();
+        if host.http1.is_retired() {
+            dial.retire();
+        }
+        // Those it was dialled for find it here before HTTP/2 has begun on it.
+        host.http2.dials.borrow_mut().push(dial.clone());
+        let attempt = Attempt { dial, host: host.clone(), cluster: cluster.clone() };
+        spawn_local(attempt.run_on(io, state, permit));
+    }
+
+    /// `dial` is no longer under way.
+    fn dialled(&self, dial: &Rc<Dial<Link>>) {
+        self.dials.borrow_mut().retain(|other| !Rc::ptr_eq(other, dial));
     }
 
     /// Dials ahead while there are fewer connections than configured.

@@ -1,5 +1,6 @@
 //! Connections to hosts, one pool per host and protocol.
 
+pub mod auto;
 mod dial;
 pub mod http1;
 pub mod http2;

@@ -2,7 +2,7 @@
 //!
 //! A few connections (usually one) carry all requests of a worker: one write then carries many of them.
 
-use super::dial::{Dial, connect};
+use super::dial::{Dial, Miss, connect};
 use super::mux::Mux;
 use crate::cluster::{Cluster, Host, Level, Permit, State};
 use crate::message::{Failure, Reason};
@@ -75,9 +75,9 @@ impl Pool {
         }
         cluster.stats.upstream_rq_pending_total.inc();
         let _counted = host.wait(cluster);
-        dial.wait().await.map_err(|reason| {
+        dial.wait().await.map_err(|miss| {
             cluster.stats.upstream_rq_pending_failure_eject.inc();
-            Failure::before(reason)
+            miss.failure()
         })
     }
 
@@ -171,7 +171,7 @@ impl Attempt {
                 if !self.dial.is_retired() {
                     self.host.rpc.place(self.turn, None);
                 }
-                self.dial.resolve(Err(reason));
+                self.dial.resolve(Err(Miss::Failed(reason)));
                 return;
             }
         };

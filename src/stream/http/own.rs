@@ -5,6 +5,7 @@ use super::flow::{Broken, Flow};
 use super::sink::Sink;
 use super::source::Source;
 use super::upstream::offering;
+use crate::cluster::pool::auto::{self, Lease};
 use crate::cluster::pool::http2::failure_of;
 use crate::cluster::pool::{http1, http2};
 use crate::message::{Failure, Reason};
@@ -44,12 +45,22 @@ pub(super) async fn send(
     let host = &offering(alpn, attempt, version, head);
     let mut up = Flow::new(Source::Held(whole), 0);
     let bare = up.is_empty();
-    match version {
-        UpstreamProtocol::Http2 => {
-            let lease = match host.http2.ready() {
+    let lease = match version {
+        UpstreamProtocol::Auto => auto::acquire(host, cluster, state, *priority, fresh).await?,
+        UpstreamProtocol::Http2 => Lease::Http2(match host.http2.ready() {
+            Some(lease) => lease,
+            None => http2::Pool::acquire(host, cluster, state, *priority).await?,
+        }),
+        UpstreamProtocol::Http1 | UpstreamProtocol::Downstream => {
+            Lease::Http1(match host.http1.ready().filter(|_| !fresh) {
                 Some(lease) => lease,
-                None => http2::Pool::acquire(host, cluster, state, *priority).await?,
-            };
+                None if fresh => http1::Pool::acquire_new(host, cluster, state, *priority).await?,
+                None => http1::Pool::acquire(host, cluster, state, *priority).await?,
+            })
+        }
+    };
+    match lease {
+        Lease::Http2(lease) => {
             let mut request = Request::new(());
             *request.method_mut() = head.method.clone();
             request.headers_mut().clone_from(&head.headers);
@@ -61,12 +72,7 @@ pub(super) async fn send(
             let (head, body) = response.await?.into_parts();
             Ok(Sent { head, body: Source::Http2(body), up, _lease: Some(lease) })
         }
-        UpstreamProtocol::Http1 | UpstreamProtocol::Downstream => {
-            let lease = match host.http1.ready().filter(|_| !fresh) {
-                Some(lease) => lease,
-                None if fresh => http1::Pool::acquire_new(host, cluster, state, *priority).await?,
-                None => http1::Pool::acquire(host, cluster, state, *priority).await?,
-            };
+        Lease::Http1(lease) => {
             let reused = lease.is_reused();
             let size = length(&head.headers, bare);
             let (sender, mut receiver) = lease.send(head, None, size, false);

@@ -6,6 +6,7 @@ use super::flow::Flow;
 use super::head::{joined, with_authority};
 use super::sink::Sink;
 use super::source::Source;
+use crate::cluster::pool::auto::{self, Lease};
 use crate::cluster::pool::http2::{self, failure_of};
 use crate::cluster::{Host, Variant};
 use crate::message::{Failure, Reason};
@@ -50,7 +51,7 @@ pub(super) fn offering(
     head: &request::Parts,
 ) -> Rc<Host> {
     let wanted = rules.and_then(|rules| match version {
-        UpstreamProtocol::Http2 => rules.http2.as_ref(),
+        UpstreamProtocol::Http2 | UpstreamProtocol::Auto => rules.http2.as_ref(),
         UpstreamProtocol::Http1 | UpstreamProtocol::Downstream => rules.http11.as_ref(),
     });
     let mut variant = Variant { alpn: wanted.cloned(), ..Variant::default() };
@@ -94,13 +95,32 @@ impl Exchange {
             }
             other => other,
         };
-        self.record.upstream_protocol =
-            if version == UpstreamProtocol::Http2 { "HTTP/2" } else { "HTTP/1.1" };
         let host = offering(self.alpn.as_deref(), attempt, version, head);
-        match version {
-            UpstreamProtocol::Http2 => self.send_http2(to, attempt, &host, head, up).await,
-            UpstreamProtocol::Http1 | UpstreamProtocol::Downstream => {
-                self.send_http1(to, attempt, &host, head, up).await
+        let known = match version {
+            UpstreamProtocol::Auto => Some(self.lease_any(attempt, &host).await?),
+            _ => None,
+        };
+        let (http1, http2) = match known {
+            Some(Lease::Http1(lease)) => (Some(lease), None),
+            Some(Lease::Http2(lease)) => (None, Some(lease)),
+            None => (None, None),
+        };
+        if http2.is_some() || version == UpstreamProtocol::Http2 {
+            self.record.upstream_protocol = "HTTP/2";
+            return self.send_http2(to, attempt, (&host, http2), head, up).await;
+        }
+        self.record.upstream_protocol = "HTTP/1.1";
+        self.send_http1(to, attempt, (&host, http1), head, up).await
+    }
+
+    /// A connection of the version of HTTP its host chose.
+    async fn lease_any(&mut self, attempt: &Attempt, host: &Rc<Host>) -> Result<Lease, Failure> {
+        let Attempt { cluster, state, priority, .. } = attempt;
+        match auto::ready(host, self.fresh) {
+            Some(lease) => Ok(lease),
+            None => {
+                let acquired = Box::pin(auto::acquire(host, cluster, state, *priority, self.fresh));
+                self.watched(acquired).await
             }
         }
     }
@@ -109,11 +129,11 @@ impl Exchange {
         &mut self,
         to: &Forward<'_>,
         attempt: &Attempt,
-        host: &Rc<Host>,
+        (host, lease): (&Rc<Host>, Option<http2::Lease>),
         head: &request::Parts,
         up: &mut Flow,
     ) -> Result<(Response<Source>, Way), Failure> {
-        let lease = match host.http2.ready() {
+        let lease = match lease.or_else(|| host.http2.ready()) {
             Some(lease) => lease,
             None => {
                 let Attempt { cluster, state, priority, .. } = attempt;

@@ -27,7 +27,7 @@ impl Exchange {
         &mut self,
         to: &Forward<'_>,
         attempt: &Attempt,
-        host: &Rc<Host>,
+        (host, lease): (&Rc<Host>, Option<Lease>),
         head: &request::Parts,
         up: &mut Flow,
     ) -> Result<(Response<Source>, Way), Failure> {
@@ -35,7 +35,10 @@ impl Exchange {
             // HTTP/1 has this request whole with its head, which must not go before its sender kept the promise.
             self.watched(poll_fn(|cx| up.poll_empty(cx))).await?;
         }
-        let lease = self.lease(attempt, host).await?;
+        let lease = match lease {
+            Some(lease) => lease,
+            None => self.lease(attempt, host).await?,
+        };
         let reused = lease.is_reused();
         self.record.connected(lease.session(), || lease.local());
         let changed = self.changed(to, attempt, head);

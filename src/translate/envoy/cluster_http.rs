@@ -107,9 +107,16 @@ fn typed(path: &Path<'_>, options: &HttpProtocolOptions, model: &mut Cluster, ou
                 model.http2 = http2(&at.name("http2_protocol_options"), options, out);
             }
         }
-        Some(Choice::AutoConfig(_)) => {
-            let why = "needs TLS, which is not supported (nearest valid: explicit_http_config)";
-            out.bad(&path.name("auto_config"), "", why);
+        Some(Choice::AutoConfig(config)) => {
+            let at = path.name("auto_config");
+            model.protocol = UpstreamProtocol::Auto;
+            if let Some(options) = &config.http2_protocol_options {
+                model.http2 = http2(&at.name("http2_protocol_options"), options, out);
+            }
+            if config.http3_protocol_options.is_some() {
+                let why = "HTTP/3 is not supported (leave it out)";
+                out.bad(&at.name("http3_protocol_options"), "", why);
+            }
         }
     }
 }

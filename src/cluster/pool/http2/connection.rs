@@ -1,10 +1,12 @@
 //! The task of one connection: dials, drives h2, finds a dead or silent peer.
 
 use super::link::Link;
-use crate::cluster::pool::dial::{Dial, connect};
+use crate::cluster::pool::auto::{self, Version};
+use crate::cluster::pool::dial::{Dial, Miss, connect};
+use crate::cluster::pool::http1;
 use crate::cluster::{Cluster, Host, Permit, State};
 use crate::message::Reason;
-use crate::net::{Keepalive, Sleep, Wire, WireIo, h2 as settings};
+use crate::net::{Conn, Keepalive, Sleep, Wire, WireIo, h2 as settings};
 use crate::tls::Session;
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
@@ -32,12 +34,31 @@ pub(super) struct Attempt {
 impl Attempt {
     /// Dials, tells those who wait, and drives the connection to its end.
     pub(super) async fn run(self, state: Rc<State>, permit: Option<Permit>) {
+        let offer = auto::offer(&state, &["h2"]);
+        match connect(&self.host, &self.cluster, &state, offer).await {
+            Ok(io) if auto::is_other(Version::Http2, &io, &self.host, &state) => {
+                self.host.http2.dialled(&self.dial);
+                let looked_after = http1::Pool::adopt(io, &self.host, &self.cluster, &state, permit);
+                self.dial.resolve(Err(Miss::Other));
+                drop((self, state));
+                looked_after.await;
+            }
+            Ok(io) => self.run_on(io, state, permit).await,
+            Err(reason) => {
+                self.host.http2.dialled(&self.dial);
+                self.dial.resolve(Err(Miss::Failed(reason)));
+            }
+        }
+    }
+
+    /// Tells those who wait, and drives the connection to its end.
+    pub(super) async fn run_on(self, io: Conn, state: Rc<State>, permit: Option<Permit>) {
         let stats = self.cluster.stats.clone();
-        let opened = self.open(&state).await;
-        self.host.http2.dials.borrow_mut().retain(|dial| !Rc::ptr_eq(dial, &self.dial));
+        let opened = begin(io, &state).await;
+        self.host.http2.dialled(&self.dial);
         let Opened { wire, session, sender, connection } = match opened {
             Ok(opened) => opened,
-            Err(reason) => return self.dial.resolve(Err(reason)),
+            Err(reason) => return self.dial.resolve(Err(Miss::Failed(reason))),
         };
         stats.upstream_cx_total.inc();
         stats.upstream_cx_http2_total.inc();
@@ -78,21 +99,20 @@ impl Attempt {
             io.close_gently(LINGER).await;
         }
     }
+}
 
-    /// Connects and sends what HTTP/2 begins with.
-    async fn open(&self, state: &State) -> Result<Opened, Reason> {
-        let io = connect(&self.host, &self.cluster, state, &["h2"]).await?;
-        let session = io.session().cloned();
-        let wire = Wire::client(io);
-        let mut handshake = pin!(settings::client(&state.spec.model.http2).handshake::<_, Bytes>(wire.io()));
-        let opened = poll_fn(|cx| {
-            let opened = handshake.as_mut().poll(cx);
-            let _ = wire.poll_flush(cx);
-            opened
-        });
-        let (sender, connection) = opened.await.map_err(|_| Reason::ConnectFailed)?;
-        Ok(Opened { wire, session, sender, connection })
-    }
+/// Sends what HTTP/2 begins with.
+async fn begin(io: Conn, state: &State) -> Result<Opened, Reason> {
+    let session = io.session().cloned();
+    let wire = Wire::client(io);
+    let mut handshake = pin!(settings::client(&state.spec.model.http2).handshake::<_, Bytes>(wire.io()));
+    let opened = poll_fn(|cx| {
+        let opened = handshake.as_mut().poll(cx);
+        let _ = wire.poll_flush(cx);
+        opened
+    });
+    let (sender, connection) = opened.await.map_err(|_| Reason::ConnectFailed)?;
+    Ok(Opened { wire, session, sender, connection })
 }
 
 /// A connection on which HTTP/2 has begun.

@@ -154,7 +154,11 @@ fn upstream_http_is_known_by_type_url_whatever_the_key() {
             "nearest valid 65535",
         ],
     );
-    refused(options(json!({"auto_config": {}})), &["auto_config: needs TLS"]);
+    let auto = json!({"auto_config": {"http2_protocol_options": {"max_concurrent_streams": 3}}});
+    let read = options(auto).unwrap();
+    assert_eq!((read.protocol, read.http2.max_concurrent_streams), (UpstreamProtocol::Auto, Some(3)));
+    let newer = json!({"auto_config": {"http3_protocol_options": {}}});
+    refused(options(newer), &["auto_config.http3_protocol_options: ", "HTTP/3 is not supported"]);
     assert_eq!(
         read_cluster(with(json!({"http2_protocol_options": {}}))).unwrap().protocol,
         UpstreamProtocol::Http2
