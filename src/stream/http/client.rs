@@ -73,7 +73,8 @@ impl Client {
                     *response.status_mut() = StatusCode::OK;
                 }
                 let end = follows == Follows::Nothing;
-                respond.send_response(response, end).map(Sink::Http2).map_err(|_| Gone)
+                let sink = respond.send_response(response, end).map_err(|_| Gone)?;
+                Ok(Sink::Http2(sink.into()))
             }
             Client::Http1(respond) => Ok(Sink::Http1Response(respond.send_response(response, case, follows))),
         }

@@ -24,6 +24,7 @@ mod path;
 mod relay;
 mod reply;
 mod sink;
+mod sink_http2;
 mod source;
 mod stats;
 mod steering;
@@ -37,6 +38,8 @@ pub use client::{Client, Follows};
 pub use clock::Clock;
 pub use reply::{Style, say_why};
 pub use sink::{Gone, Sink};
+#[cfg(test)]
+pub(in crate::stream) use sink_http2::{FREE, MOST_SMALL};
 pub use source::{Fault, Incomplete, Source, collect};
 pub use stats::{Stats, Version};
 

@@ -66,7 +66,7 @@ pub(super) async fn send(
             request.headers_mut().clone_from(&head.headers);
             *request.uri_mut() = head.uri.clone();
             let (mut response, sink) = lease.send(request, bare)?;
-            up.start(Sink::Http2(sink), bare);
+            up.start(Sink::Http2(sink.into()), bare);
             let response =
                 pouring(&mut up, |cx| Pin::new(&mut response).poll(cx).map_err(|error| failure_of(&error)));
             let (head, body) = response.await?.into_parts();

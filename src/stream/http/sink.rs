@@ -1,16 +1,16 @@
 //! Where a body goes.
 
+use super::sink_http2::Http2Sink;
 use crate::cluster::pool::http1::{Closed, Sender};
 use crate::stream::http1::Outgoing;
 use bytes::Bytes;
-use h2::SendStream;
 use http::HeaderMap;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 /// A body being sent.
 pub enum Sink {
     /// On an HTTP/2 stream.
-    Http2(SendStream<Bytes>),
+    Http2(Http2Sink),
     /// To an HTTP/1 server.
     Http1Request(Sender),
     /// To an HTTP/1 client.
@@ -28,16 +28,7 @@ impl Sink {
     /// The peer takes no more.
     pub fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<Result<usize, Gone>> {
         match self {
-            Sink::Http2(sink) => {
-                sink.reserve_capacity(wanted);
-                match sink.capacity() {
-                    0 => match ready!(sink.poll_capacity(cx)) {
-                        Some(Ok(room)) => Poll::Ready(Ok(room)),
-                        _ => Poll::Ready(Err(Gone)),
-                    },
-                    room => Poll::Ready(Ok(room)),
-                }
-            }
+            Sink::Http2(sink) => sink.poll_room(cx, wanted).map(|room| room.ok_or(Gone)),
             Sink::Http1Request(sink) => sink.poll_room(cx).map_err(|Closed| Gone),
             Sink::Http1Response(sink) => sink.poll_room(cx),
         }
@@ -49,7 +40,7 @@ impl Sink {
     /// The peer takes no more, or the message cannot carry them.
     pub fn send(&mut self, bytes: Bytes, last: bool) -> Result<(), Gone> {
         match self {
-            Sink::Http2(sink) => sink.send_data(bytes, last).map_err(|_| Gone),
+            Sink::Http2(sink) => sink.send(bytes, last).map_err(|_| Gone),
             Sink::Http1Request(sink) => sink.send(bytes, last).map_err(|Closed| Gone),
             Sink::Http1Response(sink) => sink.send(bytes, last),
         }
@@ -70,7 +61,7 @@ impl Sink {
     /// As [`send`](Self::send).
     pub fn send_trailers(&mut self, trailers: HeaderMap) -> Result<(), Gone> {
         match self {
-            Sink::Http2(sink) => sink.send_trailers(trailers).map_err(|_| Gone),
+            Sink::Http2(sink) => sink.stream().send_trailers(trailers).map_err(|_| Gone),
             Sink::Http1Request(sink) => sink.send_trailers(&trailers).map_err(|Closed| Gone),
             Sink::Http1Response(sink) => sink.send_trailers(&trailers),
         }
@@ -92,7 +83,7 @@ impl Sink {
     /// Breaks the message off, so that the peer does not take it for whole.
     pub fn reset(&mut self, reason: h2::Reason) {
         match self {
-            Sink::Http2(sink) => sink.send_reset(reason),
+            Sink::Http2(sink) => sink.stream().send_reset(reason),
             // Dropped unfinished, it closes its connection.
             Sink::Http1Request(_) => {}
             Sink::Http1Response(sink) => sink.abort(),
@@ -102,7 +93,7 @@ impl Sink {
     /// Ready when the peer wants no more.
     pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
-            Sink::Http2(sink) => sink.poll_reset(cx).map(drop),
+            Sink::Http2(sink) => sink.stream().poll_reset(cx).map(drop),
             // Its receiver tells.
             Sink::Http1Request(_) => Poll::Pending,
             Sink::Http1Response(sink) => sink.poll_gone(cx),

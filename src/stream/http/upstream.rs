@@ -153,7 +153,7 @@ impl Exchange {
         let parked = self.change.is_some();
         let bare = up.is_empty() && !parked;
         let (mut response, sink) = lease.send(request, bare)?;
-        up.start(Sink::Http2(sink), bare || parked);
+        up.start(Sink::Http2(sink.into()), bare || parked);
         let response = self
             .answered(up, parked, |this, cx| {
                 if this.passes_100 {

@@ -3,6 +3,7 @@
 
 mod convert;
 mod drain;
+mod drip;
 mod life;
 mod limits;
 mod streams;

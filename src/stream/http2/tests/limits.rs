@@ -4,7 +4,7 @@ use super::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// The frames of everything a connection is sent until it ends or is silent: kind, stream, payload.
-async fn frames(stream: &mut TcpStream) -> Vec<(u8, u32, Vec<u8>)> {
+pub(super) async fn frames(stream: &mut TcpStream) -> Vec<(u8, u32, Vec<u8>)> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 65_536];
     // Counted in turns: on a busy machine one turn of everybody else may last longer than any silence.
