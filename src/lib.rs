@@ -12,7 +12,11 @@
 //! `util model message telemetry` < `protocol router net` < `filter cluster` < `snapshot` < `stream` <
 //! `listener` < `worker` < `app`; beside them `bootstrap xds → translate → model`, and `admin control`,
 //! which read snapshots and metrics.
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
+// A test fails by panicking; nothing else may.
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
+)]
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("Mizzen runs on Linux only: it relies on SO_REUSEPORT, TCP_USER_TIMEOUT and epoll");

@@ -3,14 +3,6 @@
 //!
 //! Runs in a network namespace of its own, since the ports are the agent's.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use mizzen::proto::envoy::config::listener::v3::Listener;
 use mizzen::proto::envoy::config::listener::v3::filter::ConfigType;
 use serde_json::{Value, json};

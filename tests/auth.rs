@@ -1,13 +1,5 @@
 //! Tokens of requests, on real sockets: who needs which, where their keys come from, and what they say to others.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime};
 use support::chain::{at, everything, filter, typed, world};

@@ -1,13 +1,5 @@
 //! Services that are asked who may pass, on real sockets: of requests and of connections.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use mizzen::proto::envoy::config::core::v3::{HeaderValueOption, QueryParameter, address, socket_address};
 use mizzen::proto::envoy::service::auth::v3::attribute_context::{HttpRequest, Peer};
 use mizzen::proto::envoy::service::auth::v3::{AttributeContext, CheckRequest, OkHttpResponse};

@@ -1,13 +1,5 @@
 //! Requests go to the hosts their routes say: by hash, by metadata, whatever protocol they come in.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

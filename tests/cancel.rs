@@ -1,14 +1,6 @@
 //! Clients that go, and calls that are given up: what they asked for is cancelled behind the proxy at once, and
 //! nobody else on the same connections notices.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use bytes::Bytes;
 use mizzen::app::Proxy;
 use mizzen::proto::envoy::config::cluster::v3::Cluster;

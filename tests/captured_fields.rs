@@ -3,8 +3,6 @@
 //! A field is used if leaving it out of a captured resource makes another model of it, or no model. What is left
 //! stands in `IDLE`, and the README says of each that it is accepted without effect.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
-
 use mizzen::proto;
 use mizzen::proto::envoy::service::discovery::v3::DeltaDiscoveryResponse;
 use mizzen::translate::{NoteKind, Rejection, Translated, envoy};

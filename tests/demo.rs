@@ -1,7 +1,5 @@
 //! The demo as a newcomer runs it: the binary, real processes, its exit code and what it prints.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
-
 use std::process::Command;
 
 #[test]

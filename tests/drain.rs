@@ -1,13 +1,5 @@
 //! Leaving in good order: nothing that came in is lost, and the end comes as soon as nobody is left.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use mizzen::app::Proxy;
 use mizzen::protocol::rpc::Kind;
 use mizzen::xds::state::Variant;

@@ -1,14 +1,6 @@
 //! Everything that can go wrong with a bolt call: answered in bolt, at once, with the caller's id, and counted
 //! by its cause; and what bad bytes do to a connection.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use bytes::Bytes;
 use mizzen::app::Proxy;
 use mizzen::protocol::bolt::{self, Status};

@@ -1,13 +1,5 @@
 //! HTTP filters in their configured order, on real sockets: what requests and responses become on their way.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use support::http1::{Answer, Server, ask, get};

@@ -1,13 +1,5 @@
 //! Filters that change or count bodies: compression, gRPC-Web, gRPC statistics. And who may connect at all.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use serde_json::{Value, json};
 use std::io::Read;
 use std::time::Duration;

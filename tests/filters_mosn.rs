@@ -1,13 +1,5 @@
 //! MOSN's stream filters on bolt listeners, from a configuration file.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use mizzen::protocol::bolt::Status;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};

@@ -1,14 +1,6 @@
 //! Pushes of every kind over live HTTP/1 traffic: slow responses, bodies both ways, WebSockets, pipelines.
 //! Nothing begun breaks, nothing new fails, and connections live through what does not concern them.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use mizzen::app::Proxy;
 use mizzen::xds::state::Variant;
 use serde_json::{Value, json};

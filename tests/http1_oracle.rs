@@ -1,7 +1,5 @@
 //! The HTTP/1 codec against an independent reader: what it accepts, hyper accepts and understands the same way.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
-
 use bytes::BytesMut;
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, Request, Response};

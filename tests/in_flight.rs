@@ -3,14 +3,6 @@
 //! All traffic runs through all stages, so that each push finds everything in flight, and every connection
 //! lives through every push.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use mizzen::app::Proxy;
 use mizzen::xds::state::Variant;
 use serde_json::{Value, json};

@@ -1,13 +1,5 @@
 //! Pushes that take something away: what has it goes on with it, what comes is told so, and nothing is left over.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use mizzen::app::Proxy;
 use mizzen::sample::Client;
 use mizzen::xds::state::Variant;

@@ -1,14 +1,6 @@
 //! Hosts come, go, fail and recover by DNS, outlier detection and health checks over live HTTP/1, WebSocket, HTTP/2
 //! and TCP traffic: nothing begun breaks, nothing new fails.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use mizzen::app::Proxy;
 use mizzen::control::dns::{Answer, Looking, Lookup, Resolve};
 use mizzen::model::DnsFamily;

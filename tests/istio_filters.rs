@@ -1,13 +1,5 @@
 //! Istio's filters between two proxies: who tells whom what, what is offered in TLS, and what is counted by whom.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use mizzen::app::Proxy;
 use mizzen::model::{Node, Workload};
 use mizzen::telemetry::prometheus;

@@ -1,13 +1,5 @@
 //! What a connection manager makes of answers of the proxy's own, and further settings of its own.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 mod support;
 
 use mizzen::xds::state::Variant;

@@ -1,13 +1,5 @@
 //! Copies of requests: sent whole, by themselves, and of no consequence for the request.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use serde_json::{Value, json};
 use std::time::Duration;
 use support::bolt::{Peer, call};

@@ -1,14 +1,6 @@
 //! Clusters without hosts of their own: requests go where their clients meant to go, and never back to this
 //! proxy.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use serde_json::{Value, json};
 use support::ads::Type;
 use support::bolt::{Peer, call};

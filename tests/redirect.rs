@@ -1,14 +1,6 @@
 //! Connections that the system redirects: to the listener their clients meant, by the rules of a network
 //! namespace of its own.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use mizzen::proto::envoy::config::listener::v3::Listener;
 use mizzen::xds::state::Variant;
 use serde_json::{Value, json};

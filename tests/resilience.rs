@@ -1,13 +1,5 @@
 //! Bad hosts are found and left alone, and good ones come and go, while traffic is in flight.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use mizzen::app::Proxy;
 use mizzen::control::dns::{Answer, Looking, Lookup, Resolve};
 use mizzen::model::DnsFamily;

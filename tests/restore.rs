@@ -1,13 +1,5 @@
 //! Starting without a control plane: the last good snapshot serves, says that it is old, and gives way.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use mizzen::xds::state::Variant;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;

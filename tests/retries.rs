@@ -1,14 +1,6 @@
 //! Retries as configured and as requests from inside ask for them, what hosts and clients are told of them, and
 //! limits by priority.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use mizzen::xds::state::Variant;
 use serde_json::{Value, json};
 use std::time::Duration;

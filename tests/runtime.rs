@@ -1,13 +1,5 @@
 //! Runtime by RTDS: values reach what reads them at once, and nothing in flight notices.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 mod support;
 
 use mizzen::model::{Layer, LayerSource, Runtime, RuntimeValue};

@@ -1,13 +1,5 @@
 //! Scoped routes: a key made of headers leads to a table, inline or by SRDS and RDS.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 mod support;
 
 use mizzen::xds::state::Variant;

@@ -1,8 +1,6 @@
 //! The rules of the house that no compiler checks: who may use whom, how long a file may get, what lies in the
 //! repository, which crates may be named. Each failure names the file and the rule.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 

@@ -1,13 +1,5 @@
 //! TLS on both sides of a proxy, with certificates that are written, discovered and rotated.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use mizzen::app::Proxy;
 use mizzen::model::{
     Certificate, Certificates, CommonTls, Data, Hidden, SecretSource, TlsVersion, UpstreamTls, Validation,

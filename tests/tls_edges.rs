@@ -1,14 +1,6 @@
 //! TLS where it is rarely looked at: a control plane behind it, health checks within it, certificates that are
 //! no good from the beginning or any more; and what listeners do while a client says nothing.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use mizzen::model::{
     Certificate, Certificates, CommonTls, Data, DownstreamTls, Hidden, RuntimeValue, TlsVersion, UpstreamTls,
     Validation, ValidationSource, runtime,

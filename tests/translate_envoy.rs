@@ -3,7 +3,6 @@
 //! `tests/golden/xds/*.pb` hold them as serialized DeltaDiscoveryResponses (each distinct resource once),
 //! `verdicts.txt` what becomes of each. After a change that is meant to change verdicts, write it anew with
 //! `MIZZEN_WRITE_GOLDEN=1 cargo test --test translate_envoy` and read the difference.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::fmt::Write;
 use std::path::PathBuf;

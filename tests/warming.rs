@@ -1,13 +1,5 @@
 //! What is not complete yet waits, and what serves goes on serving meanwhile.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use mizzen::app::Proxy;
 use mizzen::snapshot::builder::Options;
 use mizzen::xds::state::Variant;

@@ -1,13 +1,5 @@
 //! Tunnels over HTTP/2: an HTTP/1 client's upgrade becomes an extended CONNECT upstream, and either side may refuse.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use bytes::Bytes;
 use h2::ext::Protocol;
 use http::{Method, Request, Response, StatusCode};

@@ -2,7 +2,6 @@
 //!
 //! The build thread is played by a thread that accepts every resource whose bytes do not contain `bad`, asks
 //! for the endpoints of every cluster and for a route table named like each listener.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;

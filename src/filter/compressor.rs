@@ -7,32 +7,27 @@ use self::coder::Coder;
 use super::body::{Body, Pipeline};
 use super::chain::{Outgoing, State, Verdict, Visit};
 use super::context::World;
-use super::stats::{Counters, Group};
+use super::stats::{Counters, Group, counters};
 use crate::message::{Failure, Headers, Reason, Request};
 use crate::model::{Compression, Compressor, FilterConfig};
 use bytes::Bytes;
 use std::borrow::Cow;
 
-const NAMES: &[&str] = &[
-    "compressed",
-    "not_compressed",
-    "total_uncompressed_bytes",
-    "total_compressed_bytes",
-    "content_length_too_small",
-    "not_compressed_etag",
+counters! {
+    NAMES:
+    "compressed" = COMPRESSED,
+    "not_compressed" = NOT_COMPRESSED,
+    "total_uncompressed_bytes" = BEFORE,
+    "total_compressed_bytes" = AFTER,
+    "content_length_too_small" = TOO_SMALL,
+    "not_compressed_etag" = ETAG,
     "no_accept_header",
     "header_compressor_used",
     "header_not_valid",
     "header_identity",
     "header_wildcard",
     "header_compressor_overshadowed",
-];
-const COMPRESSED: usize = 0;
-const NOT_COMPRESSED: usize = 1;
-const BEFORE: usize = 2;
-const AFTER: usize = 3;
-const TOO_SMALL: usize = 4;
-const ETAG: usize = 5;
+}
 
 /// What is compressed if nothing else is said, as in Envoy.
 const TYPES: &[&[u8]] = &[

@@ -2,6 +2,7 @@
 
 use super::ask::Heard;
 use super::chain::Part;
+use super::facts::With;
 use super::mesh::Mesh;
 use super::rbac::Peer;
 use super::stats::ChainStats;
@@ -69,6 +70,14 @@ pub struct Context<'a> {
     pub health_check: &'a mut bool,
     /// To be set where routes are to be looked for again.
     pub reroute: &'a mut bool,
+}
+
+impl Context<'_> {
+    /// What format strings can name: the request as it is now, and what filters have left.
+    pub(super) fn facts(&self) -> With<'_> {
+        let request = self.request.head();
+        With { base: self.world.facts, request, response: None, status: None, metadata: self.metadata }
+    }
 }
 
 /// An answer of a filter's own.

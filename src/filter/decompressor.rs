@@ -3,19 +3,20 @@
 use super::body::{Body, Pipeline};
 use super::chain::{Outgoing, Verdict};
 use super::context::{Context, World};
-use super::stats::{Counters, Group};
+use super::stats::{Counters, Group, counters};
 use crate::message::{Failure, Headers, Reason};
 use crate::model::{Algorithm, Decompressor};
 use bytes::Bytes;
 use std::io::{Result, Write};
 use zstd::stream::{raw, zio};
 
-const NAMES: &[&str] =
-    &["decompressed", "not_decompressed", "total_compressed_bytes", "total_uncompressed_bytes"];
-const DONE: usize = 0;
-const NOT_DONE: usize = 1;
-const BEFORE: usize = 2;
-const AFTER: usize = 3;
+counters! {
+    NAMES:
+    "decompressed" = DONE,
+    "not_decompressed" = NOT_DONE,
+    "total_compressed_bytes" = BEFORE,
+    "total_uncompressed_bytes" = AFTER,
+}
 /// Bytes that are decoded before their growth is looked at.
 const STEP: usize = 512;
 /// Up to here a body may grow as it likes: short ones can be nothing but repetition.

@@ -3,7 +3,7 @@
 use super::body::Pipeline;
 use super::chain::{Outgoing, State as Held, Verdict};
 use super::context::{Context, Reply};
-use super::stats::{Counters, Group};
+use super::stats::{Counters, Group, counters};
 use crate::message::Reason;
 use crate::model::{AbortWith, Fault, FilterRule, Fraction, runtime};
 use crate::telemetry::Gauge;
@@ -13,11 +13,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
-const NAMES: &[&str] = &["delays_injected", "aborts_injected", "response_rl_injected", "faults_overflow"];
-const DELAYS: usize = 0;
-const ABORTS: usize = 1;
-const RATES: usize = 2;
-const OVERFLOW: usize = 3;
+counters! {
+    NAMES:
+    "delays_injected" = DELAYS,
+    "aborts_injected" = ABORTS,
+    "response_rl_injected" = RATES,
+    "faults_overflow" = OVERFLOW,
+}
 
 /// What one request has met.
 #[derive(Default)]

@@ -4,15 +4,16 @@ use super::body::{Body, Pipeline};
 use super::chain::{Outgoing, State as Held, Verdict};
 use super::context::Context;
 use super::mesh::Messages;
-use super::stats::{Counters, Group};
+use super::stats::{Counters, Group, counters};
 use crate::message::{Failure, Headers};
 use crate::model::GrpcStats;
 use crate::telemetry::Scope;
 use bytes::Bytes;
 use std::rc::Rc;
 
-/// The statuses by number, then sums, then messages.
-const NAMES: &[&str] = &[
+// The statuses by number, then sums, then messages.
+counters! {
+    NAMES:
     "0",
     "1",
     "2",
@@ -30,17 +31,12 @@ const NAMES: &[&str] = &[
     "14",
     "15",
     "16",
-    "success",
-    "failure",
-    "total",
-    "request_message_count",
-    "response_message_count",
-];
-const SUCCESS: usize = 17;
-const FAILURE: usize = 18;
-const TOTAL: usize = 19;
-const REQUESTS: usize = 20;
-const RESPONSES: usize = 21;
+    "success" = SUCCESS,
+    "failure" = FAILURE,
+    "total" = TOTAL,
+    "request_message_count" = REQUESTS,
+    "response_message_count" = RESPONSES,
+}
 
 /// Where the call counts, and for whom else its messages are counted.
 pub(super) struct State(Option<Group>, Option<Rc<Messages>>);

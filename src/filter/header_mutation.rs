@@ -30,28 +30,13 @@ fn levels<'a>(filter: &'a HttpFilter, world: &World<'a>) -> Vec<&'a HeaderMutati
 pub(super) fn on_request(filter: &HttpFilter, ctx: &mut Context<'_>, bodies: &mut Pipeline) -> Verdict {
     let levels = levels(filter, &ctx.world);
     for mutation in levels.iter().flat_map(|level| &level.request) {
-        let value = {
-            let facts = With {
-                base: ctx.world.facts,
-                request: ctx.request.head(),
-                response: None,
-                status: None,
-                metadata: ctx.metadata,
-            };
-            value_of(mutation, &facts)
-        };
+        let value = value_of(mutation, &ctx.facts());
         mutate(ctx.request, mutation, value);
     }
     if levels.iter().any(|level| !level.query.is_empty())
         && let Some(target) = ctx.request.path_and_query()
     {
-        let facts = With {
-            base: ctx.world.facts,
-            request: ctx.request.head(),
-            response: None,
-            status: None,
-            metadata: ctx.metadata,
-        };
+        let facts = ctx.facts();
         let target =
             levels.iter().fold(target.to_vec(), |target, level| with_query(target, &level.query, &facts));
         ctx.request.set(":path", &target);

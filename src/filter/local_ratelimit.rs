@@ -6,9 +6,8 @@ mod descriptors;
 use self::bucket::Bucket;
 use super::chain::{Outgoing, State as Held, Verdict};
 use super::context::{Context, Reply};
-use super::facts::With;
 use super::header_mutation::{texts, write};
-use super::stats::Counters;
+use super::stats::{Counters, counters};
 use crate::message::Reason;
 use crate::model::{Block, FilterRule, LocalRateLimit};
 use crate::router::EditPlan;
@@ -16,11 +15,13 @@ use crate::telemetry::Scope;
 use bytes::Bytes;
 use std::time::Instant;
 
-const NAMES: &[&str] = &["enabled", "enforced", "ok", "rate_limited"];
-const ENABLED: usize = 0;
-const ENFORCED: usize = 1;
-const OK: usize = 2;
-const LIMITED: usize = 3;
+counters! {
+    NAMES:
+    "enabled" = ENABLED,
+    "enforced" = ENFORCED,
+    "ok" = OK,
+    "rate_limited" = LIMITED,
+}
 
 /// What the response says: the bucket's size, what is left in it, and in how many seconds it is full.
 pub(super) struct State([(&'static str, u64); 3]);
@@ -90,13 +91,7 @@ pub(super) fn on_request(
         return Verdict::Continue;
     }
     group.inc(LIMITED);
-    let facts = With {
-        base: ctx.world.facts,
-        request: ctx.request.head(),
-        response: None,
-        status: None,
-        metadata: ctx.metadata,
-    };
+    let facts = ctx.facts();
     if !limit.enforced.as_ref().is_some_and(|share| share.holds(random.next())) {
         let plan = buckets.request.resolved(Block::Request, &facts);
         write(ctx.request, &plan);

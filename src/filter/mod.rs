@@ -38,4 +38,5 @@ pub use facts::With;
 pub use grpc_web::{Decode as GrpcWebDecode, Encode as GrpcWebEncode};
 pub use jwt_authn::Keeper;
 pub use rbac::{Peer, admits, metadata_holds};
+pub(crate) use stats::counters;
 pub use stats::{Counters, Workers};

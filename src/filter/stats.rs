@@ -12,6 +12,24 @@ use std::sync::{Arc, Weak};
 /// Groups whose names clients choose, per chain and worker; further ones count as `overflow`.
 const MAX_NAMED: usize = 1_000;
 
+/// Declares the names of a group of [`Counters`] and the places of those that code counts at, so that no place can
+/// drift from its name.
+macro_rules! counters {
+    ($vis:vis $names:ident: $($name:literal $(= $place:ident)?),+ $(,)?) => {
+        $vis const $names: &[&str] = &[$($name),+];
+        $crate::filter::counters!(@ 0; $($name $(= $place)?,)+);
+    };
+    (@ $at:expr;) => {};
+    (@ $at:expr; $name:literal = $place:ident, $($rest:tt)*) => {
+        const $place: usize = $at;
+        $crate::filter::counters!(@ $at + 1; $($rest)*);
+    };
+    (@ $at:expr; $name:literal, $($rest:tt)*) => {
+        $crate::filter::counters!(@ $at + 1; $($rest)*);
+    };
+}
+pub(crate) use counters;
+
 /// Counters with names that configuration may be part of.
 #[derive(Debug)]
 pub struct Counters {

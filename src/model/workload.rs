@@ -3,7 +3,7 @@
 //! Peers exchange it as a `google.protobuf.Struct`, keys sorted, over HTTP in headers and over TCP in front of
 //! the stream.
 
-use crate::util::wire;
+use crate::util::protobuf::{Malformed, Message, fields};
 use std::collections::BTreeMap;
 
 const CANONICAL_NAME: &str = "service.istio.io/canonical-name";
@@ -55,61 +55,64 @@ pub struct Node {
 
 /// A text in a struct, or one of the structs in it.
 enum Entry<'a> {
-    Text(&'a str),
+    Text(String),
     Map(&'a [u8]),
 }
 
-/// Calls `each` with the texts and structs of an encoded struct.
-fn entries<'a>(bytes: &'a [u8], each: &mut dyn FnMut(&'a str, Entry<'a>)) -> bool {
-    wire::each(bytes, |number, entry| {
-        let (mut key, mut value) = (None, None);
-        if number == 1 {
-            wire::each(entry, |number, part| match number {
-                1 => key = std::str::from_utf8(part).ok(),
-                2 => value = Some(part),
-                _ => {}
-            });
-        }
-        let (Some(key), Some(value)) = (key, value) else { return };
-        wire::each(value, |number, part| match number {
-            3 => std::str::from_utf8(part).into_iter().for_each(|text| each(key, Entry::Text(text))),
-            5 => each(key, Entry::Map(part)),
-            _ => {}
+/// The texts and structs of an encoded struct.
+fn entries(bytes: &[u8]) -> Result<Vec<(String, Entry<'_>)>, Malformed> {
+    let mut found = Vec::new();
+    for (_, entry) in fields(bytes)?.into_iter().filter(|(number, _)| *number == 1) {
+        let parts = fields(entry.bytes())?;
+        let part = |wanted: u32| parts.iter().find(|(number, _)| *number == wanted).map(|(_, part)| *part);
+        let (Some(key), Some(value)) = (part(1), part(2)) else { continue };
+        let read = fields(value.bytes())?.into_iter().find_map(|(kind, value)| match kind {
+            3 => Some(Entry::Text(value.text())),
+            5 => Some(Entry::Map(value.bytes())),
+            _ => None,
         });
-    })
+        found.extend(read.map(|read| (key.text(), read)));
+    }
+    Ok(found)
 }
 
-/// Appends an entry of a struct; `kind`: 3 a text, 5 a struct.
-fn put(key: &str, kind: u32, value: &[u8], out: &mut Vec<u8>) {
-    let mut inner = Vec::with_capacity(value.len() + 4);
-    wire::put(kind, value, &mut inner);
-    let mut entry = Vec::with_capacity(key.len() + inner.len() + 8);
-    wire::put(1, key.as_bytes(), &mut entry);
-    wire::put(2, &inner, &mut entry);
-    wire::put(1, &entry, out);
+/// A text as a value of a struct.
+fn text(text: &str) -> Message {
+    Message::new().item(3, text.as_bytes())
+}
+
+/// A struct as a value of another.
+fn map(fields: BTreeMap<&str, Message>) -> Message {
+    Message::new().message(5, encoded(fields))
+}
+
+/// A struct.
+fn encoded(fields: BTreeMap<&str, Message>) -> Message {
+    fields.into_iter().fold(Message::new(), |out, (key, value)| {
+        out.message(1, Message::new().text(1, key.as_bytes()).message(2, value))
+    })
 }
 
 impl Workload {
     /// Reads an encoded struct; `None`: it is none.
     pub fn decode(bytes: &[u8]) -> Option<Workload> {
-        let mut read = Workload::default();
-        let mut owner = "";
-        let whole = entries(bytes, &mut |key, entry| match entry {
-            Entry::Text(text) => match key {
-                "OWNER" => owner = text,
-                _ => read.set(key, text),
-            },
-            Entry::Map(labels) if key == "LABELS" => {
-                entries(labels, &mut |key, entry| {
-                    if let Entry::Text(text) = entry {
-                        read.label(key, text);
+        let (mut read, mut owner) = (Workload::default(), String::new());
+        for (key, entry) in entries(bytes).ok()? {
+            match entry {
+                Entry::Text(text) if key == "OWNER" => owner = text,
+                Entry::Text(text) => read.set(&key, &text),
+                Entry::Map(labels) if key == "LABELS" => {
+                    for (key, entry) in entries(labels).ok()? {
+                        if let Entry::Text(text) = entry {
+                            read.label(&key, &text);
+                        }
                     }
-                });
+                }
+                Entry::Map(_) => {}
             }
-            Entry::Map(_) => {}
-        });
-        read.owned_by(owner);
-        whole.then_some(read)
+        }
+        read.owned_by(&owner);
+        Some(read)
     }
 
     /// Takes in a text of a node's metadata.
@@ -164,42 +167,38 @@ impl Workload {
 
     /// The encoded struct with its own labels and, of the others, those of these names.
     pub fn encode(&self, labels: &[String]) -> Vec<u8> {
-        let mut marked: BTreeMap<&str, &str> = BTreeMap::new();
+        encoded(self.fields(labels)).into_bytes()
+    }
+
+    fn fields<'a>(&'a self, labels: &[String]) -> BTreeMap<&'a str, Message> {
         let own = [
             (CANONICAL_NAME, &self.service),
             (CANONICAL_REVISION, &self.revision),
             ("app", &self.app),
             ("version", &self.version),
         ];
-        marked
-            .extend(own.iter().filter(|(_, text)| !text.is_empty()).map(|(key, text)| (*key, text.as_str())));
+        let own = own.into_iter().filter(|(_, said)| !said.is_empty());
         let told = self.labels.iter().filter(|(key, _)| labels.contains(key));
-        marked.extend(told.map(|(key, text)| (key.as_str(), text.as_str())));
-        let mut map = Vec::new();
-        marked.into_iter().for_each(|(key, text)| put(key, 3, text.as_bytes(), &mut map));
+        let marked = own.chain(told.map(|(key, said)| (key.as_str(), said)));
+        let marked = marked.map(|(key, said)| (key, text(said))).collect();
         let owner = match self.kind.as_str() {
             "" => String::new(),
             kind => format!("{OWNER}{}/{kind}s/{}", self.namespace, self.name),
         };
-        let mut out = Vec::new();
-        for (key, text) in [
+        let texts = [
             ("AVAILABILITY_ZONE", &self.zone),
             ("CLUSTER_ID", &self.cluster),
             ("IDENTITY", &self.identity),
-            ("LABELS", &String::new()),
             ("NAME", &self.instance),
             ("NAMESPACE", &self.namespace),
             ("OWNER", &owner),
             ("REGION", &self.region),
             ("WORKLOAD_NAME", &self.name),
-        ] {
-            match key {
-                "LABELS" => put(key, 5, &map, &mut out),
-                _ if !text.is_empty() => put(key, 3, text.as_bytes(), &mut out),
-                _ => {}
-            }
-        }
-        out
+        ];
+        let texts = texts.into_iter().filter(|(_, said)| !said.is_empty());
+        let mut fields: BTreeMap<_, _> = texts.map(|(key, said)| (key, text(said))).collect();
+        fields.insert("LABELS", map(marked));
+        fields
     }
 }
 
@@ -209,14 +208,11 @@ impl Node {
     pub fn exchange_frame(&self, labels: &[String]) -> Vec<u8> {
         // Where the machine is, is told over HTTP only.
         let told = Workload { region: String::new(), zone: String::new(), ..self.workload.clone() };
-        let mut data = Vec::new();
-        put(METADATA, 5, &told.encode(labels), &mut data);
+        let mut data = BTreeMap::from([(METADATA, map(told.fields(labels)))]);
         if !self.id.is_empty() {
-            put(METADATA_ID, 3, self.id.as_bytes(), &mut data);
+            data.insert(METADATA_ID, text(&self.id));
         }
-        let mut any = Vec::new();
-        wire::put(1, STRUCT_URL, &mut any);
-        wire::put(2, &data, &mut any);
+        let any = Message::new().item(1, STRUCT_URL).message(2, encoded(data)).into_bytes();
         let mut frame = EXCHANGE_MAGIC.to_be_bytes().to_vec();
         frame.extend_from_slice(&u32::try_from(any.len()).unwrap_or_default().to_be_bytes());
         frame.extend_from_slice(&any);
@@ -225,18 +221,12 @@ impl Node {
 
     /// The workload in the `Any` of an exchange; `None`: there is none.
     pub fn read_exchange(any: &[u8]) -> Option<Workload> {
-        let (mut data, mut read) = (None, None);
-        wire::each(any, |number, part| {
-            if number == 2 {
-                data = Some(part);
-            }
-        });
-        entries(data?, &mut |key, entry| {
-            if let (METADATA, Entry::Map(map)) = (key, entry) {
-                read = Workload::decode(map);
-            }
-        });
-        read
+        let (_, data) = fields(any).ok()?.into_iter().find(|(number, _)| *number == 2)?;
+        let (_, told) = entries(data.bytes()).ok()?.into_iter().find(|(key, _)| key == METADATA)?;
+        match told {
+            Entry::Map(told) => Workload::decode(told),
+            Entry::Text(_) => None,
+        }
     }
 }
 
@@ -276,19 +266,11 @@ mod tests {
     }
 
     #[test]
-    fn a_struct_is_protobufs() {
-        use prost::Message;
-        let read = prost_types::Struct::decode(workload().encode(&[]).as_slice()).unwrap();
-        let text = |key: &str| match &read.fields[key].kind {
-            Some(prost_types::value::Kind::StringValue(text)) => text.clone(),
-            other => panic!("{other:?}"),
-        };
-        assert_eq!((text("NAMESPACE").as_str(), text("WORKLOAD_NAME").as_str()), ("demo", "web-v1"));
-        assert_eq!(text("OWNER"), "kubernetes://apis/apps/v1/namespaces/demo/deployments/web-v1");
-        let Some(prost_types::value::Kind::StructValue(labels)) = &read.fields["LABELS"].kind else {
-            panic!("labels")
-        };
-        assert_eq!(labels.fields.len(), 3);
+    fn a_struct_is_as_istios_own_proxies_write_it() {
+        let made = Workload { namespace: "n".into(), ..Workload::default() };
+        let labels = b"\x0a\x0c\x0a\x06LABELS\x12\x02\x2a\x00";
+        let namespace = b"\x0a\x10\x0a\x09NAMESPACE\x12\x03\x1a\x01n";
+        assert_eq!(made.encode(&[]), [labels.as_slice(), namespace].concat());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::around::NoHead;
 use super::facts::StreamFacts;
 use super::{Drain, Handle, Local, http};
-use crate::filter::{ConnectionCheck, Peer, Ruling};
+use crate::filter::{ConnectionCheck, Peer, Ruling, counters};
 use crate::message::Metadata;
 use crate::model::NetworkAuthz;
 use crate::snapshot::View;
@@ -70,13 +70,14 @@ pub async fn authorize(
     admitted
 }
 
-/// What is counted.
-pub(super) const NAMES: &[&str] =
-    &["total", "ok", "denied", "error", "failure_mode_allowed", "disabled", "cx_closed"];
-const TOTAL: usize = 0;
-const OK: usize = 1;
-const DENIED: usize = 2;
-const ERROR: usize = 3;
-const FAILURE_MODE: usize = 4;
-const DISABLED: usize = 5;
-const CLOSED: usize = 6;
+// What is counted.
+counters! {
+    pub(super) NAMES:
+    "total" = TOTAL,
+    "ok" = OK,
+    "denied" = DENIED,
+    "error" = ERROR,
+    "failure_mode_allowed" = FAILURE_MODE,
+    "disabled" = DISABLED,
+    "cx_closed" = CLOSED,
+}

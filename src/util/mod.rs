@@ -8,4 +8,3 @@ pub mod park;
 pub mod protobuf;
 pub mod random;
 pub mod text;
-pub mod wire;

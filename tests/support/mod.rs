@@ -1,13 +1,5 @@
 //! Doubles the integration tests share.
 #![allow(dead_code, reason = "each test program uses its own part of the support")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    missing_docs,
-    reason = "a double that cannot do its part has to fail the test at once"
-)]
 
 pub mod ads;
 pub mod authz;

@@ -14,7 +14,7 @@ use super::ask::{Ask, Retries};
 use super::chain::{Outgoing, State as Kept, Verdict};
 use super::context::{Context, Reply};
 use super::rbac::metadata_holds;
-use super::stats::Counters;
+use super::stats::{Counters, counters};
 use crate::message::{Datum, Reason};
 use crate::model::{AuthzBody, AuthzService, AuthzSettings, ExtAuthz, FilterConfig, HttpAuthz, StringMatch};
 use crate::telemetry::Scope;
@@ -34,15 +34,16 @@ const FAILURE_ALLOWED: &str = "x-envoy-auth-failure-mode-allowed";
 /// Longest answer of an HTTP service.
 const MOST: usize = 4 << 20;
 
-const NAMES: &[&str] =
-    &["ok", "denied", "error", "failure_mode_allowed", "disabled", "invalid", "ignored_dynamic_metadata"];
-const OK: usize = 0;
-const DENIED: usize = 1;
-const ERROR: usize = 2;
-const FAILURE_MODE: usize = 3;
-const DISABLED: usize = 4;
-const INVALID: usize = 5;
-const IGNORED: usize = 6;
+counters! {
+    NAMES:
+    "ok" = OK,
+    "denied" = DENIED,
+    "error" = ERROR,
+    "failure_mode_allowed" = FAILURE_MODE,
+    "disabled" = DISABLED,
+    "invalid" = INVALID,
+    "ignored_dynamic_metadata" = IGNORED,
+}
 
 /// Those a cluster has too.
 const CLUSTER_NAMES: &[&str] =

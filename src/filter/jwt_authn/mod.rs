@@ -20,7 +20,7 @@ use self::remote::{Remote, Turn};
 use self::token::Token;
 use super::chain::{State as Kept, Verdict};
 use super::context::{Context, Reply};
-use super::stats::Counters;
+use super::stats::{Counters, counters};
 use crate::message::{Datum, Head, Metadata, Reason, Request};
 use crate::model::{FilterConfig, FilterRule, JwksSource, JwtAuthn, JwtProvider, JwtRequirement};
 use crate::router::route_holds;
@@ -40,22 +40,16 @@ const NAMESPACE: &str = "envoy.filters.http.jwt_authn";
 /// Longest path in `www-authenticate`.
 const MOST_PATH: usize = 256;
 
-const NAMES: &[&str] = &[
-    "allowed",
-    "denied",
-    "cors_preflight_bypassed",
-    "jwks_fetch_success",
-    "jwks_fetch_failed",
-    "jwt_cache_hit",
-    "jwt_cache_miss",
-];
-const ALLOWED: usize = 0;
-const DENIED: usize = 1;
-const BYPASSED: usize = 2;
-const FETCHED: usize = 3;
-const FETCH_FAILED: usize = 4;
-const HIT: usize = 5;
-const MISS: usize = 6;
+counters! {
+    NAMES:
+    "allowed" = ALLOWED,
+    "denied" = DENIED,
+    "cors_preflight_bypassed" = BYPASSED,
+    "jwks_fetch_success" = FETCHED,
+    "jwks_fetch_failed" = FETCH_FAILED,
+    "jwt_cache_hit" = HIT,
+    "jwt_cache_miss" = MISS,
+}
 
 /// A request that waits for keys.
 #[derive(Default)]

@@ -1,5 +1,6 @@
 //! `Compressor` and `Decompressor`, with their libraries.
 
+use super::disabled;
 use crate::model::{Algorithm, Compression, Compressor, Decompressor, FilterConfig, RouteFilter};
 use crate::proto::envoy::config::core::v3::{RuntimeFeatureFlag, TypedExtensionConfig};
 use crate::proto::envoy::extensions::compression as library;
@@ -77,10 +78,7 @@ pub(super) fn of_route(
 ) -> Option<RouteFilter> {
     use pb::compressor_per_route::Override;
     match &config.r#override {
-        Some(Override::Disabled(true)) => return Some(RouteFilter::Disabled),
-        Some(Override::Disabled(false)) => {
-            out.bad(&path.name("disabled"), false, "must be true (or leave it out)");
-        }
+        Some(Override::Disabled(is)) => return disabled(path, *is, out),
         Some(Override::Overrides(_)) => {
             out.bad(&path.name("overrides"), "", "not supported at routes (nearest valid: disabled)");
         }

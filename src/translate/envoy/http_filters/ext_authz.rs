@@ -1,7 +1,7 @@
 //! `ExtAuthz` of HTTP and of network chains. What cannot be honoured refuses the resource.
 
 use super::rbac::metadata;
-use super::rule;
+use super::{disabled, rule};
 use crate::model::{
     AuthzBody, AuthzService, AuthzSettings, ExtAuthz, FilterConfig, GrpcTarget, HttpAuthz, NetworkAuthz,
     RouteFilter, StringMatch,
@@ -122,11 +122,7 @@ pub(super) fn of_route(
     use pb::check_settings::ServiceOverride;
     use pb::ext_authz_per_route::Override;
     match &config.r#override {
-        Some(Override::Disabled(true)) => Some(RouteFilter::Disabled),
-        Some(Override::Disabled(false)) => {
-            out.bad(&path.name("disabled"), false, "must be true (or leave it out)");
-            None
-        }
+        Some(Override::Disabled(is)) => disabled(path, *is, out),
         Some(Override::CheckSettings(given)) => {
             let at = path.name("check_settings");
             let service = match &given.service_override {

@@ -1,6 +1,6 @@
 //! `JwtAuthentication`.
 
-use super::rule;
+use super::{disabled, rule};
 use crate::model::{
     ClaimHeader, FilterConfig, JwksSource, JwtAuthn, JwtCache, JwtProvider, JwtRequirement, JwtRule,
     RemoteJwks, RouteFilter, TokenHeader,
@@ -66,11 +66,7 @@ pub(super) fn of_route(
 ) -> Option<RouteFilter> {
     use pb::per_route_config::RequirementSpecifier as Kind;
     match &config.requirement_specifier {
-        Some(Kind::Disabled(true)) => Some(RouteFilter::Disabled),
-        Some(Kind::Disabled(false)) => {
-            out.bad(&path.name("disabled"), false, "must be true (or leave it out)");
-            None
-        }
+        Some(Kind::Disabled(is)) => disabled(path, *is, out),
         Some(Kind::RequirementName(name)) => {
             let name = not_empty(&path.name("requirement_name"), name, out);
             Some(rule(FilterConfig::JwtRequirement(name)))

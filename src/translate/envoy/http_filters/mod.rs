@@ -116,18 +116,19 @@ fn check_router(path: &Path<'_>, router: &pb::router::v3::Router, out: &mut Find
     }
 }
 
+/// Decodes the configuration if it is a `$kind`, gives it to `$read`, and returns what that makes of it.
+macro_rules! filters {
+    (($path:ident, $extension:ident, $out:ident) $($kind:ty => $read:expr;)*) => {
+        $(if $extension.is::<$kind>() {
+            let config = $extension.decode::<$kind>($path, $out);
+            return Some(config.and_then(|config: $kind| $read($path, &config, $out)));
+        })*
+    };
+}
+
 /// `None`: no filter of chains; `Some(None)`: one whose configuration is bad, which was said.
 fn of_chain(path: &Path<'_>, extension: &Extension<'_>, out: &mut Findings) -> Option<Option<FilterConfig>> {
-    /// Decodes the configuration if it is a `$kind`, and gives it to `$read`.
-    macro_rules! filters {
-        ($($kind:ty => $read:expr;)*) => {
-            $(if extension.is::<$kind>() {
-                let config = extension.decode::<$kind>(path, out);
-                return Some(config.and_then(|config: $kind| $read(path, &config, out)));
-            })*
-        };
-    }
-    filters! {
+    filters! { (path, extension, out)
         pb::fault::v3::HttpFault => fault::fault;
         pb::cors::v3::Cors => |_: &Path<'_>, _: &_, _: &mut Findings| Some(FilterConfig::Cors(None));
         pb::header_mutation::v3::HeaderMutation => header_mutation::of_chain;
@@ -152,15 +153,7 @@ fn of_chain(path: &Path<'_>, extension: &Extension<'_>, out: &mut Findings) -> O
 
 /// As [`of_chain`], for what a route may say.
 fn of_route(path: &Path<'_>, extension: &Extension<'_>, out: &mut Findings) -> Option<Option<RouteFilter>> {
-    macro_rules! filters {
-        ($($kind:ty => $read:expr;)*) => {
-            $(if extension.is::<$kind>() {
-                let config = extension.decode::<$kind>(path, out);
-                return Some(config.and_then(|config: $kind| $read(path, &config, out)));
-            })*
-        };
-    }
-    filters! {
+    filters! { (path, extension, out)
         pb::cors::v3::CorsPolicy => cors::policy;
         pb::header_mutation::v3::HeaderMutationPerRoute => header_mutation::of_route;
         pb::buffer::v3::BufferPerRoute => simple::buffer_of_route;
@@ -178,6 +171,14 @@ fn of_route(path: &Path<'_>, extension: &Extension<'_>, out: &mut Findings) -> O
         return None;
     }
     of_chain(path, extension, out).map(|config| config.map(rule))
+}
+
+/// A route's `disabled`, which can only be said with `true`.
+fn disabled(path: &Path<'_>, is: bool, out: &mut Findings) -> Option<RouteFilter> {
+    if !is {
+        out.bad(&path.name("disabled"), false, "must be true (or leave it out)");
+    }
+    is.then_some(RouteFilter::Disabled)
 }
 
 fn rule(config: FilterConfig) -> RouteFilter {

@@ -1,6 +1,6 @@
 //! `Buffer`, `HealthCheck` and `grpc_stats`.
 
-use super::rule;
+use super::{disabled, rule};
 use crate::model::{FilterConfig, GrpcStats, HealthCheckFilter, RouteFilter};
 use crate::proto::envoy::extensions::filters::http as pb;
 use crate::translate::envoy::matchers::headers;
@@ -29,11 +29,7 @@ pub(super) fn buffer_of_route(
 ) -> Option<RouteFilter> {
     use pb::buffer::v3::buffer_per_route::Override;
     match &config.r#override {
-        Some(Override::Disabled(true)) => Some(RouteFilter::Disabled),
-        Some(Override::Disabled(false)) => {
-            out.bad(&path.name("disabled"), false, "must be true (or leave it out)");
-            None
-        }
+        Some(Override::Disabled(is)) => disabled(path, *is, out),
         Some(Override::Buffer(config)) => buffer(&path.name("buffer"), config, out).map(rule),
         None => {
             out.bad(path, "", "says nothing (one of disabled, buffer)");
