@@ -1,9 +1,10 @@
 //! What stands behind the proxies: servers of bolt, HTTP/1, HTTP/2 and gRPC, a TCP echo. One thread each.
 //!
-//! An HTTP request's target ends in `/` and the size of the body that answers it.
+//! An HTTP request's target ends in `/` and the size of the body that answers it. The target `/head` is answered
+//! with the request's own head.
 
 use anyhow::{Result, bail};
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use h2::server::SendResponse;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use std::rc::Rc;
@@ -13,10 +14,11 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::bolt;
 use crate::load::http2::message;
 
-/// `backend bolt|h1|h2c|grpc|echo PORT`
+/// `backend bolt|h1|h2c|grpc|echo PORT [ADDRESS]`
 pub async fn run(args: &[String]) -> Result<()> {
-    let [kind, port] = args else { bail!("backend bolt|h1|h2c|grpc|echo PORT") };
-    let listener = TcpListener::bind(("127.0.0.1", port.parse()?)).await?;
+    let [kind, port, address @ ..] = args else { bail!("backend bolt|h1|h2c|grpc|echo PORT [ADDRESS]") };
+    let address = address.first().map_or("127.0.0.1", String::as_str);
+    let listener = TcpListener::bind((address, port.parse()?)).await?;
     println!("ready");
     let bodies = Rc::new(Bytes::from(vec![b'y'; 1 << 20]));
     loop {
@@ -61,24 +63,25 @@ fn wanted(target: &str) -> usize {
     target.rsplit('/').next().and_then(|size| size.parse().ok()).unwrap_or(0)
 }
 
-/// GET only: a head is a request.
+/// Bodies of requests are passed over; they have a length.
 async fn serve_h1(mut socket: TcpStream, body: &Bytes) -> Result<()> {
     let mut input = BytesMut::with_capacity(8 * 1024);
     let mut output = Vec::new();
+    let mut unread = 0;
     loop {
-        while let Some(end) = input.windows(4).position(|window| window == b"\r\n\r\n") {
-            let head = input.split_to(end + 4);
+        while let Some(head) = next_head(&mut input, &mut unread) {
             let line = head[..].split(|byte| *byte == b'\r').next().unwrap_or_default();
             let target = std::str::from_utf8(line)?.split(' ').nth(1).unwrap_or_default().to_owned();
-            let size = wanted(&target).min(body.len());
+            let answer = if target == "/head" { &head } else { &body[..wanted(&target).min(body.len())] };
             output.extend_from_slice(
                 format!(
                     "HTTP/1.1 200 OK\r\nServer: bench\r\nContent-Type: application/octet-stream\r\n\
-                     Content-Length: {size}\r\n\r\n"
+                     Content-Length: {}\r\n\r\n",
+                    answer.len()
                 )
                 .as_bytes(),
             );
-            output.extend_from_slice(&body[..size]);
+            output.extend_from_slice(answer);
         }
         if !output.is_empty() {
             socket.write_all(&output).await?;
@@ -89,6 +92,21 @@ async fn serve_h1(mut socket: TcpStream, body: &Bytes) -> Result<()> {
             return Ok(());
         }
     }
+}
+
+/// The next head, if it is there and what belongs to the request before has come. `unread`: bytes of that body which
+/// are still to come.
+fn next_head(input: &mut BytesMut, unread: &mut usize) -> Option<BytesMut> {
+    let here = input.len().min(*unread);
+    input.advance(here);
+    *unread -= here;
+    if *unread > 0 {
+        return None;
+    }
+    let end = input.windows(4).position(|window| window == b"\r\n\r\n")?;
+    let head = input.split_to(end + 4);
+    *unread = crate::load::content_length(&head).unwrap_or(0);
+    Some(head)
 }
 
 fn server() -> h2::server::Builder {

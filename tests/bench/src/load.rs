@@ -9,6 +9,8 @@ mod http1;
 pub mod http2;
 mod tcp;
 
+pub use http1::content_length;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};

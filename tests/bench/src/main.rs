@@ -14,6 +14,7 @@ mod os;
 mod peers;
 mod relay;
 mod rows;
+mod sidecar;
 mod speed;
 mod stats;
 mod xds;
@@ -38,6 +39,9 @@ fn main() -> Result<()> {
         Some("relay") => local(relay::run(rest)),
         Some("load") => local(load::run(rest)),
         Some("ads") => local(ads::run(rest)),
+        Some("steady") => sidecar::steady::run(rest),
+        Some("handshakes") => local(sidecar::handshakes::run(rest)),
+        Some("tls-relay") => local(sidecar::relay::run(rest)),
         _ => suite(&args),
     }
 }

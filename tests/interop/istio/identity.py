@@ -53,12 +53,13 @@ def authority(folder):
     return root.read_text()
 
 
-def leaf(folder, name, *names, authority_folder):
-    """A certificate of the root for `names` ("DNS:…", "URI:…"): (chain file, key file)."""
+def leaf(folder, name, *names, authority_folder, kind="rsa:2048"):
+    """A certificate of the root for `names` ("DNS:…", "URI:…"): (chain file, key file). `kind`: openssl's word."""
     chain, key, request = folder / f"{name}.pem", folder / f"{name}-key.pem", folder / f"{name}-request.pem"
     extensions = folder / f"{name}-extensions"
     extensions.write_text("subjectAltName=" + ",".join(names) + "\n")
-    run("openssl", "req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/O=lab", "-keyout", key,
+    curve = ("-pkeyopt", "ec_paramgen_curve:prime256v1") if kind == "ec" else ()
+    run("openssl", "req", "-new", "-newkey", kind, *curve, "-nodes", "-subj", "/O=lab", "-keyout", key,
         "-out", request)
     run("openssl", "x509", "-req", "-in", request, "-CA", authority_folder / "root-cert.pem", "-CAkey",
         authority_folder / "root-key.pem", "-CAcreateserial", "-days", "20", "-sha256", "-extfile", extensions,

@@ -34,7 +34,8 @@ class Istiod:
     """`reduced`: without what only Istio's build of Envoy can do, for stock Envoys. `beside`: another one, whose
     authority, services and configuration this one shares: the same mesh as that one's, in other words."""
 
-    def __init__(self, space, folder, programs, address, *, reduced=False, dual=False, beside=None):
+    def __init__(self, space, folder, programs, address, *, reduced=False, dual=False, access_log="/dev/stdout",
+                 beside=None):
         self.space, self.folder, self.programs, self.address = space, folder, programs, address
         self.reduced, self.dual = reduced, dual
         folder.mkdir()
@@ -57,7 +58,7 @@ class Istiod:
         self._numbers = itertools.count()
         self.log_path = folder / "istiod.log"
         self.process = None
-        settings = {"accessLogFile": "/dev/stdout", "enableTracing": False, "trustDomain": "cluster.local",
+        settings = {"accessLogFile": access_log, "enableTracing": False, "trustDomain": "cluster.local",
                     "rootNamespace": "istio-system", "outboundTrafficPolicy": {"mode": "ALLOW_ANY"},
                     "defaultConfig": {"discoveryAddress": self.discovery}}
         if not reduced:
@@ -126,6 +127,12 @@ class Istiod:
             return answer.status, answer.read().decode()
         finally:
             connection.close()
+
+    def services(self):
+        """How many services it knows."""
+        _, text = self.debug("/metrics")
+        found = re.search(r"^pilot_services(?:\{.*\})? (\S+)$", text, re.M)
+        return int(float(found[1])) if found else 0
 
     def refusals(self):
         """What proxies refused, as istiod logged it, newest last."""

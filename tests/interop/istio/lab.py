@@ -48,7 +48,7 @@ def stock_envoy():
 class Lab:
     """`proxies`: {pod name: "mizzen", "envoy" or None}; a pod that is not in it is not made."""
 
-    def __init__(self, programs, binary, proxies, *, reduced=False, dual=False, keep=None):
+    def __init__(self, programs, binary, proxies, *, reduced=False, dual=False, keep=None, access_log="/dev/stdout"):
         self.closing = contextlib.ExitStack()
         self.folder = pathlib.Path(keep or tempfile.mkdtemp(prefix="mizzen-istio-"))
         self.folder.mkdir(exist_ok=True)
@@ -69,24 +69,27 @@ class Lab:
         self.closing.callback(self.hub.close)
         self.network = Network(self.hub)
         self.istiod = Istiod(self.hub, self.folder / "istiod", self.programs, "10.77.0.1", reduced=reduced,
-                             dual=dual)
+                             dual=dual, access_log=access_log)
         self.closing.callback(self.istiod.close)
         # Stock Envoys cannot do what Istio's filters ask: their istiod leaves those out, and is the same otherwise.
         self.beside = None
         if not reduced and "envoy" in proxies.values():
             self.beside = Istiod(self.hub, self.folder / "istiod-stock", self.programs, "10.77.0.1", reduced=True,
-                                 dual=dual, beside=self.istiod)
+                                 dual=dual, access_log=access_log, beside=self.istiod)
         # The certificate of a server outside of the mesh.
         self.outside = identity.leaf(self.folder, "outside", "DNS:tls.test", authority_folder=self.istiod.authority)
         for file in self.outside:
             file.chmod(0o644)
         self.names = NameServer(self.hub, "10.77.0.1", {"outside.lab.test": ["10.77.0.14"]})
         self.closing.callback(self.names.close)
+        self.make_pods(proxies)
+        self.register()
+
+    def make_pods(self, proxies):
         numbers = {"client": 11, "web-v1": 12, "web-v2": 13, "plain": 14}
         for name, proxy in proxies.items():
             app, _, version = name.partition("-")
             self.pods[name] = pods.Pod(self, name, numbers[name], app=app, version=version or "v1", proxy=proxy)
-        self.register()
 
     def proxy_path(self, kind):
         """A copy of the proxy where user 1337 may read it."""

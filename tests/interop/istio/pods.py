@@ -43,11 +43,14 @@ class Answer:
 
 
 class Pod:
-    """`proxy`: "mizzen", "envoy" or None for a pod without a sidecar."""
+    """`proxy`: "mizzen", "envoy" or None for a pod without a sidecar. `istiod`: whose it is, if not what the lab
+    gives pods with such a proxy."""
 
-    def __init__(self, lab, name, number, *, app, version="v1", account=None, proxy="mizzen", capture=True, env=None):
+    def __init__(self, lab, name, number, *, app, version="v1", account=None, proxy="mizzen", capture=True, env=None,
+                 istiod=None):
         self.lab, self.name, self.app, self.version, self.proxy = lab, name, app, version, proxy
         self.account, self.number, self.capture, self.extra = account or app, number, capture, env or {}
+        self.istiod = istiod or lab.istiod_of(proxy)
         self.folder = lab.folder / "pods" / name
         self.folder.mkdir(parents=True)
         self.space = Space(name, mounts=[*lab.mounts, (lab.folder / "resolv.conf", "/etc/resolv.conf")])
@@ -106,7 +109,7 @@ class Pod:
             os.chown(path, UID, UID, follow_symlinks=False)
 
     def environment(self):
-        lab, istiod = self.lab, self.lab.istiod_of(self.proxy).discovery
+        lab, istiod = self.lab, self.istiod.discovery
         settings = {"binaryPath": str(lab.proxy_path(self.proxy)), "configPath": "./etc/istio/proxy",
                     "proxyBootstrapTemplatePath": "./var/lib/istio/envoy/envoy_bootstrap_tmpl.json",
                     "discoveryAddress": istiod, "concurrency": 1, "terminationDrainDuration": "5s", "tracing": {},

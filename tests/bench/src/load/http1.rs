@@ -93,7 +93,8 @@ impl Client {
     }
 }
 
-fn content_length(head: &[u8]) -> Option<usize> {
+/// What a head says of its body's length.
+pub fn content_length(head: &[u8]) -> Option<usize> {
     let text = std::str::from_utf8(head).ok()?;
     let field = text.split("\r\n").find_map(|line| {
         let (name, value) = line.split_once(':')?;
