@@ -117,10 +117,11 @@ class Istiod:
     def log(self):
         return self.log_path.read_text(errors="replace")
 
-    def debug(self, path):
+    def debug(self, path, port=None):
         """(status, body) of one of istiod's debug pages."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._debug, timeout=10)
-        connection.sock = self.space.connect("127.0.0.1", self._debug)
+        port = port or self._debug
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.sock = self.space.connect("127.0.0.1", port)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()
@@ -130,7 +131,7 @@ class Istiod:
 
     def services(self):
         """How many services it knows."""
-        _, text = self.debug("/metrics")
+        _, text = self.debug("/metrics", self._monitoring)
         found = re.search(r"^pilot_services(?:\{.*\})? (\S+)$", text, re.M)
         return int(float(found[1])) if found else 0
 
