@@ -56,7 +56,9 @@ fn provider(only_x25519: bool) -> Arc<CryptoProvider> {
 fn settings<const N: usize>(args: &[String], mut named: [(&str, u64); N]) -> Result<[u64; N]> {
     for arg in args {
         let (name, value) = arg.split_once('=').with_context(|| format!("NAME=VALUE, not {arg}"))?;
-        let Some(slot) = named.iter_mut().find(|(known, _)| *known == name) else { bail!("no setting {name}") };
+        let Some(slot) = named.iter_mut().find(|(known, _)| *known == name) else {
+            bail!("no setting {name}")
+        };
         slot.1 = value.parse().with_context(|| arg.clone())?;
     }
     Ok(named.map(|(_, value)| value))

@@ -86,9 +86,7 @@ async fn ask(connector: &TlsConnector, address: SocketAddr, host: &str) -> Resul
 fn key_kind(chain: &[CertificateDer<'_>]) -> &'static str {
     const RSA: &[u8] = b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01";
     const P256: &[u8] = b"\x2a\x86\x48\xce\x3d\x03\x01\x07";
-    let has = |id: &[u8]| {
-        chain.first().is_some_and(|leaf| leaf.windows(id.len()).any(|window| window == id))
-    };
+    let has = |id: &[u8]| chain.first().is_some_and(|leaf| leaf.windows(id.len()).any(|window| window == id));
     match (has(P256), has(RSA)) {
         (true, _) => "P-256",
         (false, true) => "RSA",

@@ -75,7 +75,9 @@ async fn carry(side: &Side, socket: TcpStream, target: SocketAddr) -> Result<()>
             let server = connector.connect(ServerName::try_from(NAME)?, server).await.context("handshake")?;
             both_ways(socket, server).await
         }
-        Side::Server(acceptor) => both_ways(acceptor.accept(socket).await.context("handshake")?, server).await,
+        Side::Server(acceptor) => {
+            both_ways(acceptor.accept(socket).await.context("handshake")?, server).await
+        }
     }
 }
 

@@ -63,7 +63,8 @@ pub fn run(args: &[String]) -> Result<()> {
     sleep_until(window.1);
     let after: Vec<Duration> = processes.iter().map(|pid| os::cpu_time(*pid)).collect();
     let seconds = opened.elapsed().as_secs_f64();
-    let cpu: Vec<f64> = after.iter().zip(&before).map(|(a, b)| a.saturating_sub(*b).as_secs_f64() * 1e6).collect();
+    let cpu: Vec<f64> =
+        after.iter().zip(&before).map(|(a, b)| a.saturating_sub(*b).as_secs_f64() * 1e6).collect();
     let rss: Vec<u64> = processes.iter().map(|pid| os::rss_kib(*pid)).collect();
     let mut all = Counts::default();
     for thread in threads {
