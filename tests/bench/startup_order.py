@@ -6,8 +6,10 @@ touched, so scattered over the whole text they keep several times their size res
 
     cargo build --release && cargo build --release --manifest-path tests/bench/Cargo.toml
     tests/bench/startup_order.py              # needs valgrind and nm
+    tests/bench/startup_order.py TRACE...     # what these traces ran comes after what the file has already
 
-Worth repeating when the idle size grows; a name that is gone costs nothing.
+Traces of a sidecar with mutual TLS and traffic are made by tests/interop/istio/startup_traces.py: a proxy in a mesh
+runs several times as much as an idle one. Worth repeating when the idle size grows; a name that is gone costs nothing.
 """
 import collections
 import json
@@ -68,6 +70,11 @@ def trace(folder):
     finally:
         plane.kill()
         plane.wait()
+    return executed(out)
+
+
+def executed(out):
+    """The addresses in a trace, as the program's symbols have them."""
     by_file, seen = collections.defaultdict(set), set()
     with open(out) as file:
         for line in file:
@@ -94,10 +101,10 @@ def pattern(name):
     return re.sub(r"Cs[0-9A-Za-z]+_", "Cs*_", name)
 
 
-def main():
-    with tempfile.TemporaryDirectory() as folder:
-        seen = sorted(trace(folder))
+def chosen(seen):
+    """The patterns of the functions at these addresses, and what they have in the program, in bytes."""
     run, times, all_sizes, index = collections.Counter(), collections.Counter(), collections.Counter(), 0
+    seen = sorted(seen)
     for start, size, name in symbols():
         while index < len(seen) and seen[index] < start:
             index += 1
@@ -108,13 +115,27 @@ def main():
     assert sum(run.values()) > 500_000, "the addresses of the trace are not those of the program"
     # A name stands for all functions that differ in nothing but its hash. It is left out where it brings more of
     # others than the windows of its own would be.
-    chosen = sorted(name for name in run if all_sizes[name] <= times[name] * WINDOW)
+    names = sorted(name for name in run if all_sizes[name] <= times[name] * WINDOW)
     # Those that bring little else are neighbours.
-    chosen.sort(key=lambda name: run[name] < all_sizes[name] / 3)
-    with open(f"{ROOT}/src/startup.order", "w") as file:
-        file.write("".join(name + "\n" for name in chosen))
-    size = sum(all_sizes[name] for name in chosen)
-    print(f"{len(chosen)} names, {size // 1024} KB; {sum(run.values()) // 1024} KB of functions were run", file=sys.stderr)
+    names.sort(key=lambda name: run[name] < all_sizes[name] / 3)
+    print(f"{sum(run.values()) // 1024} KB of functions were run", file=sys.stderr)
+    return names, all_sizes
+
+
+def main():
+    path = f"{ROOT}/src/startup.order"
+    if len(sys.argv) > 1:
+        with open(path) as file:
+            first = file.read().split()
+        names, sizes = chosen(set().union(*map(executed, sys.argv[1:])))
+        known = set(first)
+        names = first + [name for name in names if name not in known]
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            names, sizes = chosen(trace(folder))
+    with open(path, "w") as file:
+        file.write("".join(name + "\n" for name in names))
+    print(f"{len(names)} names, {sum(sizes[name] for name in names) // 1024} KB", file=sys.stderr)
 
 
 main()
