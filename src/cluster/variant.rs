@@ -1,6 +1,8 @@
 //! What connections to one host differ in beside what is configured.
 
 use super::{Cluster, Host};
+use crate::message::FilterState;
+use crate::message::state::key;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,7 +15,8 @@ const MOST: usize = 1024;
 pub struct Variant {
     /// Server name sent in place of the transport socket's.
     pub sni: Option<Arc<str>>,
-    /// A name or address the certificate must be for, beside what the transport socket asks for.
+    /// Names or addresses with `,` between them: the certificate must be for one of them, beside what the transport
+    /// socket asks for.
     pub san: Option<Arc<str>>,
     /// Protocols offered in place of those of the transport socket.
     pub alpn: Option<Arc<[String]>>,
@@ -23,6 +26,21 @@ impl Variant {
     /// What of it counts where nothing is encrypted.
     fn plain(&self) -> Variant {
         Variant { sni: None, san: None, alpn: None }
+    }
+
+    /// Takes over what filters said, where nothing is asked for yet.
+    pub fn take(&mut self, state: &FilterState) {
+        let text = |key| state.get(key).filter(|text| !text.is_empty());
+        if self.sni.is_none() {
+            self.sni = text(key::SERVER_NAME).map(Arc::from);
+        }
+        if self.san.is_none() {
+            self.san = text(key::SUBJECT_ALT_NAMES).map(Arc::from);
+        }
+        if self.alpn.is_none() {
+            self.alpn = text(key::APPLICATION_PROTOCOLS)
+                .map(|list| list.split(',').map(|name| name.trim().to_owned()).collect());
+        }
     }
 
     /// Nothing is asked for.

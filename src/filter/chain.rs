@@ -6,7 +6,7 @@ use super::jwt_authn::Keeper;
 use super::{
     Pipeline, buffer, compressor, cors, decompressor, ext_authz, fault, grpc_stats, grpc_web,
     header_mutation, header_to_metadata, health_check, ip_access, jwt_authn, local_ratelimit, mesh, rbac,
-    set_metadata,
+    set_filter_state, set_metadata,
 };
 use crate::message::{Head, Headers, Metadata, Request};
 use crate::model::{Algorithm, AlpnOverride, FilterConfig, FilterRule, HttpFilter, RouteFilter};
@@ -429,6 +429,7 @@ impl<'a> Visit<'a> {
             FilterConfig::IpAccess(access) => ip_access::on_request(access, &mut ctx),
             FilterConfig::HeaderToMetadata(rules) => header_to_metadata::on_request(rules, &mut ctx),
             FilterConfig::SetMetadata(entries) => set_metadata::on_request(entries, place, &mut ctx),
+            FilterConfig::SetFilterState(_) => set_filter_state::on_request(self.filter, &mut ctx),
             FilterConfig::GrpcWeb => grpc_web::on_request(state, &mut ctx, &mut bodies),
             FilterConfig::GrpcStats(config) => {
                 grpc_stats::on_request(config, state, messages, &mut ctx, &mut bodies)
@@ -502,6 +503,7 @@ impl<'a> Visit<'a> {
             | FilterConfig::Rbac(_)
             | FilterConfig::IpAccess(_)
             | FilterConfig::SetMetadata(_)
+            | FilterConfig::SetFilterState(_)
             | FilterConfig::Idle(_) => {}
         }
     }

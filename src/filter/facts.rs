@@ -49,4 +49,8 @@ impl Facts for With<'_> {
     fn dynamic_metadata(&self, namespace: &str, path: &[Box<str>], out: &mut Vec<u8>) -> bool {
         self.metadata.write(namespace, path, out)
     }
+
+    fn filter_state(&self, key: &str) -> Option<&str> {
+        self.metadata.state.get(key).or_else(|| self.base.filter_state(key))
+    }
 }

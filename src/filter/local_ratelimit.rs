@@ -3,7 +3,7 @@
 mod bucket;
 mod descriptors;
 
-use self::bucket::Bucket;
+pub use self::bucket::Bucket;
 use super::chain::{Outgoing, State as Held, Verdict};
 use super::context::{Context, Reply};
 use super::header_mutation::{texts, write};

@@ -26,6 +26,7 @@ mod jwt_authn;
 mod local_ratelimit;
 pub mod mesh;
 mod rbac;
+mod set_filter_state;
 mod set_metadata;
 mod stats;
 
@@ -37,6 +38,8 @@ pub use ext_authz::{ConnectionCheck, Ruling};
 pub use facts::With;
 pub use grpc_web::{Decode as GrpcWebDecode, Encode as GrpcWebEncode};
 pub use jwt_authn::Keeper;
+pub use local_ratelimit::Bucket;
 pub use rbac::{Peer, admits, metadata_holds};
+pub use set_filter_state::state_text;
 pub(crate) use stats::counters;
 pub use stats::{Counters, Workers};

@@ -2,12 +2,12 @@
 
 use super::chain::{self, Inputs};
 use super::drain::Spread;
+use super::guards::Places;
 use super::inspect;
 use super::limits::{Ceiling, Seat};
 use super::report::ListenerReport;
-use crate::filter::{self, Peer};
-use crate::message::{Flags, Metadata};
-use crate::model::{Direction, Guard, LogKind, NetworkRbac};
+use crate::message::Flags;
+use crate::model::{Direction, LogKind};
 use crate::net::{Conn, PeerAddress, Wheel, count_handshake};
 use crate::snapshot::{ChainSpec, FilterSpec, ListenerSpec, View};
 use crate::stream::{self, Bound, Drain, Handle, Inspected, Local, Record, Seen, Served};
@@ -201,6 +201,10 @@ impl Active {
         self.spec.borrow().model.direction
     }
 
+    pub(super) fn local(&self) -> &Rc<Local> {
+        &self.local
+    }
+
     /// Its timers.
     pub(super) fn wheel(&self) -> &Rc<Wheel> {
         &self.local.env.wheel
@@ -290,9 +294,14 @@ impl Active {
         self.ask([handle.clone()]);
         drop(spec);
         let _open = Open::new(&self, handle.clone());
-        let ready = match &chain.tls {
-            None => Some(io),
-            Some(context) => {
+        let places = match chain.model.guards.is_empty() {
+            true => Ok(Places::default()),
+            false => Box::pin(self.enter_limits(&handle)).await,
+        };
+        let ready = match (&chain.tls, &places) {
+            (_, Err(_)) => None,
+            (None, Ok(_)) => Some(io),
+            (Some(context), Ok(_)) => {
                 let early = std::mem::take(&mut early).freeze();
                 Box::pin(self.encrypt(io, early, &chain, context, &handle)).await
             }
@@ -308,6 +317,9 @@ impl Active {
         if logs.is_some() {
             let mut record = Record::begin(&self.local, LogKind::NotSet, "", handle.since);
             record.log_to(logs);
+            if let Err(why) = &places {
+                record.details = why;
+            }
             record.finish(&self.local, Some(&handle), (None, None));
         }
     }
@@ -387,50 +399,6 @@ impl Active {
         }
     }
 
-    /// Whether the chain's guards let a connection in: decided before a byte of either side is passed on.
-    async fn admits(&self, handle: &Handle) -> bool {
-        let bound = handle.bound();
-        let guards = &bound.chain.model.guards;
-        if guards.is_empty() {
-            return true;
-        }
-        let view = bound.pinned.clone().unwrap_or_else(|| self.local.view());
-        let direct = inputs(handle).source;
-        let principals = handle.principals();
-        let peer = Peer {
-            direct,
-            remote: direct.map(|peer| peer.ip().to_canonical()),
-            local: handle.local,
-            server_name: handle.server_name(),
-            principals: principals.as_deref(),
-        };
-        let mut metadata = Metadata::default();
-        for guard in guards {
-            let admitted = match guard {
-                Guard::Rbac(guard) => self.judge(guard, &peer, &mut metadata),
-                Guard::Authz(guard) => {
-                    let about = (&peer, &metadata);
-                    Box::pin(stream::authorize(&self.local, &view, handle, guard, about)).await
-                }
-            };
-            if !admitted {
-                return false;
-            }
-        }
-        true
-    }
-
-    fn judge(&self, guard: &NetworkRbac, peer: &Peer<'_>, metadata: &mut Metadata) -> bool {
-        let (admitted, shadow) = filter::admits(guard, peer, metadata);
-        if guard.rbac.rules.is_some() {
-            self.local.guard_stats(guard, false).inc(usize::from(!admitted));
-        }
-        if let Some(admitted) = shadow {
-            self.local.guard_stats(guard, true).inc(usize::from(!admitted));
-        }
-        admitted
-    }
-
     /// What the admin shows.
     pub fn report(&self) -> ListenerReport {
         let spec = self.spec();
@@ -454,7 +422,7 @@ fn keep_keys(spec: &ListenerSpec, local: &Rc<Local>) {
     }
 }
 
-fn inputs(handle: &Handle) -> Inputs {
+pub(super) fn inputs(handle: &Handle) -> Inputs {
     let source = match handle.peer {
         PeerAddress::Ip(addr) => Some(addr),
         PeerAddress::Unix => None,

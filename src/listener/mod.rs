@@ -7,6 +7,7 @@ mod accept;
 mod active;
 mod chain;
 mod drain;
+mod guards;
 mod inspect;
 mod limits;
 mod report;

@@ -313,6 +313,11 @@ pub trait Facts {
         None
     }
 
+    /// The filter state under `key`.
+    fn filter_state(&self, _key: &str) -> Option<&str> {
+        None
+    }
+
     /// Appends what filters left under `path` in `namespace`, as JSON but for a lone string.
     fn dynamic_metadata(&self, _namespace: &str, _path: &[Box<str>], _out: &mut Vec<u8>) -> bool {
         false

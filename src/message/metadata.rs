@@ -1,5 +1,6 @@
 //! What filters leave for each other about one stream: values by namespace and key.
 
+use super::state::FilterState;
 use std::collections::BTreeMap;
 
 /// A value without a schema, as JSON has them.
@@ -102,38 +103,42 @@ fn write_text(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// A stream's dynamic metadata. Most streams have none, and then this allocates nothing.
+/// A stream's dynamic metadata and filter state. Most streams have none, and then this allocates nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Metadata(BTreeMap<String, BTreeMap<String, Datum>>);
+pub struct Metadata {
+    values: BTreeMap<String, BTreeMap<String, Datum>>,
+    /// The filter state.
+    pub state: FilterState,
+}
 
 impl Metadata {
     /// Whether there is nothing.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.values.is_empty() && self.state.is_empty()
     }
 
     /// Everything in `namespace`.
     pub fn namespace(&self, namespace: &str) -> Option<&BTreeMap<String, Datum>> {
-        self.0.get(namespace)
+        self.values.get(namespace)
     }
 
     /// Sets one key.
     pub fn set(&mut self, namespace: &str, key: &str, value: Datum) {
-        match self.0.get_mut(namespace) {
+        match self.values.get_mut(namespace) {
             Some(held) => drop(held.insert(key.to_owned(), value)),
-            None => drop(self.0.insert(namespace.to_owned(), BTreeMap::from([(key.to_owned(), value)]))),
+            None => drop(self.values.insert(namespace.to_owned(), BTreeMap::from([(key.to_owned(), value)]))),
         }
     }
 
     /// Takes `values` into `namespace`, as [`Datum::merge`] does.
     pub fn merge(&mut self, namespace: &str, values: &BTreeMap<String, Datum>) {
-        merge_map(self.0.entry(namespace.to_owned()).or_default(), values);
+        merge_map(self.values.entry(namespace.to_owned()).or_default(), values);
     }
 
     /// What is under `path`, which is not empty.
     pub fn find<S: AsRef<str>>(&self, namespace: &str, path: &[S]) -> Option<&Datum> {
         let (first, rest) = path.split_first()?;
-        let start = self.0.get(namespace)?.get(first.as_ref())?;
+        let start = self.values.get(namespace)?.get(first.as_ref())?;
         rest.iter().try_fold(start, |at, key| at.child(key.as_ref()))
     }
 
@@ -141,7 +146,7 @@ impl Metadata {
     /// `false` where there is nothing.
     pub fn write<S: AsRef<str>>(&self, namespace: &str, path: &[S], out: &mut Vec<u8>) -> bool {
         if path.is_empty() {
-            return self.0.get(namespace).map(|all| write_map(all, out)).is_some();
+            return self.values.get(namespace).map(|all| write_map(all, out)).is_some();
         }
         match self.find(namespace, path) {
             None | Some(Datum::Null) => return false,

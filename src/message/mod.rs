@@ -9,6 +9,7 @@ mod flags;
 mod head;
 mod headers;
 mod metadata;
+pub mod state;
 
 pub use facts::{Fact, Facts, Moment, Point};
 pub use failure::{Failure, Reason};
@@ -16,3 +17,4 @@ pub use flags::Flags;
 pub use head::Head;
 pub use headers::{Headers, Request};
 pub use metadata::{Datum, Metadata};
+pub use state::FilterState;

@@ -4,7 +4,7 @@
 //! of operators are Envoy's; one that is unknown, or misused, is a [`FormatError`].
 
 use super::access_log::end_string;
-use crate::message::{Fact, Facts, Moment, Point};
+use crate::message::{Datum, Fact, Facts, Moment, Point};
 use crate::util::duration::format_go;
 use serde::{Serialize, Serializer};
 use std::borrow::Cow;
@@ -70,6 +70,11 @@ pub(super) enum Op {
     DynamicMetadata {
         namespace: Box<str>,
         path: Box<[Box<str>]>,
+    },
+    FilterState {
+        key: Box<str>,
+        /// As it is, and not as JSON.
+        plain: bool,
     },
     /// From one point of the stream's life to another.
     Elapsed(Point, Point, Unit),
@@ -183,7 +188,14 @@ impl Format {
             out.push(b'"');
         }
         let from = out.len();
-        if !op.write(facts, out) {
+        let written = match op {
+            // What it says is put in quotes here.
+            Op::FilterState { key, .. } => {
+                facts.filter_state(key).map(|text| out.extend(text.bytes())).is_some()
+            }
+            op => op.write(facts, out),
+        };
+        if !written {
             out.truncate(start);
             return false;
         }
@@ -267,6 +279,17 @@ impl Op {
             },
             Op::GrpcStatus(style) => grpc_status(facts, *style, out),
             Op::DynamicMetadata { namespace, path } => facts.dynamic_metadata(namespace, path, out),
+            Op::FilterState { key, plain } => match facts.filter_state(key) {
+                Some(text) if *plain => {
+                    out.extend_from_slice(text.as_bytes());
+                    true
+                }
+                Some(text) => {
+                    Datum::Text(text.to_owned()).write_json(out);
+                    true
+                }
+                None => false,
+            },
             Op::Elapsed(from, to, unit) => match (facts.elapsed(*from), facts.elapsed(*to)) {
                 (Some(from), Some(to)) => {
                     unit.write(to.saturating_sub(from), out);
@@ -326,6 +349,7 @@ impl Op {
             Op::Fact(_)
             | Op::Time(..)
             | Op::DynamicMetadata { .. }
+            | Op::FilterState { .. }
             | Op::Elapsed(..)
             | Op::OwnTime
             | Op::AnyFlag

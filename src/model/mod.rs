@@ -43,13 +43,14 @@ pub use endpoint::{Endpoint, Endpoints, Health, Locality};
 pub use expr::Expr;
 pub use filter::{
     AbortWith, Algorithm, AuthzBody, AuthzService, AuthzSettings, BucketConfig, ClaimHeader, Compiled,
-    Compression, Compressor, Cors, Decompressor, Descriptor, ExtAuthz, Fault, FaultAbort, FaultDelay,
-    FaultRate, FilterConfig, FilterRule, GrpcStats, GrpcTarget, Guard, HeaderMutation, HeaderRule,
-    HeaderToMetadata, HealthCheckFilter, HttpAuthz, HttpFilter, IpAccess, JwksSource, JwtAuthn, JwtCache,
-    JwtProvider, JwtRequirement, JwtRule, LocalRateLimit, MetadataEntry, MetadataMatch, MetadataValue,
-    Mutation, NetworkAuthz, NetworkRbac, ParameterMutation, Permission, Policies, Policy, Principal,
-    RateLimit, RateLimitAction, Rbac, RbacAction, RbacSet, RemoteJwks, RouteFilter, RouteFilters, RuleSource,
-    SetMetadata, TokenHeader, ValueMatch, VirtualHostLimits,
+    Compression, Compressor, ConnectionLimit, ConnectionRate, Cors, Decompressor, Descriptor, ExtAuthz,
+    Fault, FaultAbort, FaultDelay, FaultRate, FilterConfig, FilterRule, GrpcStats, GrpcTarget, Guard,
+    HeaderMutation, HeaderRule, HeaderToMetadata, HealthCheckFilter, HttpAuthz, HttpFilter, IpAccess,
+    JwksSource, JwtAuthn, JwtCache, JwtProvider, JwtRequirement, JwtRule, LocalRateLimit, MetadataEntry,
+    MetadataMatch, MetadataValue, Mutation, NetworkAuthz, NetworkRbac, ParameterMutation, Permission,
+    Policies, Policy, Principal, RateLimit, RateLimitAction, Rbac, RbacAction, RbacSet, RemoteJwks,
+    RouteFilter, RouteFilters, RuleSource, SetFilterState, SetMetadata, StateValue, Switch, TokenHeader,
+    ValueMatch, VirtualHostLimits,
 };
 pub(crate) use format::query_parameter;
 pub use format::{Block, Format, FormatError, TimeFormat};

@@ -187,6 +187,10 @@ impl Facts for Edited<'_> {
     fn dynamic_metadata(&self, namespace: &str, path: &[Box<str>], out: &mut Vec<u8>) -> bool {
         self.facts.dynamic_metadata(namespace, path, out)
     }
+
+    fn filter_state(&self, key: &str) -> Option<&str> {
+        self.facts.filter_state(key)
+    }
 }
 
 #[cfg(test)]

@@ -103,6 +103,11 @@ impl Facts for StreamFacts<'_> {
         self.metadata.is_some_and(|metadata| metadata.write(namespace, path, out))
     }
 
+    fn filter_state(&self, key: &str) -> Option<&str> {
+        let own = self.metadata.and_then(|metadata| metadata.state.get(key));
+        own.or_else(|| self.handle?.state()?.get(key))
+    }
+
     fn time(&self, moment: Moment) -> Option<SystemTime> {
         let now = SystemTime::now();
         match moment {

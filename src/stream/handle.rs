@@ -1,6 +1,7 @@
 //! What the listener knows of an open connection, and the connection of its listener.
 
 use super::record::Logs;
+use crate::message::FilterState;
 use crate::net::PeerAddress;
 use crate::snapshot::{ChainSpec, FilterSpec, View};
 use crate::tls::Session;
@@ -25,6 +26,8 @@ pub struct Handle {
     /// What its first bytes told.
     pub seen: Seen,
     tls: OnceCell<Arc<Session>>,
+    /// What its network filters left for later ones.
+    state: OnceCell<Box<FilterState>>,
     /// When it was accepted.
     pub since: Instant,
     bound: RefCell<Rc<Bound>>,
@@ -113,6 +116,7 @@ impl Handle {
             local: seen.restored.or(local),
             seen,
             tls: OnceCell::new(),
+            state: OnceCell::new(),
             since: Instant::now(),
             bound: RefCell::new(Rc::new(Bound::new(chain, None))),
             drain: Cell::new(Drain::No),
@@ -131,6 +135,18 @@ impl Handle {
     pub fn server_name(&self) -> &str {
         let told = self.tls.get().and_then(|session| session.server_name.as_deref());
         told.or(self.seen.server_name.as_deref()).unwrap_or_default()
+    }
+
+    /// What its network filters left for later ones, if anything.
+    pub fn state(&self) -> Option<&FilterState> {
+        self.state.get().map(|state| &**state)
+    }
+
+    /// Its network filters have left this.
+    pub fn set_state(&self, state: FilterState) {
+        if !state.is_empty() {
+            let _ = self.state.set(Box::new(state));
+        }
     }
 
     /// Who the client's certificate says it is, if it was checked.

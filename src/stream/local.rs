@@ -9,8 +9,8 @@ use crate::snapshot::View;
 use crate::telemetry::failure_log::FailureLog;
 use crate::telemetry::files::Outlet;
 use crate::telemetry::{
-    DrainStats, HttpInspectorStats, HttpStats, ListenerStats, Registration, RpcStats, Scope, SslStats,
-    StatGroup, TcpStats, TlsInspectorStats,
+    ConnectionLimitStats, ConnectionRateStats, DrainStats, HttpInspectorStats, HttpStats, ListenerStats,
+    Registration, RpcStats, Scope, SslStats, StatGroup, TcpStats, TlsInspectorStats,
 };
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
@@ -41,6 +41,8 @@ pub struct Local {
     http: Groups<HttpStats>,
     tcp: Groups<TcpStats>,
     guards: Groups<Counters>,
+    limits: Groups<ConnectionLimitStats>,
+    rates: Groups<ConnectionRateStats>,
     inspected: OnceCell<Inspected>,
 }
 
@@ -85,6 +87,8 @@ impl Local {
             http: RefCell::default(),
             tcp: RefCell::default(),
             guards: RefCell::default(),
+            limits: RefCell::default(),
+            rates: RefCell::default(),
             inspected: OnceCell::new(),
         })
     }
@@ -102,6 +106,16 @@ impl Local {
     /// Metrics of TCP filters with this stat prefix.
     pub fn tcp_stats(&self, prefix: &str) -> Rc<Registration<TcpStats>> {
         self.group(&self.tcp, prefix, Scope::tcp)
+    }
+
+    /// Metrics of limits of connections with this stat prefix.
+    pub fn limit_stats(&self, prefix: &str) -> Rc<Registration<ConnectionLimitStats>> {
+        self.group(&self.limits, prefix, Scope::connection_limit)
+    }
+
+    /// Metrics of limits of how fast connections come, with this stat prefix.
+    pub fn rate_stats(&self, prefix: &str) -> Rc<Registration<ConnectionRateStats>> {
+        self.group(&self.rates, prefix, Scope::connection_rate)
     }
 
     /// Metrics of one listener on this worker.

@@ -5,6 +5,7 @@
 //! only what could not be written at once is kept by the connection.
 
 use super::exchange::{Caller, Trail, Tries, raw_destination, sign_of};
+use super::state::Steered;
 use super::tcp_told::Told;
 use super::{Drain, Handle, Local, Record};
 use crate::cluster::pool::connect;
@@ -136,7 +137,9 @@ async fn dial(
     };
     let view = bound.pinned.clone().unwrap_or_else(|| local.view());
     let draw = clusters.draw(local.env.random.next()).ok_or(Failure::before(Reason::UnknownCluster))?;
-    let cluster = local.cluster(draw.cluster, &view).map_err(Failure::before)?;
+    let steered = Steered::by(handle.state());
+    let id = steered.cluster(&view).unwrap_or(Ok(draw.cluster)).map_err(Failure::before)?;
+    let cluster = local.cluster(id, &view).map_err(Failure::before)?;
     let caller = Caller::of(handle);
     let original_dst = raw_destination(&view, &cluster, caller);
     drop(view);
@@ -154,14 +157,18 @@ async fn dial(
         })?;
         let host = tries.pick(&cluster, context)?;
         trail.reach(&host);
-        let connected = connect(&host, &cluster, &state, &[]).await.map_err(Failure::before);
+        let dialled = host.towards(&steered.variant, &cluster);
+        let connected = connect(&dialled, &cluster, &state, &[]).await.map_err(Failure::before);
         let sign =
             connected.as_ref().map_or_else(|failure| sign_of(failure.reason), |_| Some(Sign::Connected));
         if let Some(sign) = sign {
             state.report(&host, sign);
         }
         match connected {
-            Ok(io) => return Ok((io, config.clone(), (permit, host.enter(), ConnGauge::new(&cluster)))),
+            Ok(io) => {
+                let config = steered.config(config);
+                return Ok((io, config, (permit, host.enter(), ConnGauge::new(&cluster))));
+            }
             Err(failure) if tries.made() >= config.max_connect_attempts => {
                 cluster.stats.failure.inc(failure.reason);
                 cluster.stats.upstream_cx_connect_attempts_exceeded.inc();

@@ -9,7 +9,7 @@ mod ssl;
 mod tally;
 
 pub use control::{Computed, DrainStats};
-pub use inspect::{HttpInspectorStats, TlsInspectorStats};
+pub use inspect::{ConnectionLimitStats, ConnectionRateStats, HttpInspectorStats, TlsInspectorStats};
 pub use ssl::{SdsStats, SslStats, Words};
 pub use tally::{ByReason, StatusCodes};
 

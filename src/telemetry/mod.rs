@@ -42,8 +42,9 @@ pub fn is_failing_checks() -> bool {
 
 pub use failure_log::{FailureLine, FailureLog};
 pub use groups::{
-    ByReason, ClusterStats, Computed, DrainStats, HostStats, HttpInspectorStats, HttpStats, ListenerStats,
-    RpcStats, SdsStats, ServerStats, SslStats, StatusCodes, TcpStats, TlsInspectorStats,
+    ByReason, ClusterStats, Computed, ConnectionLimitStats, ConnectionRateStats, DrainStats, HostStats,
+    HttpInspectorStats, HttpStats, ListenerStats, RpcStats, SdsStats, ServerStats, SslStats, StatusCodes,
+    TcpStats, TlsInspectorStats,
 };
 pub use histogram::{Histogram, HistogramData};
 pub use mesh::{ExchangeStats, MeshMetrics};

@@ -77,6 +77,16 @@ impl Scope {
         Self::named("envoy_tcp", "envoy_tcp_prefix", stat_prefix)
     }
 
+    /// `connection_limit.<stat_prefix>.`
+    pub fn connection_limit(stat_prefix: &str) -> Self {
+        Self::named("envoy_connection_limit", "envoy_connection_limit_prefix", stat_prefix)
+    }
+
+    /// `local_rate_limit.<stat_prefix>.`
+    pub fn connection_rate(stat_prefix: &str) -> Self {
+        Self::named("envoy_local_rate_limit", "envoy_local_ratelimit_prefix", stat_prefix)
+    }
+
     /// `filesystem.`: log files.
     pub fn filesystem() -> Self {
         Self::plain("envoy_filesystem", "filesystem.")

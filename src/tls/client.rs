@@ -33,7 +33,7 @@ pub struct Wish {
     pub sni: Option<Arc<str>>,
     /// The certificate must be for the server name; other names that are configured do not count.
     pub check_name: bool,
-    /// The certificate must be for this name or address too.
+    /// The certificate must be for one of these names or addresses, with `,` between them, too.
     pub also_for: Option<Arc<str>>,
 }
 
@@ -180,23 +180,30 @@ impl Client {
 impl Verifier {
     /// The same, for certificates that are for `name` only.
     fn for_name(&self, name: &str) -> Result<Verifier, TlsError> {
-        Ok(Verifier { names: vec![self.only(name)?], ..self.clone() })
+        Ok(Verifier { names: self.only([name])?, ..self.clone() })
     }
 
-    /// The same, for certificates that are for `name` too.
-    fn also_for(&self, name: &str) -> Result<Verifier, TlsError> {
-        Ok(Verifier { also: Some(self.only(name)?), ..self.clone() })
+    /// The same, for certificates that are for one of `names` too.
+    fn also_for(&self, names: &str) -> Result<Verifier, TlsError> {
+        Ok(Verifier { also: self.only(names.split(',').map(str::trim))?, ..self.clone() })
     }
 
     /// A name says nothing in a certificate that anybody may have made.
-    fn only(&self, name: &str) -> Result<SanMatch, TlsError> {
-        if name.is_empty() || self.trust.is_none() {
-            let why = "auto_san_validation needs a name and a CA certificate";
-            return Err(TlsError::Unusable(why.to_owned()));
-        }
-        let kind = if name.parse::<IpAddr>().is_ok() { SanKind::Ip } else { SanKind::Dns };
-        let matcher = StringMatch::Exact { value: name.to_owned(), ignore_case: true };
-        Ok(SanMatch { kind: Some(kind), matcher })
+    fn only<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> Result<Vec<SanMatch>, TlsError> {
+        let read = |name: &str| {
+            if name.is_empty() || self.trust.is_none() {
+                let why = "a name is checked only where there is one, and a CA certificate";
+                return Err(TlsError::Unusable(why.to_owned()));
+            }
+            let kind = match name {
+                name if name.parse::<IpAddr>().is_ok() => SanKind::Ip,
+                name if name.contains("://") => SanKind::Uri,
+                _ => SanKind::Dns,
+            };
+            let matcher = StringMatch::Exact { value: name.to_owned(), ignore_case: kind == SanKind::Dns };
+            Ok(SanMatch { kind: Some(kind), matcher })
+        };
+        names.into_iter().map(read).collect()
     }
 }
 

@@ -28,8 +28,8 @@ pub(super) struct Verifier {
     /// `None`: the chain is not looked at.
     pub(super) trust: Option<Arc<Trust>>,
     pub(super) names: Vec<SanMatch>,
-    /// A name that must be in it beside one of those.
-    pub(super) also: Option<SanMatch>,
+    /// One of these must be in it beside one of those.
+    pub(super) also: Vec<SanMatch>,
     pub(super) hashes: Vec<[u8; 32]>,
     pub(super) spki: Vec<[u8; 32]>,
     pub(super) crl_leaf_only: bool,
@@ -71,7 +71,7 @@ impl Verifier {
         {
             return Err(error);
         }
-        let named = !self.names.is_empty() || self.also.is_some();
+        let named = !self.names.is_empty() || !self.also.is_empty();
         if !named && self.hashes.is_empty() && self.spki.is_empty() {
             return Ok(());
         }
@@ -81,7 +81,7 @@ impl Verifier {
         if named {
             let sans = names::sans(&certificate);
             let wanted = |names: &[SanMatch]| names.is_empty() || names::accepts(names, &sans);
-            if !wanted(&self.names) || !wanted(self.also.as_slice()) {
+            if !wanted(&self.names) || !wanted(&self.also) {
                 return Err(other(TlsError::Name));
             }
         }

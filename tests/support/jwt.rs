@@ -33,6 +33,11 @@ impl Issuer {
         Issuer { kid, alg, key }
     }
 
+    /// One whose RSA key is this PKCS 8.
+    pub fn of_rsa(pkcs8: &[u8], kid: &'static str) -> Issuer {
+        Issuer { kid, alg: "RS256", key: Key::Rsa(RsaKeyPair::from_pkcs8(pkcs8).unwrap()) }
+    }
+
     /// What others check its tokens with.
     pub fn jwk(&self) -> Value {
         let mut jwk = match &self.key {

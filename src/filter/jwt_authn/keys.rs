@@ -12,7 +12,11 @@ use aws_lc_rs::signature::{
     RsaPublicKeyComponents, VerificationAlgorithm,
 };
 use aws_lc_rs::{constant_time, hmac};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use std::collections::BTreeMap;
+use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::public_key::PublicKey;
 
 /// Length of an Ed25519 signature.
 const ED25519_SIGNATURE: usize = 64;
@@ -107,16 +111,35 @@ enum Kind {
 }
 
 impl Keys {
-    /// The set in this text; `None` if there is no usable key in it.
+    /// The set in this text, or the certificates by their keys' names; `None` if there is no usable key in it.
     pub(super) fn parse(text: &[u8]) -> Option<Keys> {
         let Datum::Map(set) = parse_json(text)? else { return None };
-        let Some(Datum::List(list)) = set.get("keys") else { return None };
+        let list = match set.get("keys") {
+            Some(Datum::List(list)) => list,
+            Some(_) => return None,
+            None => return Keys::of_certificates(&set),
+        };
         let keys = list.iter().filter_map(|key| match key {
             Datum::Map(key) => Key::read(key),
             _ => None,
         });
         let keys = Keys(keys.collect());
         (!keys.0.is_empty()).then_some(keys)
+    }
+
+    /// PEM certificates by `kid`. What is no certificate spoils all; keys other than RSA's are not in it.
+    fn of_certificates(set: &BTreeMap<String, Datum>) -> Option<Keys> {
+        let mut keys = Vec::new();
+        for (kid, value) in set {
+            let Datum::Text(pem) = value else { return None };
+            let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok().filter(|_| !kid.is_empty())?;
+            let (_, certificate) = X509Certificate::from_der(&der).ok()?;
+            if let Ok(PublicKey::RSA(key)) = certificate.public_key().parsed() {
+                let kind = rsa_key(key.modulus.to_vec(), key.exponent.to_vec());
+                keys.push(Key { kid: Some(kid.clone()), alg: None, kind });
+            }
+        }
+        (!keys.is_empty()).then_some(Keys(keys))
     }
 
     /// Whether one of them has signed the token.
@@ -150,10 +173,7 @@ impl Key {
             None => None,
         };
         let kind = match (text("kty")?, alg) {
-            ("RSA", None | Some(Alg::Rsa { .. })) => {
-                let strip = |bytes: Vec<u8>| bytes.into_iter().skip_while(|byte| *byte == 0).collect();
-                Kind::Rsa(RsaPublicKeyComponents { n: strip(bytes("n")?), e: strip(bytes("e")?) })
-            }
+            ("RSA", None | Some(Alg::Rsa { .. })) => rsa_key(bytes("n")?, bytes("e")?),
             ("EC", None | Some(Alg::Ec(_))) => {
                 let of_alg = match alg {
                     Some(Alg::Ec(curve)) => Some(curve),
@@ -180,6 +200,11 @@ impl Key {
         };
         Some(Key { kid: text("kid").map(str::to_owned), alg, kind })
     }
+}
+
+fn rsa_key(n: Vec<u8>, e: Vec<u8>) -> Kind {
+    let strip = |bytes: Vec<u8>| bytes.into_iter().skip_while(|byte| *byte == 0).collect();
+    Kind::Rsa(RsaPublicKeyComponents { n: strip(n), e: strip(e) })
 }
 
 /// An uncompressed point (SEC 1, 2.3.3).

@@ -198,7 +198,8 @@ fn wanted<'a>(
     }
 }
 
-/// What is required of the request: by its route, or by the first rule that it meets. `None`: nothing.
+/// What is required of the request: by its route, by the first rule that it meets, or by what filters said of it.
+/// `None`: nothing.
 ///
 /// # Errors
 /// The route names what there is not.
@@ -223,7 +224,12 @@ fn required<'a>(
     let head = ctx.request.head();
     let random = ctx.world.random.next();
     let rule = config.rules.iter().find(|rule| route_holds(&rule.matcher, head, random));
-    Ok(rule.map(|rule| &rule.requires).filter(|requires| **requires != JwtRequirement::Nothing))
+    let by_state = || {
+        let (key, texts) = config.by_state.as_ref()?;
+        texts.get(ctx.metadata.state.get(key)?)
+    };
+    let requires = rule.map_or_else(by_state, |rule| Some(&rule.requires));
+    Ok(requires.filter(|requires| **requires != JwtRequirement::Nothing))
 }
 
 fn is_preflight(head: &dyn Head) -> bool {

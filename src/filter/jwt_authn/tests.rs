@@ -10,7 +10,6 @@ use issuers::{Issuer, jwks, url};
 use serde_json::json;
 use std::time::Duration;
 
-#[allow(dead_code, reason = "shared with the integration tests")]
 #[path = "../../../tests/support/jwt.rs"]
 mod issuers;
 
@@ -49,6 +48,25 @@ fn every_algorithm_is_checked_by_a_key_of_its_kind_only() {
     assert_eq!(set.verify(&Token::parse(&confused).unwrap()), Err(Refusal::Verification));
     let other = Issuer::new("RS256", "other").token(&json!({}));
     assert_eq!(set.verify(&Token::parse(&other).unwrap()), Err(Refusal::NoSuchKey));
+}
+
+#[test]
+fn certificates_by_the_names_of_their_keys_are_a_set() {
+    use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, RsaKeySize};
+    let pair = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap();
+    let pem = CertificateParams::default().self_signed(&pair).unwrap().pem();
+    let other = CertificateParams::default().self_signed(&KeyPair::generate().unwrap()).unwrap().pem();
+    let issuer = Issuer::of_rsa(pair.serialized_der(), "k");
+    let token = issuer.token(&json!({}));
+    let verify = |set: serde_json::Value| keys(&set.to_string()).verify(&Token::parse(&token).unwrap());
+    // A key of another kind is of no use to anybody.
+    assert_eq!(verify(json!({"k": pem, "other": other})), Ok(()));
+    assert_eq!(verify(json!({"l": pem})), Err(Refusal::NoSuchKey));
+    let none = |set: serde_json::Value| Keys::parse(set.to_string().as_bytes()).is_none();
+    assert!(none(json!({"k": pem, "l": "no certificate"})) && none(json!({"k": pem, "": pem})));
+    assert!(none(json!({"k": other})) && none(json!({"k": 1})) && none(json!({})));
+    // Chains within keys say nothing: what counts is the key.
+    assert!(none(json!({"keys": [{"kty": "RSA", "kid": "k", "x5c": [pem]}]})));
 }
 
 #[test]
@@ -247,7 +265,7 @@ fn requirements_are_met_by_the_tokens_they_name() {
     assert_eq!(judge(&either, &[&of_b]), Ok(vec![1]));
     assert_eq!(judge(&either, &[]), Err(Refusal::Missing));
     assert_eq!(judge(&either, &[&old]), Err(Refusal::Expired), "what fails tells more than a stranger");
-    assert_eq!(judge(&All(vec![one(0), optional.clone()]), &[&of_a]), Ok(vec![0, 0]));
+    assert_eq!(judge(&All(vec![one(0), optional.clone()]), &[&of_a]), Ok(vec![0]), "said once");
     assert_eq!(judge(&All(vec![one(0), one(1)]), &[&of_a]), Err(Refusal::UnknownIssuer));
 
     assert_eq!(judge(&AllowMissing, &[]), Ok(vec![]));

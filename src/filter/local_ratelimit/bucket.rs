@@ -6,7 +6,7 @@ use std::time::Instant;
 
 /// Fills all the time. What is kept is the moment at which it would have been empty: what is in it is what has
 /// come since then, and taking a token moves the moment ahead.
-pub(super) struct Bucket {
+pub struct Bucket {
     config: BucketConfig,
     since: Instant,
     /// Nanoseconds after `since`, plus those of a full bucket.
@@ -14,7 +14,8 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    pub(super) fn full(config: BucketConfig, now: Instant) -> Self {
+    /// One that is full.
+    pub fn full(config: BucketConfig, now: Instant) -> Self {
         // A full bucket was empty as long ago as it takes to fill it.
         Bucket { config, since: now, empty_at: AtomicU64::new(0) }
     }
@@ -40,7 +41,7 @@ impl Bucket {
     }
 
     /// Takes a token if there is one.
-    pub(super) fn take(&self, now: Instant) -> bool {
+    pub fn take(&self, now: Instant) -> bool {
         let (now, pace, span) = (self.now(now), self.pace(), self.span());
         let taken = |held: u64| {
             let next = (held as f64).max(now - span) + pace;

@@ -119,10 +119,3 @@ pub struct NetworkAuthz {
     pub enabled_metadata: Option<MetadataMatch>,
     pub namespaces: Vec<String>,
 }
-
-/// Who decides about connections of a chain, before its last filter has them.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub enum Guard {
-    Rbac(super::NetworkRbac),
-    Authz(Box<NetworkAuthz>),
-}

@@ -12,6 +12,8 @@ pub struct JwtAuthn {
     pub providers: Vec<JwtProvider>,
     /// The first that matches holds.
     pub rules: Vec<JwtRule>,
+    /// Where no rule matches: the key whose text among these says what holds.
+    pub by_state: Option<(String, BTreeMap<String, JwtRequirement>)>,
     /// What routes name.
     pub named: BTreeMap<String, JwtRequirement>,
     /// CORS preflights need no token.

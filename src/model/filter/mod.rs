@@ -6,16 +6,16 @@
 
 mod authz;
 mod compression;
+mod connections;
 mod faults;
 mod jwt;
 mod rate_limit;
 mod rbac;
 mod simple;
 
-pub use authz::{
-    AuthzBody, AuthzService, AuthzSettings, ExtAuthz, GrpcTarget, Guard, HttpAuthz, NetworkAuthz,
-};
+pub use authz::{AuthzBody, AuthzService, AuthzSettings, ExtAuthz, GrpcTarget, HttpAuthz, NetworkAuthz};
 pub use compression::{Algorithm, Compression, Compressor, Decompressor};
+pub use connections::{ConnectionLimit, ConnectionRate, Guard, SetFilterState, StateValue, Switch};
 pub use faults::{AbortWith, Fault, FaultAbort, FaultDelay, FaultRate};
 pub use jwt::{
     ClaimHeader, JwksSource, JwtAuthn, JwtCache, JwtProvider, JwtRequirement, JwtRule, RemoteJwks,
@@ -122,6 +122,7 @@ pub enum FilterConfig {
     JwtRequirement(String),
     HeaderToMetadata(HeaderToMetadata),
     SetMetadata(SetMetadata),
+    SetFilterState(SetFilterState),
     GrpcWeb,
     GrpcStats(GrpcStats),
     Compressor(Compressor),

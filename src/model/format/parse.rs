@@ -105,6 +105,7 @@ fn op(call: &Call<'_>) -> Result<Made, FormatError> {
         })),
         "GRPC_STATUS_NUMBER" if call.argument.is_none() => Some(Op::GrpcStatus(GrpcStyle::Number)),
         "DYNAMIC_METADATA" => metadata(argument),
+        "FILTER_STATE" => filter_state(argument)?,
         "ENVIRONMENT" if !argument.is_empty() => {
             return Ok(Made::Text(std::env::var(argument).unwrap_or_else(|_| "-".to_owned())));
         }
@@ -136,7 +137,7 @@ fn log_op(call: &Call<'_>) -> Result<Option<Op>, FormatError> {
             Op::Fact(Fact::ResponseCodeDetails)
         }
         "TRACE_ID" if call.argument.is_none() => Op::TraceId,
-        "FILTER_STATE" | "UPSTREAM_FILTER_STATE" if !argument.is_empty() => Op::Absent,
+        "UPSTREAM_FILTER_STATE" if !argument.is_empty() => Op::Absent,
         "METADATA" => match argument.strip_prefix("DYNAMIC:").and_then(metadata) {
             Some(op) => op,
             None => return wrong("only (DYNAMIC:namespace:key) is supported"),
@@ -198,6 +199,21 @@ fn path(argument: &str) -> Result<Op, FormatError> {
         }
     };
     Ok(Op::Path { query, from })
+}
+
+/// `key`, `key:PLAIN`, `key:TYPED` or `key:FIELD:name`.
+fn filter_state(argument: &str) -> Result<Option<Op>, FormatError> {
+    let (key, form) = argument.split_once(':').unwrap_or((argument, "TYPED"));
+    let plain = match form {
+        "PLAIN" => true,
+        "TYPED" => false,
+        // Texts have no fields.
+        field if field.starts_with("FIELD:") => return Ok(Some(Op::Absent)),
+        other => {
+            return Err(FormatError(format!("%FILTER_STATE%: {other:?}: expected PLAIN, TYPED or FIELD")));
+        }
+    };
+    Ok((!key.is_empty()).then(|| Op::FilterState { key: key.into(), plain }))
 }
 
 /// `namespace:key:key…`

@@ -69,7 +69,10 @@ impl Builder {
             chains.push(match equal {
                 Some(old) => old.clone(),
                 None => {
-                    let old = before.get(&slot).and_then(|old| old.spec.filters.as_deref());
+                    let old = before.get(&slot);
+                    let guards = old.map(|old| old.spec.model.guards.as_slice()).unwrap_or_default();
+                    chain.guards.iter().for_each(|guard| guard.adopt(guards));
+                    let old = old.and_then(|old| old.spec.filters.as_deref());
                     self.compile_chain(name, slot, chain, (pending.since, model.direction), old)
                 }
             });

@@ -59,6 +59,9 @@ impl Exchange {
         };
         let mut now = around(&planned);
         let mut stream = chain.begin(now.route(), now.share());
+        if let Some(state) = handle.state() {
+            stream.metadata.state = state.clone();
+        }
         let mut held = None;
         let passed = loop {
             match self.pass(chain, &mut stream, &now, head, body, &mut held).await {

@@ -5,6 +5,7 @@ use super::flow::{Broken, Flow};
 use super::sink::Sink;
 use super::source::Source;
 use super::upstream::offering;
+use crate::cluster::Variant;
 use crate::cluster::pool::auto::{self, Lease};
 use crate::cluster::pool::http2::failure_of;
 use crate::cluster::pool::{http1, http2};
@@ -42,7 +43,7 @@ pub(super) async fn send(
     fresh: bool,
 ) -> Result<Sent, Failure> {
     let Attempt { cluster, state, priority, .. } = attempt;
-    let host = &offering(alpn, attempt, version, head);
+    let host = &offering(Variant::default(), alpn, attempt, version, head);
     let mut up = Flow::new(Source::Held(whole), 0);
     let bare = up.is_empty();
     let lease = match version {

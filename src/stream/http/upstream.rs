@@ -43,8 +43,9 @@ pub(super) fn target(to: &Forward<'_>, attempt: &Attempt, head: &request::Parts)
 }
 
 /// The picked host with connections such as this request needs: the protocols are offered that `rules` say for
-/// this version, and the names are those of `head` where its cluster wants that.
+/// this version, and the names are those of `variant`, else those of `head` where its cluster wants that.
 pub(super) fn offering(
+    mut variant: Variant,
     rules: Option<&AlpnOverride>,
     attempt: &Attempt,
     version: UpstreamProtocol,
@@ -54,7 +55,9 @@ pub(super) fn offering(
         UpstreamProtocol::Http2 | UpstreamProtocol::Auto => rules.http2.as_ref(),
         UpstreamProtocol::Http1 | UpstreamProtocol::Downstream => rules.http11.as_ref(),
     });
-    let mut variant = Variant { alpn: wanted.cloned(), ..Variant::default() };
+    if let Some(wanted) = wanted {
+        variant.alpn = Some(wanted.clone());
+    }
     if let Some(auto) = &attempt.state.spec.model.auto_names {
         name(auto, head, &mut variant);
     }
@@ -71,10 +74,10 @@ fn name(auto: &AutoNames, head: &request::Parts, variant: &mut Variant) {
     let name = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
     let is_address = name.parse::<IpAddr>().is_ok();
     let name: Option<Arc<str>> = Some(name).filter(|name| !name.is_empty()).map(Arc::from);
-    if auto.san {
+    if auto.san && variant.san.is_none() {
         variant.san.clone_from(&name);
     }
-    if auto.sni && !is_address {
+    if auto.sni && !is_address && variant.sni.is_none() {
         variant.sni = name;
     }
 }
@@ -95,7 +98,7 @@ impl Exchange {
             }
             other => other,
         };
-        let host = offering(self.alpn.as_deref(), attempt, version, head);
+        let host = offering(self.variant(), self.alpn.as_deref(), attempt, version, head);
         let known = match version {
             UpstreamProtocol::Auto => Some(self.lease_any(attempt, &host).await?),
             _ => None,
@@ -111,6 +114,14 @@ impl Exchange {
         }
         self.record.upstream_protocol = "HTTP/1.1";
         self.send_http1(to, attempt, (&host, http1), head, up).await
+    }
+
+    /// What filters said of connections to hosts.
+    fn variant(&self) -> Variant {
+        let mut variant = Variant::default();
+        variant.take(&self.record.metadata.state);
+        self.down.handle.state().into_iter().for_each(|state| variant.take(state));
+        variant
     }
 
     /// A connection of the version of HTTP its host chose.

@@ -224,6 +224,10 @@ impl Facts for Ended<'_> {
         self.record.metadata.write(namespace, path, out)
     }
 
+    fn filter_state(&self, key: &str) -> Option<&str> {
+        self.record.metadata.state.get(key).or_else(|| self.handle?.state()?.get(key))
+    }
+
     fn fact(&self, fact: Fact, out: &mut Vec<u8>) -> bool {
         let record = self.record;
         let (request, response, trailers) = (record.request_head, record.response_head, record.trailers);

@@ -1,8 +1,8 @@
-//! What listener filters found, in Envoy's names.
+//! What listener filters found and what limits connections, in Envoy's names.
 
 use crate::stat_group;
 use crate::telemetry::histogram::Histogram;
-use crate::telemetry::metric::Counter;
+use crate::telemetry::metric::{Counter, Gauge};
 
 stat_group! {
     /// `tls_inspector.`, over all listeners.
@@ -29,5 +29,21 @@ stat_group! {
         http11_found: Counter,
         http2_found: Counter,
         http_not_found: Counter,
+    }
+}
+
+stat_group! {
+    /// `connection_limit.<stat_prefix>.`
+    pub struct ConnectionLimitStats {
+        /// Those that are refused included, as long as they are there.
+        active_connections: Gauge,
+        limited_connections: Counter,
+    }
+}
+
+stat_group! {
+    /// `local_rate_limit.<stat_prefix>.`, of connections.
+    pub struct ConnectionRateStats {
+        rate_limited: Counter,
     }
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::access_log;
+use super::connections;
 use super::endpoints::lb_metadata;
 use super::extension::{Extension, refuse_discovery, why_never};
-use super::http_filters::{network_authz, network_rbac};
 use super::http_manager;
 use super::mesh;
 use super::route;
@@ -16,9 +16,7 @@ use crate::model::{
     ChainMesh, Guard, NetworkFilter, Protocol, RouteSource, RpcProxy, TcpProxy, WeightedCluster,
 };
 use crate::proto::envoy::config::listener::v3 as pb;
-use crate::proto::envoy::extensions::filters::network::ext_authz::v3 as ext_authz;
 use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
-use crate::proto::envoy::extensions::filters::network::rbac::v3 as rbac;
 use crate::proto::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 use crate::proto::mizzen::v1 as own;
 use crate::translate::finding::{Findings, Path};
@@ -43,16 +41,8 @@ pub(super) fn terminal(
         let at = path.index(i);
         if let Some((at_config, extension)) = open(&at, filter, out) {
             let at_config = at.name(at_config);
-            if extension.is::<rbac::Rbac>() {
-                let config = extension.decode(&at_config, out);
-                let guard = config.and_then(|config| network_rbac(&at_config, &config, out));
-                guards.extend(guard.map(Guard::Rbac));
-                continue;
-            }
-            if extension.is::<ext_authz::ExtAuthz>() {
-                let config = extension.decode(&at_config, out);
-                let guard = config.and_then(|config| network_authz(&at_config, &config, out));
-                guards.extend(guard.map(|guard| Guard::Authz(Box::new(guard))));
+            if let Some(guard) = connections::guard(&at_config, &extension, out) {
+                guards.extend(guard);
                 continue;
             }
             if mesh::network(&at_config, &extension, mesh, out) {

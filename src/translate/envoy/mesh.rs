@@ -22,13 +22,10 @@ use std::time::Duration;
 /// `tcp_reporting_duration` if absent.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Network filters that are passed over: they look at other protocols, or limit connections.
+/// Network filters that are passed over: they look at other protocols.
 const PASSED: &[&str] = &[
-    "envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit",
-    "envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit",
     "envoy.extensions.filters.network.mongo_proxy.v3.MongoProxy",
     "envoy.extensions.filters.network.mysql_proxy.v3.MySQLProxy",
-    "envoy.extensions.filters.network.sni_cluster.v3.SniCluster",
 ];
 
 /// Takes a network filter before the last one into `mesh`; `false`: it is none of these.

@@ -21,6 +21,7 @@ mod cluster_health;
 mod cluster_http;
 mod cluster_lb;
 mod cluster_limits;
+mod connections;
 mod endpoints;
 mod extension;
 mod filters;

@@ -93,6 +93,7 @@ pub(super) const NO_EFFECT: &[(&str, &[&str])] = &[
     ("envoy.extensions.filters.http.fault.v3.HTTPFault", &["disable_downstream_cluster_stats"]),
     ("envoy.extensions.filters.http.grpc_stats.v3.FilterConfig", &["enable_upstream_stats"]),
     ("envoy.extensions.filters.http.header_to_metadata.v3.Config", &["stat_prefix"]),
+    ("envoy.extensions.filters.common.set_filter_state.v3.FilterStateValue", &["shared_with_upstream"]),
     ("stats.PluginConfig", &["rescoping_duration", "scope_grace_period_duration"]),
     (
         "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",

@@ -13,6 +13,7 @@ use crate::translate::envoy::route::route_match;
 use crate::translate::envoy::service::{http_uri, retries};
 use crate::translate::envoy::values::{duration, not_empty, positive};
 use crate::translate::finding::{Findings, Path};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Good keys, if absent.
@@ -32,10 +33,6 @@ pub(super) fn of_chain(
     config: &pb::JwtAuthentication,
     out: &mut Findings,
 ) -> Option<FilterConfig> {
-    if config.filter_state_rules.is_some() {
-        let why = "there is no filter state to choose by (nearest valid: rules)";
-        out.bad(&path.name("filter_state_rules"), "", why);
-    }
     let at = path.name("providers");
     let names: Vec<&str> = config.providers.keys().map(String::as_str).collect();
     let providers: Vec<_> =
@@ -48,10 +45,13 @@ pub(super) fn of_chain(
     let at = path.name("rules");
     let rules = config.rules.iter().enumerate();
     let rules: Vec<_> = rules.map(|(i, given)| of_rule(&at.index(i), given, config, &names, out)).collect();
+    let by_state = config.filter_state_rules.as_ref();
+    let by_state = by_state.map(|given| of_state(&path.name("filter_state_rules"), given, &names, out));
     // All or nothing: a rule less could admit more.
     Some(FilterConfig::JwtAuthn(Box::new(JwtAuthn {
         providers: providers.into_iter().collect::<Option<_>>()?,
         rules: rules.into_iter().collect::<Option<_>>()?,
+        by_state: by_state.map_or(Some(None), |read| read.map(Some))?,
         named: named.into_iter().collect::<Option<_>>()?,
         bypass_preflight: config.bypass_cors_preflight,
         strip_failure: config.strip_failure_response,
@@ -76,6 +76,22 @@ pub(super) fn of_route(
             None
         }
     }
+}
+
+/// Which text under which key requires what.
+fn of_state(
+    path: &Path<'_>,
+    given: &pb::FilterStateRule,
+    providers: &[&str],
+    out: &mut Findings,
+) -> Option<(String, BTreeMap<String, JwtRequirement>)> {
+    let name = not_empty(&path.name("name"), &given.name, out);
+    let at = path.name("requires");
+    let read = given.requires.iter();
+    let read: Vec<_> = read
+        .map(|(text, given)| Some((text.clone(), requirement(&at.key(text), given, providers, out)?)))
+        .collect();
+    Some((name, read.into_iter().collect::<Option<_>>()?))
 }
 
 fn of_rule(

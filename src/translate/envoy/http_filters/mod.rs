@@ -7,6 +7,7 @@ mod compression;
 mod cors;
 mod ext_authz;
 mod fault;
+mod filter_state;
 mod header_mutation;
 mod jwt_authn;
 mod metadata;
@@ -15,7 +16,8 @@ mod rbac;
 mod simple;
 
 pub(super) use ext_authz::of_connections as network_authz;
-pub(super) use rate_limit::rate_limits;
+pub(super) use filter_state::of_connections as network_state;
+pub(super) use rate_limit::{bucket, rate_limits};
 pub(super) use rbac::{metadata as dynamic_metadata, network_rbac};
 
 use std::collections::BTreeMap;
@@ -140,6 +142,7 @@ fn of_chain(path: &Path<'_>, extension: &Extension<'_>, out: &mut Findings) -> O
         pb::rbac::v3::Rbac => rbac::http_rbac;
         pb::header_to_metadata::v3::Config => metadata::header_to_metadata;
         pb::set_metadata::v3::Config => metadata::set_metadata;
+        pb::set_filter_state::v3::Config => filter_state::of_streams;
         pb::grpc_web::v3::GrpcWeb => |_: &Path<'_>, _: &_, _: &mut Findings| Some(FilterConfig::GrpcWeb);
         pb::grpc_stats::v3::FilterConfig => simple::grpc_stats;
         pb::compressor::v3::Compressor => compression::compressor;
@@ -166,7 +169,8 @@ fn of_route(path: &Path<'_>, extension: &Extension<'_>, out: &mut Findings) -> O
     let same = extension.is::<pb::fault::v3::HttpFault>()
         || extension.is::<pb::local_ratelimit::v3::LocalRateLimit>()
         || extension.is::<pb::header_to_metadata::v3::Config>()
-        || extension.is::<pb::set_metadata::v3::Config>();
+        || extension.is::<pb::set_metadata::v3::Config>()
+        || extension.is::<pb::set_filter_state::v3::Config>();
     if !same {
         return None;
     }

@@ -87,7 +87,11 @@ fn fraction(
     }
 }
 
-fn bucket(path: &Path<'_>, given: &TokenBucket, out: &mut Findings) -> Option<BucketConfig> {
+pub(in crate::translate::envoy) fn bucket(
+    path: &Path<'_>,
+    given: &TokenBucket,
+    out: &mut Findings,
+) -> Option<BucketConfig> {
     let at = path.name("fill_interval");
     let Some(interval) = &given.fill_interval else {
         out.bad(&at, "", "is required");
