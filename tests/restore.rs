@@ -97,11 +97,20 @@ async fn the_last_good_snapshot_serves_until_the_control_plane_is_back() {
     assert_eq!((mode(&world.state()), mode(&world.file())), (0o700, 0o600));
 
     world.ads.kill();
-    let begin = Instant::now();
-    let program = world.run();
-    wait_listening(([127, 0, 0, 1], world.bolt).into()).await;
-    // Refused at once, so before the second that a silent control plane is given.
-    assert!(begin.elapsed() < Duration::from_millis(950), "{:?}, {:?}", begin.elapsed(), program.said());
+    // Refused at once, so before the second that a silent control plane is given. A busy machine may need longer
+    // than that for a start: then another start has to show it.
+    let mut starts = 0;
+    let _program = loop {
+        let begin = Instant::now();
+        let program = world.run();
+        wait_listening(([127, 0, 0, 1], world.bolt).into()).await;
+        starts += 1;
+        if begin.elapsed() < Duration::from_millis(950) {
+            break program;
+        }
+        assert!(starts < 10, "{:?}, {:?}", begin.elapsed(), program.said());
+    };
+    wait_listening(([127, 0, 0, 1], world.tcp).into()).await;
     assert_eq!(ask(world.bolt, "0").await, Ok("b1".to_owned()));
     assert_eq!(greet(world.tcp).await.unwrap().1, "t1");
     wait_until("it says that it is old", || world.gauge("mizzen_snapshot_stale") == Some(1)).await;

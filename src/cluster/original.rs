@@ -2,9 +2,9 @@
 
 use super::{ClusterSpec, Env, Host};
 use crate::message::Reason;
-use crate::model::{Address, Endpoint, Health, OriginalDst};
+use crate::model::{Address, Endpoint, OriginalDst};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use tokio::time::Instant;
@@ -37,16 +37,7 @@ impl Originals {
     ) -> Result<Rc<Host>, Reason> {
         let destination = destination.ok_or(Reason::NoEndpoints)?;
         self.sweep(settings);
-        let endpoint = Endpoint {
-            address: Address::Ip(destination),
-            hostname: String::new(),
-            health: Health::Healthy,
-            weight: 1,
-            metadata: BTreeMap::new(),
-            socket_match: BTreeMap::new(),
-            workload: None,
-            check: None,
-        };
+        let endpoint = Endpoint::at(Address::Ip(destination));
         // What encrypts is the cluster's, and may change while the host stays.
         let socket = spec.sockets.of(&endpoint);
         if let Some(entry) =

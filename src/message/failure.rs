@@ -142,6 +142,19 @@ impl Reason {
     }
 }
 
+/// The gRPC status of an HTTP one: gRPC's own table (`doc/http-grpc-status-mapping.md`), and OK for 200.
+pub fn grpc_of_http(status: u16) -> u16 {
+    match status {
+        200 => 0,
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,7 @@ mod metadata;
 pub mod state;
 
 pub use facts::{Fact, Facts, Moment, Point};
-pub use failure::{Failure, Reason};
+pub use failure::{Failure, Reason, grpc_of_http};
 pub use flags::Flags;
 pub use head::Head;
 pub use headers::{Headers, Request};

@@ -62,6 +62,22 @@ pub enum Health {
     Draining,
 }
 
+impl Endpoint {
+    /// A healthy host of weight 1 of which nothing else is said.
+    pub fn at(address: Address) -> Self {
+        Endpoint {
+            address,
+            hostname: String::new(),
+            health: Health::Healthy,
+            weight: 1,
+            metadata: BTreeMap::new(),
+            socket_match: BTreeMap::new(),
+            workload: None,
+            check: None,
+        }
+    }
+}
+
 impl Endpoints {
     /// All hosts of all localities.
     pub fn iter(&self) -> impl Iterator<Item = &Endpoint> {
@@ -70,19 +86,7 @@ impl Endpoints {
 
     /// Hosts written as plain addresses, one locality, equal weights.
     pub fn of(name: impl Into<String>, addresses: impl IntoIterator<Item = Address>) -> Self {
-        let endpoints = addresses
-            .into_iter()
-            .map(|address| Endpoint {
-                address,
-                hostname: String::new(),
-                health: Health::Healthy,
-                weight: 1,
-                metadata: BTreeMap::new(),
-                socket_match: BTreeMap::new(),
-                workload: None,
-                check: None,
-            })
-            .collect();
+        let endpoints = addresses.into_iter().map(Endpoint::at).collect();
         Endpoints {
             name: name.into(),
             localities: vec![Locality { endpoints, ..Locality::default() }],

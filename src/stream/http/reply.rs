@@ -1,7 +1,7 @@
 //! Answers the proxy makes itself, in the form the client understands.
 
 use super::head::edit;
-use crate::message::Reason;
+use crate::message::{Reason, grpc_of_http};
 use crate::protocol::bolt::Status;
 use crate::protocol::bridge;
 use crate::stream::Rewritten;
@@ -128,8 +128,8 @@ pub(super) fn rewrite(response: &mut Response<()>, whole: &mut Bytes, old: u16, 
     if response.extensions_mut().remove::<Plain>().is_some() {
         let headers = response.headers_mut();
         // A status of gRPC that somebody chose says more than one of HTTP.
-        if headers.get("grpc-status") == Some(&HeaderValue::from(grpc_status(was))) {
-            headers.insert("grpc-status", HeaderValue::from(grpc_status(status)));
+        if headers.get("grpc-status") == Some(&HeaderValue::from(grpc_of_http(was.as_u16()))) {
+            headers.insert("grpc-status", HeaderValue::from(grpc_of_http(status.as_u16())));
         }
         let text = percent_encoded(&String::from_utf8_lossy(&new.body));
         match HeaderValue::from_str(&text) {
@@ -162,7 +162,7 @@ fn grpc(status: StatusCode, message: &str) -> Response<()> {
     const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
     let mut headers = HeaderMap::with_capacity(3);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert(GRPC_STATUS, HeaderValue::from(grpc_status(status)));
+    headers.insert(GRPC_STATUS, HeaderValue::from(grpc_of_http(status.as_u16())));
     if let Ok(message) = HeaderValue::from_str(&percent_encoded(message))
         && !message.is_empty()
     {
@@ -173,19 +173,6 @@ fn grpc(status: StatusCode, message: &str) -> Response<()> {
     let text = Bytes::copy_from_slice(message.as_bytes());
     response.extensions_mut().insert(Plain { status: status.as_u16(), text });
     response
-}
-
-/// gRPC's own table of what an HTTP status means (`doc/http-grpc-status-mapping.md`), and OK for success.
-fn grpc_status(status: StatusCode) -> u16 {
-    match status.as_u16() {
-        200 => 0,
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502 | 503 | 504 => 14,
-        _ => 2,
-    }
 }
 
 /// `grpc-message` carries printable ASCII but `%`, everything else as `%XX`.

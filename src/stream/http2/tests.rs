@@ -228,7 +228,8 @@ pub(in crate::stream) async fn echo(request: Request<RecvStream>, mut respond: S
     let authority = HeaderValue::from_str(request.uri().authority().unwrap().as_str()).unwrap();
     let mut body = request.into_body();
     let response = Response::builder().header("path", path).header("to", authority).body(()).unwrap();
-    let mut sink = respond.send_response(response, false).unwrap();
+    // Whoever asked may have given up.
+    let Ok(mut sink) = respond.send_response(response, false) else { return };
     while let Some(Ok(part)) = body.data().await {
         let _ = body.flow_control().release_capacity(part.len());
         if sink.send_data(part, false).is_err() {
@@ -236,7 +237,7 @@ pub(in crate::stream) async fn echo(request: Request<RecvStream>, mut respond: S
         }
     }
     match body.trailers().await {
-        Ok(Some(trailers)) => sink.send_trailers(trailers).unwrap(),
+        Ok(Some(trailers)) => drop(sink.send_trailers(trailers)),
         Ok(None) => drop(sink.send_data(Bytes::new(), true)),
         Err(_) => {}
     }

@@ -3,7 +3,7 @@
 use super::attributes::Over;
 use super::ended::Ended;
 use crate::filter::metadata_holds;
-use crate::message::{Facts, Point};
+use crate::message::{Facts, Point, grpc_of_http};
 use crate::model::LogFilter;
 
 impl Ended<'_> {
@@ -67,14 +67,6 @@ impl Ended<'_> {
     fn grpc_status(&self) -> u32 {
         let told = self.response_trailer("grpc-status").or_else(|| self.response_header("grpc-status"));
         let told = told.and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok());
-        told.unwrap_or(match self.record.status {
-            200 => 0,
-            400 => 13,
-            401 => 16,
-            403 => 7,
-            404 => 12,
-            429 | 502 | 503 | 504 => 14,
-            _ => 2,
-        })
+        told.unwrap_or_else(|| grpc_of_http(self.record.status).into())
     }
 }

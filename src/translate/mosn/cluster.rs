@@ -5,7 +5,7 @@ use super::listener::refuse_tls;
 use super::read::{Context, Object};
 use crate::model::{
     Address, BindConfig, Breakers, Cluster, Discovery, DnsFamily, DnsPace, Endpoint, Endpoints, Fallback,
-    Health, LbPolicy, Locality, OriginalDst, Selector, SlowStart, Subsets, Thresholds, UpstreamProtocol,
+    LbPolicy, Locality, OriginalDst, Selector, SlowStart, Subsets, Thresholds, UpstreamProtocol,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -258,16 +258,7 @@ fn hosts(ctx: &mut Context<'_>, of: &mut Object<'_>, cluster: &str, weights: boo
             continue;
         }
         let weight = if weights { weight } else { 1 };
-        endpoints.push(Endpoint {
-            address,
-            hostname,
-            health: Health::Healthy,
-            weight,
-            metadata,
-            socket_match: BTreeMap::new(),
-            workload: None,
-            check: None,
-        });
+        endpoints.push(Endpoint { hostname, weight, metadata, ..Endpoint::at(address) });
     }
     Endpoints {
         name: cluster.to_owned(),
