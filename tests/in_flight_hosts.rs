@@ -2,17 +2,17 @@
 //! and TCP traffic: nothing begun breaks, nothing new fails.
 
 use mizzen::app::Proxy;
-use mizzen::control::dns::{Answer, Looking, Lookup, Resolve};
-use mizzen::model::DnsFamily;
+use mizzen::control::dns::Resolve;
 use mizzen::xds::state::Variant;
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::ads::{Ads, Type};
 use support::http1::get;
 use support::http1_traffic::{Clients, server_at};
+use support::names::Names;
 use support::proxy::{Setup, free_port, wait_listening};
 use support::resources::{listener, message, tcp_filter};
 use support::traffic::{Load, Traffic};
@@ -87,22 +87,6 @@ async fn finish((clients, streams): (Clients, Option<Traffic>)) {
     assert!(clients.finish().await > 100);
     if let Some(streams) = streams {
         streams.finish().await.assert_clean();
-    }
-}
-
-/// Names stand for what the test says.
-#[derive(Default)]
-struct Names(Mutex<Vec<IpAddr>>);
-
-impl Resolve for Names {
-    fn resolve<'a>(&'a self, _: &'a str, _: DnsFamily) -> Looking<'a> {
-        let addresses = self.0.lock().unwrap().clone();
-        Box::pin(async move {
-            if addresses.is_empty() {
-                return Err(Lookup::Failed("the test says so".into()));
-            }
-            Ok(Answer { addresses, ttl: Duration::from_millis(1) })
-        })
     }
 }
 

@@ -1,17 +1,16 @@
 //! Bad hosts are found and left alone, and good ones come and go, while traffic is in flight.
 
 use mizzen::app::Proxy;
-use mizzen::control::dns::{Answer, Looking, Lookup, Resolve};
-use mizzen::model::DnsFamily;
 use mizzen::proto::envoy::config::cluster::v3::Cluster;
 use mizzen::protocol::bolt::Status;
 use mizzen::xds::state::Variant;
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::ads::{Ads, Type};
+use support::names::Names;
 use support::proxy::{Setup, free_port, wait_listening};
 use support::resources::{eds_cluster, endpoints, listener, message, route, rpc_filter};
 use support::traffic::{Load, Traffic, ask, bolt_server};
@@ -152,22 +151,6 @@ async fn hosts_that_fail_their_checks_get_no_new_requests_and_keep_those_they_ha
         world.only(&["s1"], 1).await;
     }
     traffic.finish().await.assert_clean();
-}
-
-/// Names stand for what the test says.
-#[derive(Default)]
-struct Names(Mutex<Vec<IpAddr>>);
-
-impl Resolve for Names {
-    fn resolve<'a>(&'a self, _: &'a str, _: DnsFamily) -> Looking<'a> {
-        let addresses = self.0.lock().unwrap().clone();
-        Box::pin(async move {
-            if addresses.is_empty() {
-                return Err(Lookup::Failed("the test says so".into()));
-            }
-            Ok(Answer { addresses, ttl: Duration::from_millis(1) })
-        })
-    }
 }
 
 /// A bolt server at the given address of this machine.

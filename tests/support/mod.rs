@@ -9,6 +9,7 @@ pub mod http1;
 pub mod http1_traffic;
 pub mod http2;
 pub mod jwt;
+pub mod names;
 pub mod netns;
 pub mod pki;
 pub mod process;
