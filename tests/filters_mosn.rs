@@ -1,7 +1,8 @@
 //! MOSN's stream filters on bolt listeners, from a configuration file.
 
-use mizzen::protocol::bolt::Status;
+use mizzen::protocol::bolt::{self, Status};
 use serde_json::{Value, json};
+use std::io::Read;
 use std::time::{Duration, Instant};
 use support::bolt::{Peer, call};
 use support::process::{Dir, Program};
@@ -85,8 +86,8 @@ async fn headers_choose_the_subset() {
 }
 
 /// A bolt listener with these filters, whose one route has calls copied to another cluster.
-async fn mirrored(filters: Value, to: std::net::SocketAddr) -> World {
-    let (one, port, admin, dir) = (bolt_server("one").await, free_port(), free_port(), Dir::new());
+async fn mirrored(filters: Value, one: std::net::SocketAddr, to: std::net::SocketAddr) -> World {
+    let (port, admin, dir) = (free_port(), free_port(), Dir::new());
     let routers = json!([{"match": {"headers": [{"name": "service", "value": ".*"}]}, "route": {"cluster_name": "c"},
         "request_mirror_policies": {"cluster": "copy", "percent": 100}}]);
     let cluster = |name: &str, host: std::net::SocketAddr| json!({"name": name, "type": "SIMPLE", "lb_type": "LB_RANDOM", "hosts": [{"address": host.to_string()}]});
@@ -111,7 +112,7 @@ async fn calls_are_copied_as_often_as_the_filter_says_and_not_without_it() {
         (json!([{"type": "mirror", "config": {"amplification": 2}}]), 6),
     ] {
         let upstream = support::upstream::Upstream::echo().await;
-        let world = mirrored(filters, upstream.address).await;
+        let world = mirrored(filters, bolt_server("one").await, upstream.address).await;
         let mut peer = Peer::connect(world.port).await;
         for id in 1..=3 {
             assert_eq!(peer.ask(&call(id, 5000, &[], b"x")).await, (id, OK));
@@ -119,5 +120,40 @@ async fn calls_are_copied_as_often_as_the_filter_says_and_not_without_it() {
         support::proxy::wait_until("the copies have come", || upstream.frames() >= copies).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(upstream.frames(), copies);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_meet_the_filters_too() {
+    const LONG: &[u8] = &[b'x'; 2000];
+    let upstream = support::upstream::Upstream::start(|frame, out| {
+        let content = if frame.content() == b"nothing" { &[][..] } else { LONG };
+        let answer =
+            bolt::response(frame.request_id(), Status::Success, b"com.A", [(&b"k"[..], &b"v"[..])], content);
+        support::upstream::say(out, answer.unwrap().into_bytes());
+    })
+    .await;
+    let gzip = json!([{"type": "gzip", "config": {"gzip_level": 6, "content_length": 10}}]);
+    let world = mirrored(gzip, upstream.address, upstream.address).await;
+    let mut peer = Peer::connect(world.port).await;
+    let mut answer = async |id: u32, headers: &[(&str, &str)], content: &[u8]| {
+        peer.send(&call(id, 5000, headers, content)).await;
+        let answer = peer.next().await.unwrap();
+        assert_eq!(
+            (answer.request_id(), answer.class(), answer.header(b"k")),
+            (id, &b"com.A"[..], Some(&b"v"[..]))
+        );
+        answer
+    };
+    let accepts = [("accept-encoding", "gzip")];
+    let small = answer(1, &accepts, b"x").await;
+    assert_eq!(small.header(b"content-encoding"), Some(&b"gzip"[..]));
+    assert!(small.content().len() < 200);
+    let mut whole = Vec::new();
+    flate2::read::GzDecoder::new(small.content()).read_to_end(&mut whole).unwrap();
+    assert_eq!(whole, LONG);
+    for (headers, content, got) in [(&[][..], &b"x"[..], LONG), (&accepts[..], b"nothing", b"")] {
+        let plain = answer(2, headers, content).await;
+        assert_eq!((plain.content(), plain.header(b"content-encoding")), (got, None));
     }
 }

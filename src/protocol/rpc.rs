@@ -146,6 +146,14 @@ impl Frame {
         let pairs = headers::apply(self.headers(), edits);
         bolt::encode(self.head, self.class(), pairs.iter().copied(), self.content())
     }
+
+    /// The same frame with other content.
+    ///
+    /// # Errors
+    /// The content does not fit its length.
+    pub fn with_content(&self, content: &[u8]) -> Result<Frame, HeaderOverflow> {
+        bolt::encode(self.head, self.class(), self.headers(), content)
+    }
 }
 
 impl message::Head for Frame {

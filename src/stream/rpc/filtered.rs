@@ -1,12 +1,12 @@
-//! Calls through the filters of their listener. Filters act on requests; answers come back as they are.
+//! Calls through the filters of their listener, and what hosts answer back through them.
 
 use super::Downstream;
 use super::request::{Course, Ticket, status_of_http};
-use crate::filter::{Chain, Given, Part, Reply, Step};
-use crate::message::{Failure, Head, Headers, Request};
+use crate::filter::{Chain, Given, Outgoing, Part, Reply, Step, Stream};
+use crate::message::{Failure, Head, Headers, Reason, Request};
 use crate::protocol::bolt::{self, Status};
 use crate::protocol::rpc::{Frame, HeaderEdit};
-use crate::stream::around::{Around, Picked};
+use crate::stream::around::{Around, NoHead, Picked};
 use crate::stream::exchange::{Plan, Unplanned};
 use crate::stream::http::ask;
 use bytes::Bytes;
@@ -14,11 +14,44 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 /// What becomes of a call.
-pub(super) enum Passed {
+pub(super) enum Passed<'v> {
     /// It goes on.
-    On,
+    On(Through<'v>),
     /// A filter has answered it; nobody waits for the answer to a one-way call.
     Answered(Option<Frame>),
+}
+
+/// A call that went through all filters: they look at its answer too.
+pub(super) struct Through<'v> {
+    chain: &'v Arc<Chain>,
+    around: Around<'v>,
+    stream: Stream,
+    /// What was asked, for filters whose changes may have it in them.
+    request: Option<Frame>,
+}
+
+impl Through<'_> {
+    /// The answer as the filters leave it.
+    ///
+    /// # Errors
+    /// It became too large, or a filter cannot read it.
+    pub(super) fn answer(mut self, mut frame: Frame) -> Result<Frame, Failure> {
+        let status = Status::from_code(frame.status()).map_or(500, Status::http_status);
+        let ends = frame.content().is_empty();
+        let Through { chain, around, stream, request } = &mut self;
+        let mut body = around.with(chain, &mut |world| {
+            let request = request.as_ref().map_or(&NoHead as &dyn Head, |frame| frame);
+            let headers = &mut Changing(&mut frame);
+            chain.response(stream, request, &mut Outgoing { status, headers, own: false, ends }, world)
+        });
+        if body.is_empty() {
+            return Ok(frame);
+        }
+        let begin = body.data(Bytes::copy_from_slice(frame.content()))?;
+        let rest = body.end(&mut Changing(&mut frame))?;
+        let whole = frame.with_content(&[begin, rest].concat());
+        whole.map_err(|_| Failure::after(Reason::TooLarge))
+    }
 }
 
 /// The headers of a call. Each change writes the block anew.
@@ -84,14 +117,14 @@ impl Request for Changing<'_> {
 }
 
 /// Through all filters of `chain`. What load balancers are to be told is appended to `criteria`.
-pub(super) async fn pass(
-    chain: &Arc<Chain>,
-    planned: &Result<Plan<'_>, Unplanned<'_>>,
+pub(super) async fn pass<'v>(
+    chain: &'v Arc<Chain>,
+    planned: &Result<Plan<'v>, Unplanned<'v>>,
     frame: &mut Frame,
-    (down, course): (&Downstream, &Course),
+    (down, course): (&Downstream, &'v Course),
     ticket: &mut Ticket,
     criteria: &mut Vec<(Box<str>, Box<str>)>,
-) -> Result<Passed, Failure> {
+) -> Result<Passed<'v>, Failure> {
     let picked = Picked::of(planned);
     let remote = exchange_peer(down);
     let around = Around::new(&down.local, &down.handle, &course.view, picked, remote, ticket.begin, "bolt");
@@ -108,7 +141,7 @@ pub(super) async fn pass(
             Step::Wait(time) => down.local.env.wheel.sleep(time).await,
             // A frame is always whole.
             Step::Hold(most) if length > most => {
-                return Err(Failure::before(crate::message::Reason::TooLarge));
+                return Err(Failure::before(Reason::TooLarge));
             }
             Step::Hold(_) => held = Some(Part { data: Bytes::copy_from_slice(frame.content()), whole: true }),
             Step::Peek(most) => {
@@ -126,7 +159,8 @@ pub(super) async fn pass(
         }
     }
     around.criteria(&stream.metadata, criteria);
-    Ok(Passed::On)
+    let request = chain.asks_for_request().then(|| frame.copy());
+    Ok(Passed::On(Through { chain, around, stream, request }))
 }
 
 fn exchange_peer(down: &Downstream) -> Option<std::net::IpAddr> {
@@ -142,5 +176,5 @@ fn answered(down: &Downstream, reply: Reply, ticket: &mut Ticket) -> Result<Opti
     }
     let status = if reply.status < 400 { Status::Success } else { status_of_http(reply.status) };
     let frame = bolt::response(ticket.id, status, b"", [], &reply.body[..]);
-    frame.map(Some).map_err(|_| Failure::before(crate::message::Reason::TooLarge))
+    frame.map(Some).map_err(|_| Failure::before(Reason::TooLarge))
 }

@@ -242,22 +242,27 @@ impl Request {
         go(down, ticket, course, call, plan).await
     }
 
-    /// As [`answer`](Self::answer), with filters before it.
+    /// As [`answer`](Self::answer), through the filters and back.
     async fn filtered(&mut self) -> Result<Option<Frame>, Failure> {
         let Request { down, ticket, course, call } = self;
-        let mut criteria = Vec::new();
+        let course = &*course;
+        let (mut criteria, mut through) = (Vec::new(), None);
         let mut plan = course.plan(down, &call.frame);
         if let Some(chain) = &course.bound.chain.filters {
             let passed =
                 filtered::pass(chain, &plan, &mut call.frame, (down, course), ticket, &mut criteria).await?;
-            if let Passed::Answered(answer) = passed {
-                return Ok(answer);
+            match passed {
+                Passed::On(passed) => through = Some(passed),
+                Passed::Answered(answer) => return Ok(answer),
             }
         }
         if let (Ok(Plan::Forward(to)), false) = (&mut plan, criteria.is_empty()) {
             to.wish.get_or_insert_default().context.criteria = &criteria;
         }
-        go(down, ticket, course, call, plan).await
+        match (go(down, ticket, course, call, plan).await?, through) {
+            (Some(frame), Some(through)) => through.answer(frame).map(Some),
+            (answer, _) => Ok(answer),
+        }
     }
 }
 
