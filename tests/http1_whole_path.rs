@@ -1,5 +1,4 @@
 //! The fuzz target of the whole HTTP/1 path, on inputs that are kept and on what little changes make of them.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "support/http1_proxy.rs"]
 mod http1_proxy;

@@ -100,3 +100,99 @@ async fn a_push_changes_shares_without_cutting_anything() {
 async fn a_push_changes_shares_by_state_of_the_world_too() {
     changes(Variant::Sotw).await;
 }
+
+/// Publishes these values and waits until workers go by them, which `seen` tells.
+async fn say(world: &World, values: &serde_json::Value, seen: impl AsyncFn() -> bool) {
+    world.ads.set(Type::Runtime, [runtime(values)]);
+    world.push(&[Type::Runtime]).await;
+    let began = std::time::Instant::now();
+    while !seen().await {
+        assert!(began.elapsed().as_secs() < 20, "{values} has no effect");
+    }
+}
+
+#[tokio::test]
+async fn numbers_of_clusters_routes_and_filters_follow_runtime() {
+    let page = "text ".repeat(50);
+    let server = Server::start(move |_, request| match request.path() {
+        "/broken" => Answer::of(503, &[], ""),
+        _ => Answer::of(200, &["content-type: text/plain"], &page),
+    })
+    .await;
+    let other = Server::start(|_, _| Answer::of(201, &[], "")).await;
+    let mut setup = Setup::new(Variant::Delta, 1);
+    setup.layers = vec![Layer {
+        name: "rtds".into(),
+        source: LayerSource::Rtds("far".into()),
+        values: Runtime::default(),
+    }];
+    let log = std::env::temp_dir().join(format!("mizzen-runtime-{}.log", std::process::id()));
+    let share = |name: &str, weight: u32| json!({"name": name, "weight": weight});
+    let routes = json!([
+        {"match": {"prefix": "/shares"}, "route": {"weighted_clusters": {"runtime_key_prefix": "shares",
+            "clusters": [share("a", 1), share("b", 0)]}}},
+        {"match": {"prefix": "/traced"}, "route": {"cluster": "a"},
+            "tracing": {"random_sampling": {"numerator": 100}}},
+        {"match": {"prefix": "/"}, "route": {"cluster": "a",
+            "retry_policy": {"retry_on": "5xx", "num_retries": 1}}}]);
+    let types = "type.googleapis.com/envoy.extensions";
+    let gzip = json!({"name": "gzip", "typed_config": {
+        "@type": format!("{types}.filters.http.compressor.v3.Compressor"),
+        "response_direction_config": {"common_config": {
+            "enabled": {"default_value": false, "runtime_key": "gzip.on"}}},
+        "compressor_library": {"name": "g", "typed_config": {
+            "@type": format!("{types}.compression.gzip.compressor.v3.Gzip")}}}});
+    let from = json!({"op": "GE", "value": {"default_value": 600, "runtime_key": "log.from"}});
+    let more = json!({"http_filters": [gzip, support::world::router(&json!({}))],
+        "tracing": {"random_sampling": {"value": 0}},
+        "access_log": [{"name": "file", "filter": {"status_code_filter": {"comparison": from}}, "typed_config": {
+            "@type": format!("{types}.access_loggers.file.v3.FileAccessLog"), "path": log,
+            "log_format": {"text_format_source": {"inline_string": "%RESPONSE_CODE% %REQ(:PATH)%\n"}}}}]});
+    let clusters =
+        [cluster("a", &[host(server.address)], &json!({})), cluster("b", &[host(other.address)], &json!({}))];
+    let world = World::with(setup, &http(&routes, &more), &clusters).await;
+    let status = async |path: &'static str| get(world.port, path, &[]).await.status();
+    // Whoever could have had it smaller is told what that depends on.
+    let coded = async || get(world.port, "/", &[]).await.has("vary");
+    let digit = |at: usize| server.seen()[at].header("x-request-id").unwrap().as_bytes()[14];
+    let last = || server.seen().len() - 1;
+
+    // What holds while runtime says nothing.
+    assert_eq!((status("/shares").await, status("/").await), (200, 200));
+    assert!(!coded().await);
+    assert_eq!(digit(last()), b'4');
+    assert_eq!(status("/traced").await, 200);
+    assert_eq!(digit(last()), b'9', "the route has a share of its own");
+    assert_eq!(status("/broken").await, 503);
+    assert_eq!(server.seen().iter().filter(|request| request.path() == "/broken").count(), 2, "one retry");
+
+    say(&world, &json!({"shares": {"a": 0, "b": 5}}), async || status("/shares").await == 201).await;
+    say(&world, &json!({"gzip.on": true}), coded).await;
+    let traced = async || {
+        status("/traced").await;
+        digit(last()) == b'4'
+    };
+    say(&world, &json!({"tracing": {"global_enabled": 0}}), traced).await;
+    let refused = async || status("/").await == 503;
+    say(&world, &json!({"upstream.maintenance_mode.a": 100}), refused).await;
+    assert_eq!(get(world.port, "/", &[]).await.header("x-envoy-overloaded"), Some("true"));
+    assert!(world.number("cluster.a.upstream_rq_maintenance_mode") >= 1);
+    let served = async || status("/").await == 200;
+    let full = async || status("/").await == 503 && world.number("cluster.a.upstream_rq_active_overflow") > 0;
+    say(&world, &json!({"circuit_breakers.a.default.max_requests": 0}), full).await;
+    say(&world, &json!({"upstream.use_retry": 0, "log.from": 503}), served).await;
+    let before = server.seen().len();
+    assert_eq!(status("/broken").await, 503);
+    assert_eq!(server.seen().len(), before + 1, "no retry");
+    // The line is written when the stream is over, which its client need not wait for.
+    let began = std::time::Instant::now();
+    let lines = loop {
+        world.proxy.flush_logs().await;
+        let lines = std::fs::read_to_string(&log).unwrap_or_default();
+        if !lines.is_empty() || began.elapsed().as_secs() >= 20 {
+            break lines;
+        }
+    };
+    let _ = std::fs::remove_file(&log);
+    assert_eq!(lines, "503 /broken\n");
+}

@@ -453,7 +453,14 @@ async fn hosts_choose_the_version_of_http_by_alpn() {
         json!([{"transport_socket": mutual(&server, &ca, alpn),
             "filters": [{"name": "f", "typed_config": http_filter("web", &json!({}))}]}])
     };
-    let plain = |cluster: &str| json!([{"filters": [{"name": "f", "typed_config": http_filter(cluster, &json!({}))}]}]);
+    let log = std::env::temp_dir().join(format!("mizzen-tls-{}.log", std::process::id()));
+    let format = "%UPSTREAM_PROTOCOL% %UPSTREAM_TLS_VERSION% %UPSTREAM_PEER_URI_SAN% %UPSTREAM_LOCAL_URI_SAN% \
+        %UPSTREAM_PEER_CERT%\n";
+    let logged = json!({"access_log": [{"name": "file", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+        "path": log, "log_format": {"text_format_source": {"inline_string": format}}}}]});
+    let plain =
+        |cluster: &str| json!([{"filters": [{"name": "f", "typed_config": http_filter(cluster, &logged)}]}]);
     let offers: [(&str, &[&str]); 3] = [("new", &["h2", "http/1.1"]), ("old", &["http/1.1"]), ("mute", &[])];
     let inbound = [free_port(), free_port(), free_port()];
     let outbound = [free_port(), free_port(), free_port(), free_port()];
@@ -494,6 +501,22 @@ async fn hosts_choose_the_version_of_http_by_alpn() {
         many(port).await;
     }
     assert_eq!(versions("new"), (0, 1), "one connection carries all");
+    let began = std::time::Instant::now();
+    let lines = loop {
+        world.proxy.flush_logs().await;
+        let lines = std::fs::read_to_string(&log).unwrap_or_default();
+        if lines.lines().count() >= 96 || began.elapsed().as_secs() >= 20 {
+            break lines;
+        }
+    };
+    let _ = std::fs::remove_file(&log);
+    let told = "TLSv1.2 spiffe://td/server spiffe://td/client -----BEGIN CERTIFICATE-----%0A";
+    for (start, count) in [("HTTP/2 ", 24), ("HTTP/1.1 ", 48)] {
+        let of_one =
+            lines.lines().filter(|line| line.strip_prefix(start).is_some_and(|rest| rest.starts_with(told)));
+        assert_eq!(of_one.count(), count, "{lines}");
+    }
+    assert_eq!(lines.lines().filter(|line| *line == "HTTP/1.1 - - - -").count(), 24, "{lines}");
     for name in ["old", "mute", "bare"] {
         let (http1, http2) = versions(name);
         assert!((1..=8).contains(&http1) && http2 == 0, "{name}: {http1} {http2}");

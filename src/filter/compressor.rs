@@ -61,13 +61,13 @@ pub(super) fn on_request(
 ) -> Verdict {
     if let Some(accepts) = Headers::value(request, "accept-encoding").map(Cow::into_owned) {
         visit.accepts().get_or_insert(accepts);
-        if config.response.is_some() && config.remove_accept_encoding {
+        if now(&config.response).is_some() && config.remove_accept_encoding {
             request.remove("accept-encoding");
         }
     }
     // Only responses tell who passed by here.
     *visit.state = State::Again;
-    if let (Some(rule), false) = (&config.request, ends)
+    if let (Some(rule), false) = (now(&config.request), ends)
         && is_long_enough(rule, request) == Some(true)
         && is_wanted_type(rule, request)
         && is_plain(request)
@@ -81,6 +81,11 @@ pub(super) fn on_request(
     Verdict::Continue
 }
 
+/// What is done in one direction while runtime has it switched on.
+fn now(direction: &Option<Compression>) -> Option<&Compression> {
+    direction.as_ref().filter(|rule| rule.enabled.is_on())
+}
+
 pub(super) fn on_response(
     visit: &mut Visit<'_>,
     config: &Compressor,
@@ -88,7 +93,7 @@ pub(super) fn on_response(
     world: &World<'_>,
     bodies: &mut Pipeline,
 ) {
-    let Some(rule) = &config.response else { return };
+    let Some(rule) = now(&config.response) else { return };
     let group = world.stats.own(visit.place, || {
         let direction = if config.directions_in_names { "response." } else { "" };
         let (library, word) = (&config.library, config.algorithm.word());
@@ -128,7 +133,7 @@ fn is_chosen(visit: &mut Visit<'_>, config: &Compressor, headers: &dyn Headers) 
         let Some(FilterConfig::Compressor(other)) = chain.rule(*place).map(|rule| &rule.config) else {
             continue;
         };
-        let fits = other.response.as_ref().is_some_and(|rule| is_wanted_type(rule, headers));
+        let fits = now(&other.response).is_some_and(|rule| is_wanted_type(rule, headers));
         if fits && visit.stream.is_active(*place) {
             offers.push(encodings::Offer { coding: algorithm.coding(), first: other.choose_first });
         }

@@ -29,7 +29,7 @@ pub(super) fn on_request(
     bodies: &mut Pipeline,
 ) -> Verdict {
     let coding = config.algorithm.coding();
-    if config.request && !ctx.ends {
+    if config.request.is_on() && !ctx.ends {
         let group = group(config, place, "request.", &ctx.world);
         if take_coding(ctx.request, coding) {
             group.inc(DONE);
@@ -38,7 +38,7 @@ pub(super) fn on_request(
             group.inc(NOT_DONE);
         }
     }
-    if config.advertise && config.response {
+    if config.advertise && config.response.is_on() {
         let held = Headers::value(ctx.request, "accept-encoding").map(|value| value.into_owned());
         match held {
             Some(held) if held.split(|byte| *byte == b',').any(|one| named(one) == coding.as_bytes()) => {}
@@ -56,7 +56,7 @@ pub(super) fn on_response(
     world: &World<'_>,
     bodies: &mut Pipeline,
 ) {
-    if !config.response || response.ends {
+    if !config.response.is_on() || response.ends {
         return;
     }
     let group = group(config, place, "response.", world);
@@ -216,8 +216,8 @@ mod tests {
         let config = Decompressor {
             algorithm,
             library: String::new(),
-            request: true,
-            response: true,
+            request: true.into(),
+            response: true.into(),
             advertise: false,
             max_ratio: 100,
         };

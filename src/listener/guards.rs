@@ -64,7 +64,7 @@ impl Active {
         let mut places = Places::default();
         for guard in &bound.chain.model.guards {
             match guard {
-                Guard::Limit(limit) if limit.enabled.is_on(&self.local().view().runtime) => {
+                Guard::Limit(limit) if limit.enabled.is_on() => {
                     let (place, within) = Place::take(limit, self.local());
                     if !within {
                         place.stats.limited_connections.inc();
@@ -73,7 +73,7 @@ impl Active {
                     }
                     places.0.push(place);
                 }
-                Guard::Rate(rate) if rate.enabled.is_on(&self.local().view().runtime) => {
+                Guard::Rate(rate) if rate.enabled.is_on() => {
                     if !may_come(rate) {
                         self.local().rate_stats(&rate.stat_prefix).rate_limited.inc();
                         return Err("local_ratelimit_close_over_limit");

@@ -199,10 +199,26 @@ facts! {
     DownstreamPeerFingerprint1 = "DOWNSTREAM_PEER_FINGERPRINT_1";
     /// Our certificate's DNS names.
     DownstreamLocalDnsSan = "DOWNSTREAM_LOCAL_DNS_SAN";
+    /// Its addresses.
+    DownstreamLocalIpSan = "DOWNSTREAM_LOCAL_IP_SAN";
+    /// Its mail names.
+    DownstreamLocalEmailSan = "DOWNSTREAM_LOCAL_EMAIL_SAN";
     /// Our certificate's URI names towards the upstream.
     UpstreamLocalUriSan = "UPSTREAM_LOCAL_URI_SAN";
     /// Our certificate's subject towards the upstream.
     UpstreamLocalSubject = "UPSTREAM_LOCAL_SUBJECT";
+    /// Its DNS names.
+    UpstreamLocalDnsSan = "UPSTREAM_LOCAL_DNS_SAN";
+    /// Its addresses.
+    UpstreamLocalIpSan = "UPSTREAM_LOCAL_IP_SAN";
+    /// Its mail names.
+    UpstreamLocalEmailSan = "UPSTREAM_LOCAL_EMAIL_SAN";
+    /// The upstream certificate itself.
+    UpstreamPeerCert = "UPSTREAM_PEER_CERT";
+    /// Its addresses.
+    UpstreamPeerIpSan = "UPSTREAM_PEER_IP_SAN";
+    /// Its mail names.
+    UpstreamPeerEmailSan = "UPSTREAM_PEER_EMAIL_SAN";
     /// The upstream certificate's DNS names.
     UpstreamPeerDnsSan = "UPSTREAM_PEER_DNS_SAN";
     /// Its issuer.
@@ -215,9 +231,29 @@ facts! {
     UpstreamTlsCipher = "UPSTREAM_TLS_CIPHER";
     /// TLS version of the upstream connection.
     UpstreamTlsVersion = "UPSTREAM_TLS_VERSION";
+    /// Id of the upstream's TLS session.
+    UpstreamTlsSessionId = "UPSTREAM_TLS_SESSION_ID";
 }
 
 impl Fact {
+    /// Those that the TLS session with the host tells.
+    pub const OF_UPSTREAM_TLS: &[Fact] = &[
+        Fact::UpstreamTlsVersion,
+        Fact::UpstreamTlsCipher,
+        Fact::UpstreamPeerSubject,
+        Fact::UpstreamPeerIssuer,
+        Fact::UpstreamPeerCert,
+        Fact::UpstreamPeerUriSan,
+        Fact::UpstreamPeerDnsSan,
+        Fact::UpstreamPeerIpSan,
+        Fact::UpstreamPeerEmailSan,
+        Fact::UpstreamLocalSubject,
+        Fact::UpstreamLocalUriSan,
+        Fact::UpstreamLocalDnsSan,
+        Fact::UpstreamLocalIpSan,
+        Fact::UpstreamLocalEmailSan,
+    ];
+
     /// Whether its value is a number.
     pub fn is_number(self) -> bool {
         matches!(

@@ -35,9 +35,15 @@ macro_rules! reasons {
         impl Reason {
             /// All causes, for counters indexed by `as usize`.
             pub const ALL: &'static [Reason] = &[$(Reason::$name,)*];
-            /// Whether a limit of the cluster was reached.
+            /// Whether the cluster takes no more now.
             pub fn is_overflow(self) -> bool {
-                matches!(self, Reason::OverflowConnections | Reason::OverflowPending | Reason::OverflowRequests)
+                matches!(
+                    self,
+                    Reason::OverflowConnections
+                        | Reason::OverflowPending
+                        | Reason::OverflowRequests
+                        | Reason::Maintenance
+                )
             }
             /// The word in logs and counters.
             pub fn word(self) -> &'static str { match self { $(Reason::$name => $word,)* } }
@@ -97,6 +103,8 @@ reasons! {
     OverflowPending = ("overflow_pending", 503, 4, "UO", "upstream_reset_before_response_started{overflow}");
     /// A breaker's request limit.
     OverflowRequests = ("overflow_requests", 503, 4, "UO", "upstream_reset_before_response_started{overflow}");
+    /// Runtime has a share of the cluster's requests refused.
+    Maintenance = ("maintenance_mode", 503, 4, "UO", "maintenance_mode");
     /// The client's bytes could not be decoded.
     BadRequest = ("codec_error", 400, 9, "DPE", "codec_error");
     /// A body or frame over its limit.

@@ -1,5 +1,6 @@
 //! Access logs: where a line goes, what it looks like, and which streams get one.
 
+use super::runtime::number_now;
 use super::{Block, Expr, Format, Fraction, HeaderMatch, MetadataMatch};
 use crate::message::{Fact, Flags};
 use serde::{Serialize, Serializer};
@@ -96,6 +97,8 @@ pub struct Comparison {
     pub op: Op,
     /// With what.
     pub value: u32,
+    /// What runtime says for this key holds instead; empty: none.
+    pub runtime_key: String,
 }
 
 /// How two numbers compare.
@@ -110,7 +113,8 @@ pub enum Op {
 impl Comparison {
     /// Whether `number` satisfies it.
     pub fn holds(&self, number: u64) -> bool {
-        let value = u64::from(self.value);
+        let said = if self.runtime_key.is_empty() { None } else { number_now(&self.runtime_key) };
+        let value = said.filter(|said| *said >= 0.0).map_or(u64::from(self.value), |said| said as u64);
         match self.op {
             Op::Equal => number == value,
             Op::AtLeast => number >= value,
@@ -188,6 +192,9 @@ impl AccessLogs {
             log.format.each(&mut ask, &mut want);
             if let Some(filter) = &log.filter {
                 filter.each_header(&mut want);
+                if filter.has_expression() {
+                    ask(Fact::UpstreamTlsVersion);
+                }
             }
         }
         if let Some(replies) = &replies {
@@ -227,23 +234,34 @@ impl AccessLogs {
 
     /// Whether a format asks for `fact`, or for a number that has it in it.
     pub fn asks(&self, fact: Fact) -> bool {
+        let own = [fact];
         let parts: &[Fact] = match fact {
             Fact::RequestHeadersBytes => &[
+                Fact::RequestHeadersBytes,
                 Fact::DownstreamHeaderBytesReceived,
                 Fact::UpstreamHeaderBytesSent,
                 Fact::DownstreamWireBytesReceived,
                 Fact::UpstreamWireBytesSent,
             ],
             Fact::ResponseHeadersBytes => &[
+                Fact::ResponseHeadersBytes,
                 Fact::DownstreamHeaderBytesSent,
                 Fact::UpstreamHeaderBytesReceived,
                 Fact::DownstreamWireBytesSent,
                 Fact::UpstreamWireBytesReceived,
             ],
-            Fact::ResponseTrailersBytes => &[Fact::DownstreamWireBytesSent, Fact::UpstreamWireBytesReceived],
-            _ => &[],
+            Fact::ResponseTrailersBytes => {
+                &[Fact::ResponseTrailersBytes, Fact::DownstreamWireBytesSent, Fact::UpstreamWireBytesReceived]
+            }
+            _ => &own,
         };
-        parts.iter().chain([&fact]).any(|fact| self.facts & (1 << *fact as u32) != 0)
+        self.asks_any(parts)
+    }
+
+    /// Whether a format asks for one of these.
+    #[inline]
+    pub fn asks_any(&self, facts: &[Fact]) -> bool {
+        self.facts & bits(facts) != 0
     }
 
     /// The headers of a block that the logs ask for, sorted.
@@ -289,7 +307,21 @@ impl LogFormat {
     }
 }
 
+#[inline]
+fn bits(facts: &[Fact]) -> u128 {
+    facts.iter().fold(0, |bits, fact| bits | 1 << *fact as u32)
+}
+
 impl LogFilter {
+    /// Whether some part of it may ask for what no format does.
+    fn has_expression(&self) -> bool {
+        match self {
+            LogFilter::And(all) | LogFilter::Or(all) => all.iter().any(LogFilter::has_expression),
+            LogFilter::Expression(_) => true,
+            _ => false,
+        }
+    }
+
     fn each_header(&self, want: &mut dyn FnMut(Block, &str)) {
         match self {
             LogFilter::And(all) | LogFilter::Or(all) => all.iter().for_each(|one| one.each_header(want)),

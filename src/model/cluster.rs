@@ -1,9 +1,11 @@
 //! Clusters.
 
 mod balancing;
+mod overlay;
 mod resilience;
 
 pub use balancing::{Fallback, HashFunction, LbPolicy, OriginalDst, Selector, SlowStart, Subsets};
+pub use overlay::LbKeys;
 pub use resilience::{
     BindConfig, Check, CheckTarget, HealthCheck, HttpCheck, OutlierDetection, SocketOption, SocketState,
     StatusRange,
@@ -47,6 +49,8 @@ pub struct Cluster {
     pub panic_threshold: u32,
     /// `panic_threshold` is the default: RPC calls, which are to fail at once, do not follow it.
     pub panic_by_default: bool,
+    /// Percent of the requests that are refused at once.
+    pub maintenance: u32,
     /// In panic no host is taken at all.
     pub fail_on_panic: bool,
     /// Localities share the load by their weights.
@@ -55,6 +59,8 @@ pub struct Cluster {
     pub hash_by_hostname: bool,
     /// Hosts without a first check count neither as healthy nor as missing.
     pub ignore_unchecked: bool,
+    /// Runtime keys of the load balancer's numbers.
+    pub lb_keys: Option<Arc<LbKeys>>,
     /// New hosts get their share little by little.
     pub slow_start: Option<SlowStart>,
     /// Requests with metadata go to hosts with the same.
@@ -241,10 +247,12 @@ impl Cluster {
             max_requests_per_connection: 0,
             panic_threshold: 50,
             panic_by_default: true,
+            maintenance: 0,
             fail_on_panic: false,
             locality_weighted: false,
             hash_by_hostname: false,
             ignore_unchecked: false,
+            lb_keys: None,
             slow_start: None,
             subsets: None,
             outlier: None,

@@ -156,15 +156,15 @@ pub struct RequestId {
     pub sampling: Option<Sampling>,
 }
 
-/// Which requests are traced, in ten-thousandths.
+/// Which requests are traced: shares, as numerator and denominator. Runtime may have others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Sampling {
     /// Of those whose client asks for it by `x-client-trace-id`.
-    pub client: u32,
+    pub client: (u32, u32),
     /// Of all others.
-    pub random: u32,
+    pub random: (u32, u32),
     /// Of those that the first two chose.
-    pub overall: u32,
+    pub overall: (u32, u32),
 }
 
 impl Default for RequestId {

@@ -35,9 +35,9 @@ pub use access_log::{
 pub use address::{Address, Cidr};
 pub use cluster::{
     AutoNames, BindConfig, Breakers, Check, CheckTarget, Cluster, Discovery, DnsFamily, DnsPace, Fallback,
-    HashFunction, HealthCheck, Http2Options, HttpCheck, Keepalive, LbPolicy, OriginalDst, OutlierDetection,
-    RetryBudget, Selector, SlowStart, SocketOption, SocketState, StatusRange, Subsets, TcpKeepalive,
-    Thresholds, UpstreamProtocol,
+    HashFunction, HealthCheck, Http2Options, HttpCheck, Keepalive, LbKeys, LbPolicy, OriginalDst,
+    OutlierDetection, RetryBudget, Selector, SlowStart, SocketOption, SocketState, StatusRange, Subsets,
+    TcpKeepalive, Thresholds, UpstreamProtocol,
 };
 pub use endpoint::{Endpoint, Endpoints, Health, Locality};
 pub use expr::Expr;
@@ -49,8 +49,8 @@ pub use filter::{
     JwksSource, JwtAuthn, JwtCache, JwtProvider, JwtRequirement, JwtRule, LocalRateLimit, MetadataEntry,
     MetadataMatch, MetadataValue, Mutation, NetworkAuthz, NetworkRbac, ParameterMutation, Permission,
     Policies, Policy, Principal, RateLimit, RateLimitAction, Rbac, RbacAction, RbacSet, RemoteJwks,
-    RouteFilter, RouteFilters, RuleSource, SetFilterState, SetMetadata, StateValue, Switch, TokenHeader,
-    ValueMatch, VirtualHostLimits,
+    RouteFilter, RouteFilters, RuleSource, SetFilterState, SetMetadata, StateValue, TokenHeader, ValueMatch,
+    VirtualHostLimits,
 };
 pub(crate) use format::query_parameter;
 pub use format::{Block, Format, FormatError, TimeFormat};
@@ -79,7 +79,7 @@ pub use route_options::{
     Criteria, DrawBy, HashPolicy, HashSource, MaxStream, Priority, RateLimitedBackOff, ResetFormat, RetryOn,
     RetryPolicy, RouteOptions, Upgrade,
 };
-pub use runtime::{Layer, LayerSource, Runtime, RuntimeValue};
+pub use runtime::{Layer, LayerSource, Runtime, RuntimeValue, Switch};
 pub use scopes::{Extract, KeyFragment, ScopeSource, ScopeTable, ScopedRoute, ScopedRoutes};
 pub use text::{Regex, RegexError, StringMatch};
 pub use tls::{

@@ -3,7 +3,7 @@
 use super::runtime::fraction_now;
 use super::{
     Criteria, Format, HeaderEdits, HeaderMatch, RateLimit, Regex, RetryPolicy, RouteFilters, RouteOptions,
-    StringMatch, UriTemplate,
+    Sampling, StringMatch, UriTemplate,
 };
 use serde::Serialize;
 use std::sync::Arc;
@@ -125,6 +125,8 @@ pub struct Route {
     pub filters: RouteFilters,
     /// What local rate limits sort its requests by.
     pub rate_limits: Arc<[RateLimit]>,
+    /// Which of its requests are traced, where the manager traces.
+    pub tracing: Option<Box<Sampling>>,
 }
 
 impl Route {
@@ -139,6 +141,7 @@ impl Route {
             buffer_limit: None,
             filters: RouteFilters::new(),
             rate_limits: Arc::default(),
+            tracing: None,
         }
     }
 }
@@ -328,6 +331,8 @@ pub struct WeightedCluster {
     /// Empty where `header` names it.
     pub name: String,
     pub weight: u32,
+    /// What runtime says for this key is its weight instead.
+    pub runtime_key: Option<Box<str>>,
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
     /// The cluster is named by this request header.

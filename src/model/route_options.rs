@@ -109,6 +109,8 @@ pub struct RetryPolicy {
     pub per_try_timeout: Option<Duration>,
     /// A try without progress this long ends; `None` off.
     pub per_try_idle_timeout: Option<Duration>,
+    /// Nothing is said of the back-off: runtime may have another base.
+    pub default_back_off: bool,
     /// Base of the exponential back-off (full jitter). Default 25 ms.
     pub base_interval: Duration,
     /// Cap of the back-off. Default 10 × base.
@@ -132,6 +134,7 @@ impl Default for RetryPolicy {
             retries: 1,
             per_try_timeout: None,
             per_try_idle_timeout: None,
+            default_back_off: true,
             base_interval: Duration::from_millis(25),
             max_interval: Duration::from_millis(250),
             status_codes: Vec::new(),

@@ -9,6 +9,7 @@ use serde::Serialize;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// Values by key.
@@ -70,6 +71,36 @@ impl fmt::Display for RuntimeValue {
     }
 }
 
+/// A switch, that runtime may override.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Switch {
+    /// What holds while runtime says nothing.
+    pub on: bool,
+    /// Empty: none.
+    pub runtime_key: String,
+}
+
+impl Switch {
+    /// Whether it is on.
+    pub fn is_on(&self) -> bool {
+        match self.runtime_key.as_str() {
+            "" => self.on,
+            key => flag_now(key, self.on),
+        }
+    }
+
+    /// Whether it is off for good.
+    pub fn is_dead(&self) -> bool {
+        !self.on && self.runtime_key.is_empty()
+    }
+}
+
+impl From<bool> for Switch {
+    fn from(on: bool) -> Self {
+        Switch { on, runtime_key: String::new() }
+    }
+}
+
 thread_local! {
     static CURRENT: RefCell<Arc<Runtime>> = RefCell::default();
 }
@@ -88,6 +119,11 @@ pub fn fraction_now(key: &str) -> Option<(u32, u32)> {
 /// The number that the runtime of this thread has for `key`.
 pub fn number_now(key: &str) -> Option<f64> {
     CURRENT.with(|current| current.borrow().number(key))
+}
+
+/// The switch that the runtime of this thread has for `key`.
+pub fn flag_now(key: &str, default: bool) -> bool {
+    CURRENT.with(|current| current.borrow().flag(key, default))
 }
 
 /// Requests whose target has a fragment are refused; otherwise it is cut off. Default yes.
@@ -138,6 +174,12 @@ impl Runtime {
         }
     }
 
+    /// Whether there is a key that begins with `prefix`.
+    pub fn has_any(&self, prefix: &str) -> bool {
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        self.values.range::<str, _>(from).next().is_some_and(|(key, _)| key.starts_with(prefix))
+    }
+
     /// A number; text counts if it is one.
     pub fn number(&self, key: &str) -> Option<f64> {
         match self.values.get(key)? {
@@ -178,6 +220,7 @@ mod tests {
         assert!(all.flag("b", true) && !all.flag("b", false) && all.flag("none", true));
         assert_eq!((all.number("b"), all.number("c"), all.number("a")), (Some(7.0), Some(2.5), None));
         assert_eq!(all.fraction("b"), Some((7, 100)));
+        assert!(all.has_any("") && all.has_any("b") && !all.has_any("ab") && !all.has_any("d"));
         let share = layer(&[("s", RuntimeValue::Fraction { numerator: 3, denominator: 10_000 })]);
         assert_eq!((share.fraction("s"), share.number("s")), (Some((3, 10_000)), None));
         assert_eq!(layer(&[("n", RuntimeValue::Number(-1.0))]).fraction("n"), None);

@@ -1,13 +1,17 @@
 //! A draw among clusters by weight.
 
 use super::EditPlan;
+use crate::model::runtime::number_now;
 use crate::model::{ClusterId, Criteria, RouteFilters, WeightedCluster};
+use smallvec::SmallVec;
 
 /// Clusters with cumulated weights.
 #[derive(Clone, Debug, Default)]
 pub struct WeightedPick {
     entries: Vec<(u64, Choice)>,
     total: u64,
+    /// Runtime keys of the weights, if they have any.
+    keys: Box<[Box<str>]>,
 }
 
 /// One drawn cluster with the edits that belong to the draw.
@@ -77,17 +81,41 @@ impl WeightedPick {
             };
             entries.push((total, choice));
         }
-        WeightedPick { entries, total }
+        let keys = clusters.iter().filter_map(|share| share.runtime_key.clone()).collect();
+        WeightedPick { entries, total, keys }
     }
 
     /// The share that `random` (uniform over `u64`) falls into; `None` only for an empty list.
     pub fn draw(&self, random: u64) -> Option<&Choice> {
+        if !self.keys.is_empty() {
+            return self.draw_now(random);
+        }
         if self.total == 0 {
             return self.entries.first().map(|(_, choice)| choice);
         }
         let point = random % self.total;
         let at = self.entries.partition_point(|(end, _)| *end <= point);
         self.entries.get(at).map(|(_, choice)| choice)
+    }
+
+    /// As [`WeightedPick::draw`], with the weights that runtime has at this moment.
+    fn draw_now(&self, random: u64) -> Option<&Choice> {
+        let mut before = 0;
+        let mut weights: SmallVec<[u64; 8]> = SmallVec::new();
+        for (at, (end, _)) in self.entries.iter().enumerate() {
+            let own = end - std::mem::replace(&mut before, *end);
+            let said = self.keys.get(at).and_then(|key| number_now(key));
+            let said = said.filter(|weight| (0.0..=f64::from(u32::MAX)).contains(weight));
+            weights.push(said.map_or(own, |weight| weight as u64));
+        }
+        let total: u64 = weights.iter().sum();
+        let mut point = random.checked_rem(total).unwrap_or_default();
+        let drawn = weights.iter().position(|weight| {
+            let here = point < *weight;
+            point = point.saturating_sub(*weight);
+            here
+        });
+        self.entries.get(drawn.unwrap_or_default()).map(|(_, choice)| choice)
     }
 
     /// Every cluster that could be drawn.
@@ -100,6 +128,9 @@ impl WeightedPick {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::runtime::go_by;
+    use crate::model::{Runtime, RuntimeValue};
+    use std::sync::Arc;
 
     #[test]
     fn draws_by_weight_and_skips_zero() {
@@ -117,6 +148,29 @@ mod tests {
         let drawn: Vec<u32> = (0..4).map(|r| pick.draw(r).unwrap().cluster.0 - 97).collect();
         assert_eq!(drawn, [0, 2, 2, 2]);
         assert!(WeightedPick::default().draw(7).is_none());
+    }
+
+    #[test]
+    fn runtime_may_have_other_weights() {
+        let list = ["a", "b"].map(|name| WeightedCluster {
+            name: name.into(),
+            weight: 2,
+            runtime_key: Some(format!("w.{name}").into()),
+            ..WeightedCluster::default()
+        });
+        let pick =
+            WeightedPick::new(&list, &Criteria::new(), |name| ClusterId(u32::from(name.as_bytes()[0])));
+        let drawn = |weights: &[(&str, f64)]| -> Vec<u32> {
+            let mut values = Runtime::default();
+            weights.iter().for_each(|(key, weight)| values.set(*key, RuntimeValue::Number(*weight)));
+            go_by(&Arc::new(values));
+            (0..4).map(|number| pick.draw(number).unwrap().cluster.0 - 97).collect()
+        };
+        assert_eq!(drawn(&[]), [0, 0, 1, 1]);
+        assert_eq!(drawn(&[("w.a", 1.0)]), [0, 1, 1, 0]);
+        assert_eq!(drawn(&[("w.a", 0.0)]), [1; 4]);
+        assert_eq!(drawn(&[("w.a", 0.0), ("w.b", 0.0)]), [0; 4]);
+        go_by(&Arc::default());
     }
 
     #[test]

@@ -167,6 +167,7 @@ stat_group! {
         upstream_cx_total: Counter,
         upstream_cx_active: Gauge,
         upstream_cx_http1_total: Counter,
+        upstream_rq_maintenance_mode: Counter,
         upstream_cx_http2_total: Counter,
         upstream_cx_connect_fail: Counter,
         upstream_cx_connect_timeout: Counter,

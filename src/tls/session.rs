@@ -3,6 +3,7 @@
 use super::certs::{CertInfo, Identity};
 use super::suites;
 use crate::model::SanKind;
+use aws_lc_rs::digest;
 use rustls::CommonState;
 use rustls::pki_types::CertificateDer;
 use std::fmt::Write as _;
@@ -102,6 +103,16 @@ impl Peer {
     pub fn fingerprint(&self) -> String {
         let hash = sha256(self.chain.first().map_or(&[], |leaf| leaf.as_ref()));
         hash.iter().fold(String::with_capacity(64), |mut out, byte| {
+            let _ = write!(out, "{byte:02x}");
+            out
+        })
+    }
+
+    /// SHA-1 of the leaf, likewise.
+    pub fn fingerprint_sha1(&self) -> String {
+        let leaf = self.chain.first().map_or(&[][..], |leaf| leaf.as_ref());
+        let hash = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, leaf);
+        hash.as_ref().iter().fold(String::with_capacity(40), |mut out, byte| {
             let _ = write!(out, "{byte:02x}");
             out
         })

@@ -237,7 +237,8 @@ fn interval(ctx: &Ctx, state: &HostState, pace: Pace) -> Duration {
         }
     };
     let percent = base.mul_f64(f64::from(check.interval_jitter_percent) / 100.0);
-    base.saturating_add(random_part(percent)).saturating_add(random_part(check.interval_jitter))
+    let wait = base.saturating_add(random_part(percent)).saturating_add(random_part(check.interval_jitter));
+    wait.max(check.least_interval).min(check.most_interval)
 }
 
 impl Target {

@@ -14,6 +14,8 @@ fn check(kind: Check) -> HealthCheck {
         timeout: second,
         interval: second,
         initial_jitter: Duration::ZERO,
+        least_interval: Duration::ZERO,
+        most_interval: Duration::MAX,
         interval_jitter: Duration::ZERO,
         interval_jitter_percent: 0,
         unhealthy_threshold: 2,

@@ -87,7 +87,7 @@ pub(super) fn on_request(
         _ => {
             if !is_enabled(config, ctx) {
                 count(config, place, DISABLED, ctx);
-                if config.deny_at_disable {
+                if config.deny_at_disable.is_on() {
                     return refuse(config.status_on_error, "ext_authz_error");
                 }
                 return Verdict::Continue;

@@ -76,6 +76,9 @@ impl Default for OutlierDetection {
 pub struct HealthCheck {
     pub timeout: Duration,
     pub interval: Duration,
+    /// Bounds of the time between checks, jitter included. Default none.
+    pub least_interval: Duration,
+    pub most_interval: Duration,
     /// Added at random before the first check, up to this.
     pub initial_jitter: Duration,
     /// Added at random to each interval, up to this.

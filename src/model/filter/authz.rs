@@ -1,7 +1,7 @@
 //! Services that say who may pass.
 
 use super::MetadataMatch;
-use crate::model::{Fraction, StringMatch};
+use crate::model::{Fraction, StringMatch, Switch};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub struct ExtAuthz {
     /// And only those with this metadata.
     pub enabled_metadata: Option<MetadataMatch>,
     /// Requests it is not asked about are refused.
-    pub deny_at_disable: bool,
+    pub deny_at_disable: Switch,
     pub peer_certificate: bool,
     pub tls_session: bool,
     /// Follows `ext_authz.` in metric names.

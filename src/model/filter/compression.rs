@@ -1,5 +1,6 @@
 //! Bodies made smaller, and large again.
 
+use crate::model::Switch;
 use serde::Serialize;
 
 /// `Compressor`, and MOSN's `gzip`.
@@ -26,6 +27,7 @@ pub struct Compressor {
 /// Which bodies.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Compression {
+    pub enabled: Switch,
     /// Least length in bytes, as `content-length` tells.
     pub least: u64,
     /// Media types, lower case; empty: a list of texts.
@@ -67,8 +69,8 @@ impl Algorithm {
 pub struct Decompressor {
     pub algorithm: Algorithm,
     pub library: String,
-    pub request: bool,
-    pub response: bool,
+    pub request: Switch,
+    pub response: Switch,
     /// Upstreams are told that the coding is welcome.
     pub advertise: bool,
     /// A body that grows more than this many times ends its stream.

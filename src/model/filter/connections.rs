@@ -1,7 +1,7 @@
 //! Filters of connections: how many there may be, how fast they may come, what is said of them.
 
 use super::{BucketConfig, Compiled, NetworkAuthz, NetworkRbac};
-use crate::model::{Format, Runtime};
+use crate::model::{Format, Switch};
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,20 +39,6 @@ pub struct ConnectionRate {
     pub enabled: Switch,
     /// The bucket.
     pub compiled: Compiled,
-}
-
-/// `RuntimeFeatureFlag`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Switch {
-    pub default: bool,
-    pub key: String,
-}
-
-impl Switch {
-    /// What `runtime` says, else the default.
-    pub fn is_on(&self, runtime: &Runtime) -> bool {
-        runtime.flag(&self.key, self.default)
-    }
 }
 
 /// `set_filter_state`, of connections and of streams.

@@ -15,7 +15,7 @@ mod simple;
 
 pub use authz::{AuthzBody, AuthzService, AuthzSettings, ExtAuthz, GrpcTarget, HttpAuthz, NetworkAuthz};
 pub use compression::{Algorithm, Compression, Compressor, Decompressor};
-pub use connections::{ConnectionLimit, ConnectionRate, Guard, SetFilterState, StateValue, Switch};
+pub use connections::{ConnectionLimit, ConnectionRate, Guard, SetFilterState, StateValue};
 pub use faults::{AbortWith, Fault, FaultAbort, FaultDelay, FaultRate};
 pub use jwt::{
     ClaimHeader, JwksSource, JwtAuthn, JwtCache, JwtProvider, JwtRequirement, JwtRule, RemoteJwks,

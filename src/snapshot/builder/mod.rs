@@ -89,10 +89,13 @@ impl Builder {
 
     /// Sets the layers of runtime, later ones over earlier ones.
     pub fn set_layers(&mut self, layers: Vec<Layer>) {
-        self.next.set_layers(layers);
+        if self.next.set_layers(layers) {
+            self.on_runtime();
+        }
     }
 
-    /// Sets keys of the admin layer, or unsets those whose value is empty; `false` if there is no such layer.
+    /// Sets keys of the admin layer, or unsets those whose value is empty; `false` if there is no such layer. Takes
+    /// effect with the next [`Builder::tick`].
     pub fn modify_runtime(&mut self, changes: Vec<(String, String)>) -> bool {
         self.change_layers(
             |source| *source == LayerSource::Admin,
@@ -119,7 +122,7 @@ impl Builder {
             change(&mut layer.values);
             found = true;
         }
-        self.next.set_layers(layers);
+        self.set_layers(layers);
         found
     }
 

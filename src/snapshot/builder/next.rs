@@ -65,13 +65,16 @@ impl Next {
         true
     }
 
-    pub(super) fn set_layers(&mut self, layers: Vec<Layer>) {
-        if *self.snapshot.layers != *layers {
+    /// Whether that changed anything.
+    pub(super) fn set_layers(&mut self, layers: Vec<Layer>) -> bool {
+        let new = *self.snapshot.layers != *layers;
+        if new {
             let all = Runtime::layered(layers.iter().map(|layer| &layer.values));
             self.snapshot.runtime = Arc::new(all);
             self.snapshot.layers = layers.into();
             self.changed = true;
         }
+        new
     }
 
     pub(super) fn set_scopes(&mut self, scopes: Arc<Scopes>) {

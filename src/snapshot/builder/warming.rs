@@ -2,7 +2,7 @@
 
 use super::Builder;
 use super::change::{Event, Origin, Why};
-use super::clusters::assignment_name;
+use super::clusters::{ClusterState, assignment_name};
 use super::timers::Key;
 use crate::cluster::{ClusterSpec, History, Sockets};
 use crate::model::{Address, Cluster, ClusterId, Discovery, Endpoints};
@@ -92,6 +92,18 @@ impl Builder {
         }
     }
 
+    /// Clusters of which runtime says something else now are to be looked at.
+    pub(super) fn on_runtime(&mut self) {
+        let runtime = self.next.get().runtime.clone();
+        let differs = |(id, state): (ClusterId, &ClusterState)| {
+            let held = state.pending.as_ref().map(|(model, _)| model);
+            let held = held.or(state.active.as_ref().map(|spec| &spec.model))?;
+            (*held != state.model.current()?.under(&runtime)).then_some(id)
+        };
+        let changed: Vec<ClusterId> = self.clusters.iter().filter_map(differs).collect();
+        self.clusters.dirty.extend(changed);
+    }
+
     /// Brings one cluster up to date with its configuration and assignment.
     pub(super) fn settle_cluster(&mut self, id: ClusterId, now: Instant) {
         let Some(state) = self.clusters.get_mut(id) else { return };
@@ -104,6 +116,7 @@ impl Builder {
             self.clusters.going.insert(id);
             return;
         };
+        let model = model.under(&self.next.get().runtime);
         let returns = state.removed_at.take().is_some();
         let serves = state.active.as_ref().is_some_and(|spec| spec.model == model);
         let since = state.pending.as_ref().map_or(now, |(_, since)| *since);

@@ -34,7 +34,7 @@ impl Attempt {
     /// Picks a host and counts the try.
     ///
     /// # Errors
-    /// The limit of requests is reached, or the cluster has no host.
+    /// The limit of requests is reached, the cluster refuses requests, or it has no host.
     pub fn begin(
         cluster: &Rc<Cluster>,
         context: PickContext<'_>,
@@ -42,6 +42,11 @@ impl Attempt {
     ) -> Result<Self, Failure> {
         let stats = &cluster.stats;
         let state = cluster.state();
+        let refused = state.spec.model.maintenance;
+        if refused > 0 && tries.made() == 0 && cluster.env().random.below(100) < refused {
+            stats.upstream_rq_maintenance_mode.inc();
+            return Err(Failure::before(Reason::Maintenance));
+        }
         let permit = state.spec.acquire(Level::Requests, tries.priority());
         let permit = permit.map_err(|_full| {
             stats.upstream_rq_active_overflow.inc();

@@ -2,6 +2,7 @@
 
 use crate::cluster::{Cluster, Host, Level, Permit, PickContext};
 use crate::message::{Failure, Head, Reason};
+use crate::model::runtime::number_now;
 use crate::model::{Priority, RetryPolicy};
 use crate::router::{ActionSpec, RouteSpec, retry};
 use std::borrow::Cow;
@@ -211,7 +212,11 @@ impl<'v> Tries<'v> {
             }
             return None;
         }
-        let share = f64::from(cluster.env().random.below(1 << 20)) / f64::from(1u32 << 20);
+        let random = &cluster.env().random;
+        if number_now("upstream.use_retry").is_some_and(|percent| f64::from(random.below(100)) >= percent) {
+            return None;
+        }
+        let share = f64::from(random.below(1 << 20)) / f64::from(1u32 << 20);
         let asked = match outcome {
             Outcome::Judged { asked, .. } => asked.filter(|pause| *pause > Duration::from_millis(1)),
             Outcome::Failed(_) | Outcome::Status(_) => None,
@@ -235,8 +240,15 @@ impl<'v> Tries<'v> {
 
 /// The longest pause after the try with this number.
 fn ceiling(policy: &RetryPolicy, made: u32) -> Duration {
-    let doubled = policy.base_interval.saturating_mul(1 << made.saturating_sub(1).min(16));
-    doubled.min(policy.max_interval).max(Duration::from_millis(1))
+    let said = if policy.default_back_off { number_now("upstream.base_retry_backoff_ms") } else { None };
+    let (base, most) = match said.filter(|base| (0.0..=3_600_000.0).contains(base)) {
+        Some(base) => {
+            let base = Duration::from_millis(base as u64);
+            (base, base * 10)
+        }
+        None => (policy.base_interval, policy.max_interval),
+    };
+    base.saturating_mul(1 << made.saturating_sub(1).min(16)).min(most).max(Duration::from_millis(1))
 }
 
 fn wanted(policy: &RetryPolicy, outcome: Outcome) -> bool {

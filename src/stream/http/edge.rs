@@ -80,9 +80,6 @@ pub(super) fn arrive(
     }
     let at_edge = external && edge.use_remote_address;
     trace::identify(&mut head.headers, names.request_id, &edge.request_id, at_edge, random);
-    if edge.request_id.in_response {
-        arrival.request_id = head.headers.get(REQUEST_ID).cloned();
-    }
     append_via(&mut head.headers, &edge.via);
     Ok(arrival)
 }

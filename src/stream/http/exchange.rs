@@ -12,7 +12,7 @@ use super::relay::{End, Relay, send_whole};
 use super::reply::{Style, own_words, rewrite};
 use super::source::Source;
 use super::steering::Told;
-use super::trace::REQUEST_ID;
+use super::trace::{self, REQUEST_ID};
 use super::{Downstream, Settings};
 use crate::message::{Failure, Reason};
 use crate::model::{AlpnOverride, Block, LogKind, Protocol};
@@ -212,6 +212,9 @@ impl Exchange {
         }
         self.told.write(answer.response.headers_mut(), settings.router);
         if let Some(edge) = settings.edge {
+            if edge.request_id.in_response {
+                arrival.request_id = head.headers.get(REQUEST_ID).cloned();
+            }
             let status = answer.response.status();
             edge::depart(status, answer.response.headers_mut(), edge, settings.server_name, &arrival);
         }
@@ -229,6 +232,15 @@ impl Exchange {
     ) -> Result<Answer, Failure> {
         self.hide_internal(view, settings, head);
         let planned = plan(&self.down.local, view, settings.routes, &RequestHead(head), self.caller);
+        if let Some(id) = settings.edge.map(|edge| &edge.request_id)
+            && let Some(sampling) = &id.sampling
+        {
+            let route = planned.as_ref().map_or_else(|unplanned| unplanned.route, |plan| Some(plan.route()));
+            let sampling = route.and_then(|route| route.model().tracing.as_deref()).unwrap_or(sampling);
+            if trace::sample(&mut head.headers, sampling, id.carries_reason, &self.down.local.env.random) {
+                self.record.identify(head.headers.get(REQUEST_ID).map(HeaderValue::as_bytes));
+            }
+        }
         match settings.chain {
             None => self.go(planned, settings, style, head, body, begin).await,
             // Boxed, so that a stream without filters has no room for what they need.

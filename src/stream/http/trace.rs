@@ -1,8 +1,10 @@
 //! `x-request-id`: made where there is none, and telling whether and why the request is traced.
 //!
+//! Ids are settled when a request arrives, what they tell when its route is known, which may have shares of its own.
 //! What traces themselves consist of (`traceparent`, `tracestate`, B3's fields) is the application's: it passes
 //! through as it came.
 
+use crate::model::runtime::fraction_now;
 use crate::model::{RequestId, Sampling};
 use crate::util::random::Random;
 use crate::util::text::push_uuid;
@@ -51,17 +53,20 @@ pub(super) fn identify(
             }
         }
     }
-    if let Some(sampling) = &config.sampling {
-        sample(headers, sampling, config.carries_reason, random);
-    }
 }
 
-fn sample(headers: &mut HeaderMap, sampling: &Sampling, carries_reason: bool, random: &Random) {
+/// Decides whether a request is traced, and has its id say so; whether that changed the id.
+pub(super) fn sample(
+    headers: &mut HeaderMap,
+    sampling: &Sampling,
+    carries_reason: bool,
+    random: &Random,
+) -> bool {
     let id = headers.get(REQUEST_ID).map(HeaderValue::as_bytes);
     let number = id.and_then(|id| std::str::from_utf8(id.get(..8)?).ok());
     // An id that is no UUID decides nothing.
-    let Some(number) = number.and_then(|digits| u64::from_str_radix(digits, 16).ok()) else { return };
-    let draw = (number % 10_000) as u32;
+    let Some(number) = number.and_then(|digits| u64::from_str_radix(digits, 16).ok()) else { return false };
+    let draw = number % 10_000;
     let told = id.filter(|id| carries_reason && id.len() == LENGTH).and_then(|id| id.get(PLACE)).copied();
     let told = match told {
         Some(b'9') => Trace::Sampled,
@@ -71,20 +76,29 @@ fn sample(headers: &mut HeaderMap, sampling: &Sampling, carries_reason: bool, ra
     };
     let mut decided = told;
     if told == Trace::No {
-        if headers.contains_key(CLIENT_TRACE) && random.below(10_000) < sampling.client {
+        let asked = headers.contains_key(CLIENT_TRACE);
+        if asked && is_within("tracing.client_enabled", sampling.client, random.next()) {
             decided = Trace::Client;
         } else if headers.contains_key(FORCE) {
             decided = Trace::Forced;
-        } else if draw < sampling.random {
+        } else if is_within("tracing.random_sampling", sampling.random, draw) {
             decided = Trace::Sampled;
         }
     }
-    if decided != Trace::No && draw >= sampling.overall {
+    if decided != Trace::No && !is_within("tracing.global_enabled", sampling.overall, draw) {
         decided = Trace::No;
     }
-    if decided != told && carries_reason {
+    let changes = decided != told && carries_reason;
+    if changes {
         mark(headers, decided);
     }
+    changes
+}
+
+/// Whether a number is within a share, which runtime may set.
+fn is_within(key: &str, share: (u32, u32), number: u64) -> bool {
+    let (numerator, denominator) = fraction_now(key).unwrap_or(share);
+    number % u64::from(denominator.max(1)) < u64::from(numerator)
 }
 
 /// Writes the digit into an id that has a place for it.
@@ -109,11 +123,16 @@ fn set(headers: &mut HeaderMap, id: Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::runtime::go_by;
+    use crate::model::{Runtime, RuntimeValue};
+    use std::sync::Arc;
 
     const ID: &str = "00000001-0000-4000-8000-000000000000";
 
     fn config(client: u32, random: u32, overall: u32) -> RequestId {
-        RequestId { sampling: Some(Sampling { client, random, overall }), ..RequestId::default() }
+        let of = |share| (share, 10_000);
+        let sampling = Sampling { client: of(client), random: of(random), overall: of(overall) };
+        RequestId { sampling: Some(sampling), ..RequestId::default() }
     }
 
     fn settled(headers: &[(&'static str, &'static str)], config: &RequestId, at_edge: bool) -> String {
@@ -122,7 +141,11 @@ mod tests {
             map.append(*name, HeaderValue::from_static(value));
         }
         let there = map.contains_key(REQUEST_ID);
-        identify(&mut map, there, config, at_edge, &Random::seeded(3));
+        let random = Random::seeded(3);
+        identify(&mut map, there, config, at_edge, &random);
+        let before = map.get(REQUEST_ID).cloned();
+        let changes = config.sampling.is_some_and(|of| sample(&mut map, &of, config.carries_reason, &random));
+        assert_eq!(changes, before.as_ref() != map.get(REQUEST_ID), "{before:?}");
         map.get(REQUEST_ID).map(|id| id.to_str().unwrap().to_owned()).unwrap_or_default()
     }
 
@@ -160,6 +183,11 @@ mod tests {
         let client = [("x-client-trace-id", "x"), ("x-envoy-force-trace", "1")];
         assert_eq!(of(&client, config(10_000, 0, 10_000)), 'b');
         assert_eq!(of(&client, config(10_000, 10_000, 1)), '4', "overall sampling has the last word");
+        let mut values = Runtime::default();
+        values.set("tracing.random_sampling", RuntimeValue::Number(100.0));
+        go_by(&Arc::new(values));
+        assert_eq!(of(&[], config(0, 0, 10_000)), '9', "runtime has the last word on a share");
+        go_by(&Arc::default());
         let silent = RequestId { carries_reason: false, ..config(0, 10_000, 10_000) };
         assert_eq!(of(&[], silent), '4');
         assert_eq!(settled(&[("x-request-id", "no number")], &config(0, 10_000, 10_000), false), "no number");

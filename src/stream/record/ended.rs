@@ -272,8 +272,10 @@ impl Facts for Ended<'_> {
             fact => {
                 let told = self.downstream(fact, out).or_else(|| self.upstream_fact(fact, out));
                 told.unwrap_or_else(|| {
-                    let session = self.handle.and_then(|handle| handle.tls());
-                    session.is_some_and(|session| tls_facts::fact(session, fact, out))
+                    let client = self.handle.and_then(|handle| handle.tls());
+                    let host = self.record.upstream_tls.as_deref();
+                    client.is_some_and(|session| tls_facts::fact(session, fact, out))
+                        || host.is_some_and(|session| tls_facts::upstream(session, fact, out))
                 })
             }
         }

@@ -222,6 +222,11 @@ impl Record {
         self.request(head);
     }
 
+    /// Its id has become another one.
+    pub fn identify(&mut self, id: Option<&[u8]>) {
+        self.id = id.and_then(|id| keep(&mut self.text, id));
+    }
+
     /// The id of a call.
     pub fn call(&mut self, id: u32) {
         self.id = keep(&mut self.text, id.to_string().as_bytes());
@@ -374,16 +379,17 @@ impl Record {
 
     /// A try has a connection, of which `local` tells our address.
     pub fn connected(&mut self, session: Option<&Arc<Session>>, local: impl FnOnce() -> Option<SocketAddr>) {
-        if self.measured {
+        const OUR_ADDRESS: &[Fact] =
+            &[Fact::UpstreamLocalAddress, Fact::UpstreamLocalAddressWithoutPort, Fact::UpstreamLocalPort];
+        let asks = |facts| self.logs.as_ref().is_some_and(|logs| logs.asks_any(facts));
+        if session.is_some() && (self.measured || asks(Fact::OF_UPSTREAM_TLS)) {
             self.upstream_tls = session.cloned();
         }
         if self.logs.is_none() {
             return;
         }
         self.upstream_begin.get_or_insert_with(Instant::now);
-        let asked =
-            [Fact::UpstreamLocalAddress, Fact::UpstreamLocalAddressWithoutPort, Fact::UpstreamLocalPort];
-        if asked.into_iter().any(|fact| self.asks(fact)) {
+        if asks(OUR_ADDRESS) {
             self.upstream_local = local();
         }
     }

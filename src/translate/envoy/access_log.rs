@@ -310,7 +310,9 @@ fn comparison(
         Kind::Le => Op::AtMost,
         Kind::Ne => Op::NotEqual,
     };
-    Some(Comparison { op, value: filter.value.as_ref().map_or(0, |value| value.default_value) })
+    let value = filter.value.as_ref();
+    let runtime_key = value.map(|value| value.runtime_key.clone()).unwrap_or_default();
+    Some(Comparison { op, value: value.map_or(0, |value| value.default_value), runtime_key })
 }
 
 fn runtime(path: &Path<'_>, filter: &pb::RuntimeFilter, out: &mut Findings) -> Option<LogFilter> {

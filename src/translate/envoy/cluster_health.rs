@@ -135,6 +135,8 @@ fn health_check(path: &Path<'_>, pb: &core::HealthCheck, out: &mut Findings) -> 
     Some(HealthCheck {
         timeout,
         interval,
+        least_interval: Duration::ZERO,
+        most_interval: Duration::MAX,
         initial_jitter,
         interval_jitter,
         interval_jitter_percent: pb.interval_jitter_percent,

@@ -1,6 +1,7 @@
 //! Load balancing of a cluster: the enumeration with its options, typed policies, subsets.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::endpoints::lb_texts;
@@ -97,7 +98,7 @@ fn named(message: &pb::Cluster, model: &mut Cluster, out: &mut Findings) {
                 _ => Default::default(),
             };
             let bias = config.active_request_bias.as_ref();
-            model.lb = least_request(&at, config.choice_count, bias, false, out);
+            least_request(&at, config.choice_count, bias, false, model, out);
             slow_start(&at, config.slow_start_config.as_ref().map(Slow::from), model, out);
         }
         (Policy::RingHash, config) => {
@@ -132,14 +133,18 @@ fn least_request(
     choices: Option<u32>,
     bias: Option<&RuntimeDouble>,
     full_scan: bool,
+    model: &mut Cluster,
     out: &mut Findings,
-) -> LbPolicy {
+) {
     let choices = within(&path.name("choice_count"), choices.unwrap_or(CHOICES), 2, u32::MAX, out);
+    if let Some(bias) = bias.filter(|bias| !bias.runtime_key.is_empty()) {
+        Arc::make_mut(model.lb_keys.get_or_insert_default()).bias.clone_from(&bias.runtime_key);
+    }
     let bias = bias.map_or(1.0, |bias| bias.default_value);
     if bias.is_nan() || bias < 0.0 {
         out.bad(&path.name("active_request_bias"), bias, "must not be negative (nearest valid 0)");
     }
-    LbPolicy::LeastRequest { choices, bias: bias.max(0.0), full_scan }
+    model.lb = LbPolicy::LeastRequest { choices, bias: bias.max(0.0), full_scan };
 }
 
 fn ring(
@@ -209,6 +214,9 @@ fn slow_start(path: &Path<'_>, config: Option<Slow<'_>>, model: &mut Cluster, ou
     let at = path.name("slow_start_config");
     let Some(window) = config.window else { return };
     let window = positive(&at.name("slow_start_window"), Some(window), Duration::ZERO, out);
+    if let Some(given) = config.aggression.filter(|given| !given.runtime_key.is_empty()) {
+        Arc::make_mut(model.lb_keys.get_or_insert_default()).aggression.clone_from(&given.runtime_key);
+    }
     let aggression = config.aggression.map_or(1.0, |value| value.default_value);
     if aggression.is_nan() || aggression <= 0.0 {
         out.bad(&at.name("aggression"), aggression, "must be above 0 (nearest usual: 1)");
@@ -274,7 +282,7 @@ fn known(
         let Some(config) = extension.decode::<LeastRequest>(at, out) else { return true };
         let method = enumeration(&at.name("selection_method"), config.selection_method, out);
         let scan = method == Some(SelectionMethod::FullScan);
-        model.lb = least_request(at, config.choice_count, config.active_request_bias.as_ref(), scan, out);
+        least_request(at, config.choice_count, config.active_request_bias.as_ref(), scan, model, out);
         slow_start(at, config.slow_start_config.as_ref().map(Slow::from), model, out);
         locality(config.locality_lb_config.as_ref(), model);
     } else if extension.is::<RingHash>() {

@@ -84,11 +84,11 @@ fn rate(
 
 /// `runtime_enabled`; on if absent.
 fn switch(path: &Path<'_>, given: Option<&RuntimeFeatureFlag>, out: &mut Findings) -> Switch {
-    let Some(given) = given else { return Switch { default: true, key: String::new() } };
+    let Some(given) = given else { return true.into() };
     let at = path.name("runtime_enabled");
     if given.default_value.is_none() {
         out.bad(&at.name("default_value"), "", "is required");
     }
     let key = not_empty(&at.name("runtime_key"), &given.runtime_key, out);
-    Switch { default: given.default_value.unwrap_or(true), key }
+    Switch { on: given.default_value.unwrap_or(true), runtime_key: key }
 }

@@ -146,11 +146,13 @@ fn request_id(path: &Path<'_>, manager: &pb::HttpConnectionManager, out: &mut Fi
     let decides = config.use_request_id_for_trace_sampling.unwrap_or(true);
     let at = path.name("tracing");
     let share = |name: &str, value: Option<&Percent>, out: &mut Findings| match value {
-        None => 10_000,
-        Some(percent) if (0.0..=100.0).contains(&percent.value) => (percent.value * 100.0).round() as u32,
+        None => (10_000, 10_000),
+        Some(percent) if (0.0..=100.0).contains(&percent.value) => {
+            ((percent.value * 100.0).round() as u32, 10_000)
+        }
         Some(percent) => {
             out.bad(&at.name(name).name("value"), percent.value, "must be 0 to 100");
-            0
+            (0, 10_000)
         }
     };
     let sampling = manager.tracing.as_ref().filter(|_| decides).map(|tracing| Sampling {

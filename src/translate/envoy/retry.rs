@@ -58,6 +58,7 @@ fn policy(path: &Path<'_>, policy: &pb::RetryPolicy, out: &mut Findings) -> Retr
         retries: policy.num_retries.unwrap_or(1),
         per_try_timeout: limit("per_try_timeout", policy.per_try_timeout.as_ref(), out),
         per_try_idle_timeout: limit("per_try_idle_timeout", policy.per_try_idle_timeout.as_ref(), out),
+        default_back_off: policy.retry_back_off.is_none(),
         base_interval,
         max_interval,
         status_codes,

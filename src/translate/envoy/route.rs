@@ -15,11 +15,12 @@ use super::route_action::{Shared, action};
 use super::route_options::mirrors;
 use super::values::{enumeration, not_empty};
 use crate::model::{
-    Fraction, PathMatch, RequireTls, Route, RouteConfig, RouteMatch, UriTemplate, VirtualHost,
+    Fraction, PathMatch, RequireTls, Route, RouteConfig, RouteMatch, Sampling, UriTemplate, VirtualHost,
 };
 use crate::proto::envoy::config::core::v3::{RuntimeFractionalPercent, TypedExtensionConfig};
 use crate::proto::envoy::config::route::v3 as pb;
 use crate::proto::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
+use crate::proto::envoy::r#type::v3::FractionalPercent;
 use crate::proto::envoy::r#type::v3::fractional_percent::DenominatorType;
 use crate::translate::finding::{Findings, Path};
 
@@ -190,6 +191,7 @@ fn route(path: &Path<'_>, route: &pb::Route, shared: &mut Shared, out: &mut Find
     let response = (&route.response_headers_to_add, &route.response_headers_to_remove);
     let request_headers = edits(path, "request", request.0, request.1, out);
     let response_headers = edits(path, "response", response.0, response.1, out);
+    let tracing = route.tracing.as_ref().map(|of| sampling(&path.name("tracing"), of, out));
     Some(Route {
         name: route.name.clone(),
         matcher: matcher?,
@@ -199,6 +201,28 @@ fn route(path: &Path<'_>, route: &pb::Route, shared: &mut Shared, out: &mut Find
         buffer_limit: route.request_body_buffer_limit,
         filters,
         rate_limits,
+        tracing: tracing.map(Box::new),
+    })
+}
+
+/// Shares of requests that are traced; absent: all.
+fn sampling(path: &Path<'_>, tracing: &pb::Tracing, out: &mut Findings) -> Sampling {
+    let mut share = |field: &str, given: Option<&FractionalPercent>| {
+        let given = given.copied().unwrap_or(FractionalPercent { numerator: 100, denominator: 0 });
+        (given.numerator, denominator(&path.name(field), given, out).unwrap_or(100))
+    };
+    Sampling {
+        client: share("client_sampling", tracing.client_sampling.as_ref()),
+        random: share("random_sampling", tracing.random_sampling.as_ref()),
+        overall: share("overall_sampling", tracing.overall_sampling.as_ref()),
+    }
+}
+
+fn denominator(path: &Path<'_>, of: FractionalPercent, out: &mut Findings) -> Option<u32> {
+    Some(match enumeration(&path.name("denominator"), of.denominator, out)? {
+        DenominatorType::Hundred => 100,
+        DenominatorType::TenThousand => 10_000,
+        DenominatorType::Million => 1_000_000,
     })
 }
 
@@ -245,11 +269,7 @@ pub(super) fn runtime_fraction(
         out.bad(&at, "", "is required");
         return None;
     };
-    let denominator = match enumeration(&at.name("denominator"), value.denominator, out)? {
-        DenominatorType::Hundred => 100,
-        DenominatorType::TenThousand => 10_000,
-        DenominatorType::Million => 1_000_000,
-    };
+    let denominator = denominator(&at, *value, out)?;
     Some(Fraction { numerator: value.numerator, denominator, runtime_key: share.runtime_key.clone() })
 }
 

@@ -153,6 +153,8 @@ fn weighted(path: &Path<'_>, list: &pb::WeightedCluster, out: &mut Findings) -> 
         clusters.push(WeightedCluster {
             name: item.name.clone(),
             weight,
+            runtime_key: (!list.runtime_key_prefix.is_empty())
+                .then(|| format!("{}.{}", list.runtime_key_prefix, item.name).into()),
             header,
             host_rewrite,
             criteria: item.metadata_match.as_ref().map(lb_metadata).unwrap_or_default(),

@@ -44,6 +44,8 @@ pub(super) fn health_check(ctx: &mut Context<'_>, of: &mut Object<'_>) -> Option
     Some(HealthCheck {
         timeout,
         interval,
+        least_interval: Duration::ZERO,
+        most_interval: Duration::MAX,
         initial_jitter,
         interval_jitter,
         interval_jitter_percent: 0,

@@ -249,7 +249,7 @@ fn gzip(ctx: &mut Context<'_>, mut config: Object<'_>) -> Option<FilterConfig> {
     Some(FilterConfig::Compressor(Compressor {
         algorithm: Algorithm::Gzip { level: u8::try_from(level.min(9)).unwrap_or(6) },
         library: "gzip".to_owned(),
-        response: Some(Compression { least: least.into(), types }),
+        response: Some(Compression { enabled: true.into(), least: least.into(), types }),
         request: None,
         keep_etag: false,
         remove_accept_encoding: false,

@@ -144,12 +144,12 @@ pub(super) const NO_EFFECT: &[(&str, &[&str])] = &[
     ),
     // All tables are asked for at once.
     ("envoy.config.route.v3.ScopedRouteConfiguration", &["on_demand"]),
-    ("envoy.config.route.v3.Route", &["tracing"]),
+    ("envoy.config.route.v3.Tracing", &["custom_tags", "operation", "upstream_operation"]),
     (
         "envoy.config.route.v3.RouteAction",
         &["cluster_not_found_response_code", "early_data_policy", "flush_timeout", "hedge_policy"],
     ),
-    ("envoy.config.route.v3.WeightedCluster", &["runtime_key_prefix", "total_weight"]),
+    ("envoy.config.route.v3.WeightedCluster", &["total_weight"]),
     ("envoy.config.route.v3.RetryPolicy", &["retry_options_predicates", "retry_priority"]),
     (
         "envoy.config.cluster.v3.Cluster",

@@ -1,7 +1,7 @@
 //! `Compressor` and `Decompressor`, with their libraries.
 
 use super::disabled;
-use crate::model::{Algorithm, Compression, Compressor, Decompressor, FilterConfig, RouteFilter};
+use crate::model::{Algorithm, Compression, Compressor, Decompressor, FilterConfig, RouteFilter, Switch};
 use crate::proto::envoy::config::core::v3::{RuntimeFeatureFlag, TypedExtensionConfig};
 use crate::proto::envoy::extensions::compression as library;
 use crate::proto::envoy::extensions::filters::http::compressor::v3 as pb;
@@ -60,12 +60,17 @@ pub(super) fn compressor(
     }))
 }
 
-fn is_on(flag: Option<&RuntimeFeatureFlag>) -> bool {
-    flag.and_then(|flag| flag.default_value).unwrap_or(true)
+fn switch(flag: Option<&RuntimeFeatureFlag>) -> Switch {
+    Switch {
+        on: flag.and_then(|flag| flag.default_value).unwrap_or(true),
+        runtime_key: flag.map(|flag| flag.runtime_key.clone()).unwrap_or_default(),
+    }
 }
 
 fn direction(common: &pb::compressor::CommonDirectionConfig) -> Option<Compression> {
-    is_on(common.enabled.as_ref()).then(|| Compression {
+    let enabled = switch(common.enabled.as_ref());
+    (!enabled.is_dead()).then(|| Compression {
+        enabled,
         least: common.min_content_length.unwrap_or(LEAST).into(),
         types: common.content_type.iter().map(|kind| kind.to_ascii_lowercase()).collect(),
     })
@@ -135,7 +140,7 @@ pub(super) fn decompressor(
     };
     let (algorithm, max_ratio) = decoder(&at, given, out)?;
     let enabled = |common: Option<&de::decompressor::CommonDirectionConfig>| {
-        common.is_none_or(|common| is_on(common.enabled.as_ref()))
+        switch(common.and_then(|common| common.enabled.as_ref()))
     };
     let request = config.request_direction_config.as_ref();
     let response = config.response_direction_config.as_ref();

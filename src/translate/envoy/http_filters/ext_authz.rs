@@ -4,7 +4,7 @@ use super::rbac::metadata;
 use super::{disabled, rule};
 use crate::model::{
     AuthzBody, AuthzService, AuthzSettings, ExtAuthz, FilterConfig, GrpcTarget, HttpAuthz, NetworkAuthz,
-    RouteFilter, StringMatch,
+    RouteFilter, StringMatch, Switch,
 };
 use crate::proto::envoy::config::core::v3 as core;
 use crate::proto::envoy::extensions::filters::http::ext_authz::v3 as pb;
@@ -54,10 +54,6 @@ pub(super) fn of_chain(path: &Path<'_>, config: &pb::ExtAuthz, out: &mut Finding
         None => None,
     };
     let deny = config.deny_at_disable.as_ref();
-    if deny.is_some_and(|deny| !deny.runtime_key.is_empty()) {
-        let at = path.name("deny_at_disable");
-        out.bad(&at.name("runtime_key"), "", "not supported (use default_value)");
-    }
     let mut allowed = strings(&path.name("allowed_headers"), config.allowed_headers.as_ref(), out)?;
     if let Some(Services::HttpService(service)) = &config.services
         && let Some(given) = &service.authorization_request
@@ -84,7 +80,10 @@ pub(super) fn of_chain(path: &Path<'_>, config: &pb::ExtAuthz, out: &mut Finding
         namespaces: config.metadata_context_namespaces.clone(),
         enabled,
         enabled_metadata,
-        deny_at_disable: deny.and_then(|deny| deny.default_value).unwrap_or_default(),
+        deny_at_disable: Switch {
+            on: deny.and_then(|deny| deny.default_value).unwrap_or_default(),
+            runtime_key: deny.map(|deny| deny.runtime_key.clone()).unwrap_or_default(),
+        },
         peer_certificate: config.include_peer_certificate,
         tls_session: config.include_tls_session,
         stat_prefix: config.stat_prefix.clone(),

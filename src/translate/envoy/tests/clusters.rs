@@ -187,7 +187,9 @@ fn hashing_policies_localities_and_slow_start_are_read() {
     let slow = read(json!({"round_robin_lb_config": {"slow_start_config": {"slow_start_window": "60s",
         "aggression": {"default_value": 2.0, "runtime_key": "x"}, "min_weight_percent": {"value": 20}}}}));
     let wanted = SlowStart { window: Duration::from_secs(60), aggression: 2.0, min_weight: 0.2 };
-    assert_eq!(slow.unwrap().slow_start, Some(wanted));
+    let slow = slow.unwrap();
+    assert_eq!(slow.lb_keys.as_ref().unwrap().aggression, "x");
+    assert_eq!(slow.slow_start, Some(wanted));
     let typed = |name: &str, more: Json| {
         let mut config =
             json!({"@type": format!("type.googleapis.com/envoy.extensions.load_balancing_policies.{name}")});

@@ -38,6 +38,15 @@ fn timeouts_default_to_15_s_and_zero_is_off() {
 }
 
 #[test]
+fn what_is_traced_may_differ_by_route() {
+    let given = json!({"client_sampling": {"numerator": 7, "denominator": "MILLION"}, "random_sampling": {}});
+    let read = one(json!({"match": {"prefix": "/"}, "route": {"cluster": "c"}, "tracing": given})).unwrap();
+    let wanted = Sampling { client: (7, 1_000_000), random: (0, 100), overall: (100, 100) };
+    assert_eq!(read.tracing.as_deref(), Some(&wanted));
+    assert_eq!(one(json!({"match": {"prefix": "/"}, "route": {"cluster": "c"}})).unwrap().tracing, None);
+}
+
+#[test]
 fn an_unknown_route_table_is_an_empty_one() {
     assert!(read_route(json!({"name": "r"})).unwrap().virtual_hosts.is_empty());
     refused(read_route(json!({})), &["RouteConfiguration (unnamed): name: must not be empty"]);
