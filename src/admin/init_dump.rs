@@ -31,6 +31,7 @@ fn of_resource(kind: Kind, resource: &Resource) -> Json {
         Kind::Endpoint => "ClusterLoadAssignment",
         Kind::Listener => "Listener",
         Kind::Route => "RouteConfiguration",
+        Kind::Extension => "TypedExtensionConfig",
         Kind::ScopedRoute => "ScopedRouteConfiguration",
         Kind::Secret => "Secret",
     };

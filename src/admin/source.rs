@@ -127,6 +127,7 @@ pub enum Kind {
     Endpoint,
     Listener,
     Route,
+    Extension,
     ScopedRoute,
     Secret,
 }

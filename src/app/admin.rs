@@ -160,6 +160,7 @@ fn type_state(kind: ResourceType, held: &TypeDump, status: &Status) -> Option<Ty
         ResourceType::Cluster => Kind::Cluster,
         ResourceType::Endpoint => Kind::Endpoint,
         ResourceType::Listener => Kind::Listener,
+        ResourceType::Extension => Kind::Extension,
         ResourceType::ScopedRoute => Kind::ScopedRoute,
         ResourceType::Route => Kind::Route,
     };
@@ -198,7 +199,10 @@ fn states(kind: ResourceType, status: &Status) -> HashMap<&str, Standing<'_>> {
         ResourceType::Route => {
             status.tables.iter().map(|t| (&*t.name, (t.state, &[][..], t.shadowed))).collect()
         }
-        ResourceType::Endpoint | ResourceType::ScopedRoute | ResourceType::Runtime => HashMap::new(),
+        ResourceType::Endpoint
+        | ResourceType::Extension
+        | ResourceType::ScopedRoute
+        | ResourceType::Runtime => HashMap::new(),
     }
 }
 

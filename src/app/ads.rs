@@ -1,10 +1,12 @@
 //! The control plane's side of the build thread: responses in, verdicts out.
 
 use super::build::Input;
+use super::extensions::Extensions;
 use super::lifecycle::Lifecycle;
 use super::sockets::Sockets;
+use crate::model::Listener;
 use crate::model::Runtime;
-use crate::snapshot::builder::{Builder, Change, Kind, Origin};
+use crate::snapshot::builder::{Builder, Change, Kind, ListenerStatus, Origin, State, Status};
 use crate::telemetry::{Registration, ServerStats};
 use crate::translate::{self, Finding, NoteKind, Translated, envoy};
 use crate::xds::client::ClientEvent;
@@ -13,7 +15,7 @@ use crate::xds::driver::Driver;
 use crate::xds::dump::TypeDump;
 use crate::xds::message::{RawResource, Rejection, Update};
 use crate::xds::types::ResourceType;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,6 +31,10 @@ pub struct Ads {
     interest: Option<u64>,
     /// What route tables in use were made of.
     tables: HashMap<Arc<str>, envoy::Known>,
+    /// Filters by discovery, and the listeners that wait for any.
+    extensions: Extensions,
+    /// Those that are asked for.
+    asked: BTreeSet<Arc<str>>,
     disk: Option<Disk>,
     server: Arc<Registration<ServerStats>>,
     lifecycle: Arc<Lifecycle>,
@@ -53,6 +59,8 @@ impl Ads {
             driver,
             interest: None,
             tables: HashMap::new(),
+            extensions: Extensions::default(),
+            asked: BTreeSet::new(),
             disk: None,
             server,
             lifecycle,
@@ -106,10 +114,11 @@ impl Ads {
     fn judge(&mut self, mut update: Update, builder: &mut Builder, sockets: &mut Sockets) {
         let start = Instant::now();
         let mut rejections = Vec::new();
+        let before = (update.kind == ResourceType::Listener).then(|| self.extensions.clone());
         let mut changes = self.changes(update.kind, &update.changed, &mut rejections);
         let noop = update.is_noop();
         let gone = update.removed.iter().chain(&update.withdrawn);
-        changes.extend(gone.map(|name| removal(update.kind, name)));
+        changes.extend(gone.filter_map(|name| self.removal(update.kind, name)));
         if update.kind == ResourceType::ScopedRoute {
             changes.push(Change::ScopesAnswered);
         }
@@ -120,6 +129,9 @@ impl Ads {
                 let text = format!("{} {}: {}", update.kind.noun(), rejection.name, rejection.why);
                 rejections.push(Rejection { name: rejection.name.into(), text });
             }
+        }
+        if let Some(before) = before {
+            self.extensions.take_back(&before, rejections.iter().map(|rejection| &*rejection.name));
         }
         for rejection in &rejections {
             tracing::warn!("rejected {}", rejection.text);
@@ -172,9 +184,21 @@ impl Ads {
                 ResourceType::Endpoint => {
                     envoy::endpoints(bytes).map(|t| Change::Endpoints(Arc::new(self.noted(t))))
                 }
-                ResourceType::Listener => envoy::listener(bytes)
-                    .and_then(|t| self.placed("Listener", raw, t))
-                    .map(|t| Change::Listener(Arc::new(self.noted(t)))),
+                ResourceType::Listener => {
+                    let read = self.extensions.listener(&raw.name, bytes, Instant::now());
+                    match read.and_then(|(t, waits)| Ok((self.placed("Listener", raw, t)?, waits))) {
+                        Ok((_, true)) => continue,
+                        Ok((translated, false)) => Ok(self.of_listener(translated)),
+                        Err(rejection) => Err(rejection),
+                    }
+                }
+                ResourceType::Extension => match self.extensions.arrived(&raw.name, bytes) {
+                    Ok(listeners) => {
+                        changes.extend(listeners.into_iter().map(|translated| self.of_listener(translated)));
+                        continue;
+                    }
+                    Err(rejection) => Err(rejection),
+                },
                 ResourceType::ScopedRoute => {
                     envoy::scoped_route(bytes).map(|t| Change::ScopedRoute(Arc::new(self.noted(t))))
                 }
@@ -223,6 +247,10 @@ impl Ads {
             return Ok(translated);
         }
         Err(translate::Rejection { resource_type, name: Some(raw.name.to_string()), findings })
+    }
+
+    fn of_listener(&self, translated: Translated<Listener>) -> Change {
+        Change::Listener(Arc::new(self.noted(translated)))
     }
 
     /// Counts what an accepted resource says that does nothing.
@@ -297,7 +325,7 @@ impl Ads {
     fn expire(&mut self, at: Instant, builder: &mut Builder, sockets: &mut Sockets) {
         for (kind, names) in self.driver.take_expired() {
             tracing::warn!("{}: time to live over for {names:?}", kind.label());
-            let changes = names.iter().map(|name| removal(kind, name)).collect();
+            let changes = names.iter().filter_map(|name| self.removal(kind, name)).collect();
             builder.apply(at, Origin::Ads, changes);
             sockets.bind(builder, at);
             if let Some(disk) = &mut self.disk {
@@ -316,6 +344,12 @@ impl Ads {
             self.driver.on_timeout();
             self.expire(at, builder, sockets);
         }
+        if self.extensions.deadline().is_some_and(|due| due <= at) {
+            let complete = self.extensions.expired(at);
+            let changes = complete.into_iter().map(|translated| self.of_listener(translated)).collect();
+            builder.apply(at, Origin::Ads, changes);
+            sockets.bind(builder, at);
+        }
         self.subscribe(builder);
         if let Some(disk) = &mut self.disk
             && disk.writer.due(at)
@@ -328,8 +362,15 @@ impl Ads {
         }
     }
 
-    /// Asks for the endpoints and routes that are needed now.
+    /// Asks for the endpoints, routes and extensions that are needed now.
     fn subscribe(&mut self, builder: &Builder) {
+        let wanted = self.extensions.wanted();
+        if wanted != self.asked {
+            let names = wanted.iter().cloned();
+            self.driver.state.set_interest(crate::xds::driver::now(), ResourceType::Extension, names);
+            self.asked = wanted;
+            self.driver.flush();
+        }
         if self.interest == Some(builder.interest_version()) {
             return;
         }
@@ -350,7 +391,52 @@ impl Ads {
         let disk = self.disk.as_ref();
         let restore = disk.and_then(|disk| disk.restore_at);
         let save = disk.and_then(|disk| disk.writer.next_due());
-        [self.driver.next_timeout(), restore, save].into_iter().flatten().min()
+        let extensions = self.extensions.deadline();
+        [self.driver.next_timeout(), restore, save, extensions].into_iter().flatten().min()
+    }
+
+    /// Listeners that wait for extensions.
+    pub fn waiting(&self) -> usize {
+        self.extensions.waiting().count()
+    }
+
+    /// Tells of them in `status`.
+    pub fn tell_waiting(&self, status: &mut Status) {
+        for (name, missing) in self.extensions.waiting() {
+            let blocked_by: Vec<String> = missing.iter().map(|name| format!("ECDS {name}")).collect();
+            match status.listeners.iter_mut().find(|listener| listener.name == *name) {
+                Some(listener) => {
+                    listener.state = State::Updating;
+                    listener.blocked_by.extend(blocked_by);
+                }
+                None => status.listeners.push(ListenerStatus {
+                    name: name.clone(),
+                    origin: Origin::Ads,
+                    state: State::Warming,
+                    shadowed: false,
+                    blocked_by,
+                    rejected: None,
+                }),
+            }
+        }
+    }
+
+    /// What it means that a resource is gone. EDS, RDS and ECDS resources stay while something refers to them.
+    fn removal(&mut self, kind: ResourceType, name: &str) -> Option<Change> {
+        Some(match kind {
+            ResourceType::Cluster => Change::ClusterRemoved(name.to_owned()),
+            ResourceType::Listener => {
+                self.extensions.forget(name);
+                Change::ListenerRemoved(name.to_owned())
+            }
+            ResourceType::ScopedRoute => Change::ScopedRouteRemoved(name.to_owned()),
+            ResourceType::Runtime => {
+                Change::Runtime { resource: name.to_owned(), values: Runtime::default() }
+            }
+            ResourceType::Endpoint => Change::EndpointsWithdrawn(name.to_owned()),
+            ResourceType::Route => Change::RoutesWithdrawn(name.to_owned()),
+            ResourceType::Extension => return None,
+        })
     }
 
     /// A resource that had been refused for an outside cause is good after all.
@@ -385,18 +471,6 @@ fn entries(driver: &Driver) -> Vec<Entry> {
         names.filter_map(move |name| driver.state.held(kind, &name)).map(move |raw| Entry::new(kind, raw))
     };
     ResourceType::ALL.into_iter().flat_map(held).collect()
-}
-
-/// EDS and RDS resources stay while something refers to them.
-fn removal(kind: ResourceType, name: &str) -> Change {
-    match kind {
-        ResourceType::Cluster => Change::ClusterRemoved(name.to_owned()),
-        ResourceType::Listener => Change::ListenerRemoved(name.to_owned()),
-        ResourceType::ScopedRoute => Change::ScopedRouteRemoved(name.to_owned()),
-        ResourceType::Runtime => Change::Runtime { resource: name.to_owned(), values: Runtime::default() },
-        ResourceType::Endpoint => Change::EndpointsWithdrawn(name.to_owned()),
-        ResourceType::Route => Change::RoutesWithdrawn(name.to_owned()),
-    }
 }
 
 fn kind_of(kind: Kind) -> ResourceType {

@@ -140,7 +140,8 @@ impl Build {
             }
             Input::Dump(answer) => {
                 let types = self.ads.as_ref().map(Ads::dump).unwrap_or_default();
-                let status = self.builder.status(Instant::now());
+                let mut status = self.builder.status(Instant::now());
+                self.ads.iter().for_each(|ads| ads.tell_waiting(&mut status));
                 let _ = answer.send(Dump { types, status });
             }
             Input::Saved(outcome) => {
@@ -201,7 +202,8 @@ impl Build {
         }
         self.publish();
         // Also without a publication: what was shadowed, or has begun to warm, shows in the counts alone.
-        let counts = self.builder.counts();
+        let mut counts = self.builder.counts();
+        counts.total_listeners_warming += self.ads.as_ref().map_or(0, |ads| ads.waiting() as u64);
         self.lifecycle.settle(Instant::now(), &counts);
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = counts;
     }

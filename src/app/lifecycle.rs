@@ -208,6 +208,7 @@ impl Lifecycle {
                 ResourceType::Listener => settled.is_some_and(|since| late(*since, self.limits.listeners)),
                 ResourceType::Endpoint
                 | ResourceType::Route
+                | ResourceType::Extension
                 | ResourceType::ScopedRoute
                 | ResourceType::Runtime => false,
             }

@@ -30,6 +30,7 @@ pub fn register(
             // Envoy has these per cluster, connection manager and route table only.
             ResourceType::Endpoint
             | ResourceType::Route
+            | ResourceType::Extension
             | ResourceType::ScopedRoute
             | ResourceType::Runtime => None,
         };

@@ -4,6 +4,7 @@ mod admin;
 mod ads;
 mod build;
 mod explain;
+mod extensions;
 mod lifecycle;
 mod metrics;
 mod name_metrics;

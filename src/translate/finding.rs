@@ -3,6 +3,7 @@
 //! Owns the text form that goes into a NACK: `type name: field.path[3].to: value: why`. Values are cut to a
 //! line; callers never hand in secrets.
 
+use super::envoy::Discovering;
 use super::fault::Finding;
 use std::fmt::{self, Display, Write};
 
@@ -127,6 +128,8 @@ pub struct Findings {
     more: usize,
     notes: Vec<Note>,
     outside: bool,
+    /// Extensions by discovery, and what is found of them.
+    pub(super) discovering: Discovering,
 }
 
 impl Findings {

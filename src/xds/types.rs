@@ -14,6 +14,8 @@ pub enum ResourceType {
     Endpoint,
     /// LDS.
     Listener,
+    /// ECDS: filters by name.
+    Extension,
     /// SRDS.
     ScopedRoute,
     /// RDS.
@@ -22,8 +24,15 @@ pub enum ResourceType {
 
 impl ResourceType {
     /// Every type, in request order: what is referred to comes before what refers to it.
-    pub const ALL: [Self; 6] =
-        [Self::Runtime, Self::Cluster, Self::Endpoint, Self::Listener, Self::ScopedRoute, Self::Route];
+    pub const ALL: [Self; 7] = [
+        Self::Runtime,
+        Self::Cluster,
+        Self::Endpoint,
+        Self::Listener,
+        Self::Extension,
+        Self::ScopedRoute,
+        Self::Route,
+    ];
 
     /// The full type URL, `type.googleapis.com/` included.
     #[must_use]
@@ -33,6 +42,7 @@ impl ResourceType {
             Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
             Self::Endpoint => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
+            Self::Extension => "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
             Self::ScopedRoute => "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration",
             Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
         }
@@ -52,6 +62,7 @@ impl ResourceType {
             Self::Cluster => "Cluster",
             Self::Endpoint => "ClusterLoadAssignment",
             Self::Listener => "Listener",
+            Self::Extension => "TypedExtensionConfig",
             Self::ScopedRoute => "ScopedRouteConfiguration",
             Self::Route => "RouteConfiguration",
         }
@@ -62,11 +73,16 @@ impl ResourceType {
     pub const fn name_field(self) -> &'static str {
         match self {
             Self::Endpoint => "cluster_name",
-            Self::Runtime | Self::Cluster | Self::Listener | Self::ScopedRoute | Self::Route => "name",
+            Self::Runtime
+            | Self::Cluster
+            | Self::Listener
+            | Self::Extension
+            | Self::ScopedRoute
+            | Self::Route => "name",
         }
     }
 
-    /// The short name in counters and metrics: `rtds`, `cds`, `eds`, `lds`, `srds`, `rds`.
+    /// The short name in counters and metrics: `rtds`, `cds`, `eds`, `lds`, `ecds`, `srds`, `rds`.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -74,6 +90,7 @@ impl ResourceType {
             Self::Cluster => "cds",
             Self::Endpoint => "eds",
             Self::Listener => "lds",
+            Self::Extension => "ecds",
             Self::ScopedRoute => "srds",
             Self::Route => "rds",
         }
@@ -98,6 +115,10 @@ impl ResourceType {
             Self::Listener => (
                 "/envoy.service.listener.v3.ListenerDiscoveryService/StreamListeners",
                 "/envoy.service.listener.v3.ListenerDiscoveryService/DeltaListeners",
+            ),
+            Self::Extension => (
+                "/envoy.service.extension.v3.ExtensionConfigDiscoveryService/StreamExtensionConfigs",
+                "/envoy.service.extension.v3.ExtensionConfigDiscoveryService/DeltaExtensionConfigs",
             ),
             Self::ScopedRoute => (
                 "/envoy.service.route.v3.ScopedRoutesDiscoveryService/StreamScopedRoutes",
@@ -131,6 +152,7 @@ pub struct PerType<T> {
     cluster: T,
     endpoint: T,
     listener: T,
+    extension: T,
     scoped: T,
     route: T,
 }
@@ -143,6 +165,7 @@ impl<T> PerType<T> {
             cluster: make(ResourceType::Cluster),
             endpoint: make(ResourceType::Endpoint),
             listener: make(ResourceType::Listener),
+            extension: make(ResourceType::Extension),
             scoped: make(ResourceType::ScopedRoute),
             route: make(ResourceType::Route),
         }
@@ -155,6 +178,7 @@ impl<T> PerType<T> {
             ResourceType::Cluster => &self.cluster,
             ResourceType::Endpoint => &self.endpoint,
             ResourceType::Listener => &self.listener,
+            ResourceType::Extension => &self.extension,
             ResourceType::ScopedRoute => &self.scoped,
             ResourceType::Route => &self.route,
         }
@@ -167,6 +191,7 @@ impl<T> PerType<T> {
             ResourceType::Cluster => &mut self.cluster,
             ResourceType::Endpoint => &mut self.endpoint,
             ResourceType::Listener => &mut self.listener,
+            ResourceType::Extension => &mut self.extension,
             ResourceType::ScopedRoute => &mut self.scoped,
             ResourceType::Route => &mut self.route,
         }

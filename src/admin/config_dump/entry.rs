@@ -16,6 +16,7 @@ fn field_of(kind: Kind) -> &'static str {
         Kind::Endpoint => "endpoint_config",
         Kind::Listener => "listener",
         Kind::Route => "route_config",
+        Kind::Extension => "ecds_filter",
         Kind::ScopedRoute => "scoped_route_configs",
         Kind::Secret => "secret",
     }
@@ -27,6 +28,7 @@ pub(super) fn type_url(kind: Kind) -> &'static str {
         Kind::Endpoint => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
         Kind::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
         Kind::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+        Kind::Extension => "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
         Kind::ScopedRoute => "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration",
         Kind::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
     }

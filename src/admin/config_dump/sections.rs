@@ -55,6 +55,11 @@ pub(super) const SECTIONS: &[Section] = &[
         ],
     },
     Section {
+        name: "EcdsConfigDump",
+        kind: Some(Kind::Extension),
+        lists: &[List { name: "ecds_filters", entry: "EcdsFilterConfig", form: Form::States }],
+    },
+    Section {
         name: "ScopedRoutesConfigDump",
         kind: Some(Kind::ScopedRoute),
         lists: &[List {

@@ -63,6 +63,17 @@ impl<'a> Extension<'a> {
         Some(Extension { type_url: type_url.into(), bytes: bytes.into() })
     }
 
+    /// One of this type that says nothing.
+    pub(super) fn named(type_url: &'a str) -> Extension<'a> {
+        Extension { type_url: Cow::Borrowed(type_url), bytes: Cow::Borrowed(&[]) }
+    }
+
+    /// The same, on its own.
+    pub(super) fn into_owned(self) -> Extension<'static> {
+        let Extension { type_url, bytes } = self;
+        Extension { type_url: type_url.into_owned().into(), bytes: bytes.into_owned().into() }
+    }
+
     /// Whether it is an `M`.
     pub(super) fn is<M: Name>(&self) -> bool {
         message_name(&self.type_url) == M::full_name()
@@ -93,7 +104,7 @@ pub(super) fn why_never(type_url: &str) -> Option<&'static str> {
     }
 }
 
-/// Refuses an extension that is to be discovered: at once, so that nobody waits for it.
+/// Refuses an extension to be discovered that could not be served: at once, so that nobody waits for it.
 pub(super) fn refuse_discovery(path: &Path<'_>, source: &ExtensionConfigSource, out: &mut Findings) {
     let at = path.name("config_discovery");
     let types = source.type_urls.iter().map(|url| message_name(url)).collect::<Vec<_>>().join(", ");
@@ -102,7 +113,7 @@ pub(super) fn refuse_discovery(path: &Path<'_>, source: &ExtensionConfigSource, 
         Some([why, ..]) => {
             out.bad(&at.name("type_urls"), types, format_args!("none of these can be served: {why}"))
         }
-        _ => out.bad(&at, types, "extensions are not discovered (nearest valid: typed_config)"),
+        _ => out.bad(&at.name("type_urls"), types, "none of these types can be served"),
     }
 }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::access_log;
 use super::connections;
+use super::discovered::discover;
 use super::endpoints::lb_metadata;
-use super::extension::{Extension, refuse_discovery, why_never};
+use super::extension::{Extension, why_never};
 use super::http_manager;
 use super::mesh;
 use super::route;
@@ -87,8 +88,12 @@ fn open<'a>(
             Extension::open(&path.name("typed_config"), any, out).map(|e| ("typed_config", e))
         }
         Some(ConfigType::ConfigDiscovery(source)) => {
-            refuse_discovery(path, source, out);
-            None
+            let check = |at: &Path<'_>, extension: &Extension<'_>, out: &mut Findings| {
+                connections::guard(at, extension, out).is_some()
+                    || mesh::network(at, extension, &mut ChainMesh::default(), out)
+                    || is_terminal(extension)
+            };
+            discover(path, &filter.name, source, &check, out).map(|e| ("config_discovery", e))
         }
         None => {
             out.bad(&path.name("typed_config"), &filter.name, "filters are known by type, but there is none");

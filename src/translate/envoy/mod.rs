@@ -22,6 +22,7 @@ mod cluster_http;
 mod cluster_lb;
 mod cluster_limits;
 mod connections;
+mod discovered;
 mod endpoints;
 mod extension;
 mod filters;
@@ -47,6 +48,8 @@ mod tls;
 mod tls_validation;
 mod values;
 
+pub(in crate::translate) use discovered::Discovering;
+pub use discovered::{Discovery, Extensions};
 pub use scopes::scoped_route;
 pub use tables::{Known, route, route_after};
 
@@ -63,6 +66,27 @@ pub const MAX_ROUTES: usize = 100_000;
 /// Everything that is wrong with it.
 pub fn listener(bytes: &[u8]) -> Result<Translated<model::Listener>, Rejection> {
     translate::<config::listener::v3::Listener, _>("Listener", bytes, listener::listener)
+}
+
+/// The same with extensions by discovery: those that are there. `late`: for others was waited long enough.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn listener_with(
+    bytes: &[u8],
+    held: &Extensions,
+    late: bool,
+) -> Result<(Translated<model::Listener>, Discovery), Rejection> {
+    let discovering = Discovering { held: Some(held.clone()), late, found: Discovery::default() };
+    let mut found = Discovery::default();
+    let out = Findings { discovering, ..Findings::default() };
+    let read = |message: &config::listener::v3::Listener, out: &mut Findings| {
+        let model = listener::listener(message, out);
+        found = std::mem::take(&mut out.discovering.found);
+        model
+    };
+    let translated = translate_into(out, "Listener", bytes, read)?;
+    Ok((translated, found))
 }
 
 /// Translates an `envoy.config.cluster.v3.Cluster`.
@@ -110,7 +134,15 @@ fn translate<M: Message + Name + Default, T>(
     bytes: &[u8],
     read: impl FnOnce(&M, &mut Findings) -> Option<T>,
 ) -> Result<Translated<T>, Rejection> {
-    let mut out = Findings::default();
+    translate_into(Findings::default(), resource_type, bytes, read)
+}
+
+fn translate_into<M: Message + Name + Default, T>(
+    mut out: Findings,
+    resource_type: &'static str,
+    bytes: &[u8],
+    read: impl FnOnce(&M, &mut Findings) -> Option<T>,
+) -> Result<Translated<T>, Rejection> {
     let name = resource_name(bytes).unwrap_or_default();
     let model = if fits(bytes, &mut out) {
         open(&Path::ROOT, bytes, &mut out).and_then(|message| read(&message, &mut out))

@@ -43,6 +43,7 @@ const fn tag(kind: ResourceType) -> u8 {
         ResourceType::Route => 4,
         ResourceType::Runtime => 5,
         ResourceType::ScopedRoute => 6,
+        ResourceType::Extension => 7,
     }
 }
 

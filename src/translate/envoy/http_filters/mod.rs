@@ -25,10 +25,12 @@ use std::sync::Arc;
 
 use prost_types::Any;
 
-use super::extension::{Extension, refuse_discovery, why_never};
+use super::discovered::discover;
+use super::extension::{Extension, why_never};
 use super::mesh;
 use crate::model::{FilterConfig, FilterRule, Fraction, HttpFilter, RouteFilter, RouteFilters};
 use crate::proto;
+use crate::proto::envoy::config::core::v3::ExtensionConfigSource;
 use crate::proto::envoy::config::route::v3::FilterConfig as RouteFilterConfig;
 use crate::proto::envoy::extensions::filters::http as pb;
 use crate::proto::envoy::extensions::filters::network::http_connection_manager::v3::{
@@ -90,20 +92,30 @@ fn open<'a>(at: &Path<'_>, filter: &'a Listed, out: &mut Findings) -> Option<Ext
     use http_filter::ConfigType;
     match &filter.config_type {
         Some(ConfigType::TypedConfig(any)) => Extension::open(&at.name("typed_config"), any, out),
+        Some(ConfigType::ConfigDiscovery(source)) if !filter.is_optional || is_served(source) => {
+            let check = |at: &Path<'_>, extension: &Extension<'_>, out: &mut Findings| {
+                of_chain(at, extension, out).is_some()
+            };
+            discover(at, &filter.name, source, &check, out)
+        }
         _ if filter.is_optional => {
             out.note(at);
             None
         }
-        Some(ConfigType::ConfigDiscovery(source)) => {
-            refuse_discovery(at, source, out);
-            None
-        }
+        Some(ConfigType::ConfigDiscovery(_)) => None,
         None => {
             let why = "filters are known by type, but there is none";
             out.bad(&at.name("typed_config"), &filter.name, why);
             None
         }
     }
+}
+
+/// Whether a filter of some of its types can be served.
+fn is_served(source: &ExtensionConfigSource) -> bool {
+    let served =
+        |url: &String| of_chain(&Path::ROOT, &Extension::named(url), &mut Findings::default()).is_some();
+    source.type_urls.iter().any(served)
 }
 
 /// A type that Mizzen has never heard of: not one that it knows to restrict.

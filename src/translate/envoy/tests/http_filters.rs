@@ -112,7 +112,7 @@ fn istios_filters_are_read_or_say_why_not() {
             "wasm.v3.Wasm",
             "config_discovery.type_urls: envoy.extensions.filters.http.wasm.v3.Wasm: none of these can be served",
         ),
-        ("cors.v3.Cors", "extensions are not discovered (nearest valid: typed_config)"),
+        ("cors.v3.Cors", "extensions are not discovered here (nearest valid: typed_config)"),
     ] {
         let filters = json!([discovered(url), router]);
         refused(read_listener(manager(json!({"http_filters": filters}))), &[wanted]);

@@ -72,6 +72,7 @@ fn reconnect_asks_for_all_in_order() {
         rig.interest(Route, &["r"]);
         rig.interest(Endpoint, &["a"]);
         rig.interest(ResourceType::Runtime, &["far"]);
+        rig.interest(ResourceType::Extension, &["e"]);
         rig.state.want_all(rig.now, ResourceType::ScopedRoute);
         assert_eq!(kinds(&rig.take()), [ResourceType::ScopedRoute], "not before somebody has use for them");
         assert_eq!(kinds(&rig.reconnect()), ResourceType::ALL);
