@@ -2,7 +2,7 @@
 
 use super::lifecycle::Lifecycle;
 use crate::model::{Address, Listener, NetworkFilter, Protocol};
-use crate::net::sockets::{SocketRegistry, Spread};
+use crate::net::sockets::{SocketRegistry, SocketStyle, Spread};
 use crate::snapshot::builder::{Builder, Rejection, Socket};
 use crate::worker::{Command, Sender};
 use std::collections::BTreeSet;
@@ -67,7 +67,7 @@ impl Sockets {
                 self.retry_at = self.retry_at.or(Some(now + RETRY));
                 continue;
             }
-            match self.registry.bind(&address, spread(&listener), self.workers.len()) {
+            match self.registry.bind(&address, style(&listener), self.workers.len()) {
                 Ok(()) => {
                     if self.refused.remove(&address) {
                         tracing::info!("listener {}: {address} is free now", listener.name);
@@ -167,6 +167,11 @@ fn reason(error: &std::io::Error) -> String {
         std::io::ErrorKind::PermissionDenied => format!("not permitted to this user ({error})"),
         _ => error.to_string(),
     }
+}
+
+fn style(listener: &Listener) -> SocketStyle {
+    let Listener { transparent, freebind, .. } = *listener;
+    SocketStyle { spread: spread(listener), transparent, freebind }
 }
 
 /// One accepting worker where single connections carry much (bolt), where asked for, and on Unix sockets;

@@ -4,6 +4,7 @@ use super::{Cluster, Host};
 use crate::message::FilterState;
 use crate::message::state::key;
 use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -18,6 +19,8 @@ pub struct Variant {
     /// Names or addresses with `,` between them: the certificate must be for one of them, beside what the transport
     /// socket asks for.
     pub san: Option<Arc<str>>,
+    /// Where it comes from, and its mark (0: none).
+    pub source: Option<(IpAddr, u32)>,
     /// Protocols offered in place of those of the transport socket.
     pub alpn: Option<Arc<[String]>>,
 }
@@ -25,7 +28,7 @@ pub struct Variant {
 impl Variant {
     /// What of it counts where nothing is encrypted.
     fn plain(&self) -> Variant {
-        Variant { sni: None, san: None, alpn: None }
+        Variant { source: self.source, ..Variant::default() }
     }
 
     /// Takes over what filters said, where nothing is asked for yet.

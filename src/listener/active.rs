@@ -286,6 +286,11 @@ impl Active {
         };
         let logs = (!spec.model.access_log.is_empty()).then(|| Rc::new(spec.model.access_log.clone()));
         inputs.seen.restored = restored;
+        inputs.seen.source = spec.model.inspectors.source.as_ref().and_then(|filter| {
+            let port = destination.map(|address| address.port());
+            let ip = source.filter(|_| filter.inspector.applies(port))?.ip().to_canonical();
+            Some((ip, filter.mark))
+        });
         let name = spec.model.name.as_str().into();
         let handle = Handle::of(name, chain.clone(), (peer, local_address), inputs.seen);
         if let Some(last) = &*self.last_view.borrow() {

@@ -12,6 +12,8 @@ pub struct Inspectors {
     pub http: Option<Inspector>,
     /// `original_dst`: redirected connections count as made to where their clients meant to go.
     pub original: Option<Inspector>,
+    /// `original_src`: connections to hosts come from where their clients are.
+    pub source: Option<OriginalSource>,
     /// How long the first bytes are waited for; `None`: until they come. Default 15 s.
     pub timeout: Option<Duration>,
     /// When that is over the connection goes on with what is known of it.
@@ -24,6 +26,7 @@ impl Default for Inspectors {
             tls: None,
             http: None,
             original: None,
+            source: None,
             timeout: Some(Duration::from_secs(15)),
             continue_on_timeout: false,
         }
@@ -35,6 +38,15 @@ impl Default for Inspectors {
 pub struct Inspector {
     /// Connections it leaves alone.
     pub disabled: Option<Predicate>,
+}
+
+/// See [`Inspectors::source`].
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OriginalSource {
+    /// Which connections.
+    pub inspector: Inspector,
+    /// `SO_MARK` of connections to hosts; 0: none.
+    pub mark: u32,
 }
 
 /// What a listener filter is switched off by.

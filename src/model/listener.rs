@@ -30,6 +30,10 @@ pub struct Listener {
     pub default_filter_chain: Option<FilterChain>,
     /// Bytes that may wait per connection and direction before its peer is not read any more. Default 1 MiB.
     pub buffer_limit: usize,
+    /// Takes connections to addresses that are not the machine's, which rules of the system lead here.
+    pub transparent: bool,
+    /// Its addresses need not be the machine's.
+    pub freebind: bool,
     /// Length of the accept queue. Default 1024.
     pub backlog: u32,
     /// One worker accepts and hands to the worker with the fewest connections.

@@ -60,7 +60,7 @@ pub use http::{
     RouterOptions, Sampling, ServerHeader, StripPort, Underscores,
 };
 pub use ids::{ClusterId, RouteId};
-pub use inspect::{Inspector, Inspectors, Predicate};
+pub use inspect::{Inspector, Inspectors, OriginalSource, Predicate};
 pub use json::parse_json;
 pub use listener::{
     ChainMatch, Codec, Direction, FilterChain, HttpManager, Listener, NetworkFilter, Protocol, RouteSource,

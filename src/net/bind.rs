@@ -4,6 +4,7 @@
 //! one that is not in the model's table is refused where configuration is read.
 
 use super::Conn;
+use super::sockets::transparent;
 use crate::model::{Address, BindConfig, SocketOption, SocketState};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
@@ -45,6 +46,9 @@ fn prepare(address: SocketAddr, config: &BindConfig) -> io::Result<Socket> {
         socket.set_freebind_v4(true)?;
     } else if config.freebind {
         socket.set_freebind_v6(true)?;
+    }
+    if config.transparent {
+        transparent(&socket, address.is_ipv6())?;
     }
     if let Some(mark) = config.mark {
         socket.set_mark(mark)?;

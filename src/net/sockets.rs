@@ -19,6 +19,23 @@ pub enum Spread {
     Balance,
 }
 
+/// What the sockets of an address are like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketStyle {
+    /// How many there are.
+    pub spread: Spread,
+    /// They take connections to addresses that are not the machine's.
+    pub transparent: bool,
+    /// Their own address need not be the machine's.
+    pub freebind: bool,
+}
+
+impl From<Spread> for SocketStyle {
+    fn from(spread: Spread) -> Self {
+        SocketStyle { spread, transparent: false, freebind: false }
+    }
+}
+
 /// The bound sockets of one address, not yet listening.
 pub struct Bound {
     address: Address,
@@ -37,14 +54,22 @@ impl SocketRegistry {
     ///
     /// # Errors
     /// The system's reason, e.g. that another process holds the address.
-    pub fn bind(&mut self, address: &Address, spread: Spread, workers: usize) -> io::Result<()> {
+    pub fn bind(
+        &mut self,
+        address: &Address,
+        style: impl Into<SocketStyle>,
+        workers: usize,
+    ) -> io::Result<()> {
+        let style = style.into();
         if self.bound.contains_key(address) || self.open.contains_key(address) {
             return Ok(());
         }
-        let sockets = match spread {
-            Spread::Balance => vec![bind_one(address, false)?],
-            Spread::ReusePort if workers <= 1 || address.ip().is_none() => vec![bind_one(address, false)?],
-            Spread::ReusePort => bind_shared(address, workers)?,
+        let sockets = match style.spread {
+            Spread::Balance => vec![bind_one(address, style, false)?],
+            Spread::ReusePort if workers <= 1 || address.ip().is_none() => {
+                vec![bind_one(address, style, false)?]
+            }
+            Spread::ReusePort => bind_shared(address, style, workers)?,
         };
         self.bound.insert(address.clone(), Bound { address: address.clone(), sockets });
         Ok(())
@@ -79,19 +104,19 @@ impl SocketRegistry {
 
 /// One socket per worker. The first is bound without SO_REUSEPORT: it alone tells whether a foreign process
 /// has the port, since two processes with the option would share it silently.
-fn bind_shared(address: &Address, workers: usize) -> io::Result<Vec<Socket>> {
+fn bind_shared(address: &Address, style: SocketStyle, workers: usize) -> io::Result<Vec<Socket>> {
     let mut resolved = address.clone();
-    let probe = bind_one(address, false)?;
+    let probe = bind_one(address, style, false)?;
     if let (Address::Ip(wanted), Some(actual)) = (address, probe.local_addr()?.as_socket())
         && wanted.port() == 0
     {
         resolved = Address::Ip(actual);
     }
     drop(probe);
-    (0..workers).map(|_| bind_one(&resolved, true)).collect()
+    (0..workers).map(|_| bind_one(&resolved, style, true)).collect()
 }
 
-fn bind_one(address: &Address, reuse_port: bool) -> io::Result<Socket> {
+fn bind_one(address: &Address, style: SocketStyle, reuse_port: bool) -> io::Result<Socket> {
     match address {
         Address::Ip(addr) => {
             let socket = Socket::new(Domain::for_address(*addr), Type::STREAM, Some(Protocol::TCP))?;
@@ -102,6 +127,14 @@ fn bind_one(address: &Address, reuse_port: bool) -> io::Result<Socket> {
             }
             if addr.is_ipv6() {
                 socket.set_only_v6(true)?;
+            }
+            if style.transparent {
+                transparent(&socket, addr.is_ipv6())?;
+            }
+            match addr.is_ipv6() {
+                _ if !style.freebind => {}
+                true => socket.set_freebind_v6(true)?,
+                false => socket.set_freebind_v4(true)?,
             }
             socket.bind(&(*addr).into())?;
             Ok(socket)
@@ -121,6 +154,11 @@ fn bind_one(address: &Address, reuse_port: bool) -> io::Result<Socket> {
             Err(io::Error::new(io::ErrorKind::InvalidInput, "a listener needs an IP address"))
         }
     }
+}
+
+/// Lets a socket have, and take connections to, addresses that are not the machine's.
+pub(super) fn transparent(socket: &Socket, is_v6: bool) -> io::Result<()> {
+    if is_v6 { socket.set_ip_transparent_v6(true) } else { socket.set_ip_transparent_v4(true) }
 }
 
 fn unix_name(path: &std::path::Path) -> std::path::PathBuf {
@@ -146,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_foreign_process_on_the_port_is_an_error() {
-        let foreign = bind_one(&any(), true).unwrap();
+        let foreign = bind_one(&any(), Spread::ReusePort.into(), true).unwrap();
         foreign.listen(1).unwrap();
         let taken = Address::Ip(foreign.local_addr().unwrap().as_socket().unwrap());
         let mut registry = SocketRegistry::default();

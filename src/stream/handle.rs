@@ -6,7 +6,7 @@ use crate::net::PeerAddress;
 use crate::snapshot::{ChainSpec, FilterSpec, View};
 use crate::tls::Session;
 use std::cell::{Cell, OnceCell, RefCell};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -87,6 +87,8 @@ pub struct Seen {
     pub protocols: Box<[String]>,
     /// Where its client meant to go, if it was redirected here.
     pub restored: Option<SocketAddr>,
+    /// Connections to hosts come from here, with this mark (0: none).
+    pub source: Option<(IpAddr, u32)>,
 }
 
 impl Handle {

@@ -40,8 +40,9 @@ pub(super) struct Steered<'a> {
 }
 
 impl<'a> Steered<'a> {
-    pub(super) fn by(state: Option<&'a FilterState>) -> Self {
-        let mut variant = Variant::default();
+    pub(super) fn by(handle: &'a Handle) -> Self {
+        let state = handle.state();
+        let mut variant = Variant { source: handle.seen.source, ..Variant::default() };
         state.into_iter().for_each(|state| variant.take(state));
         Steered { state, variant }
     }

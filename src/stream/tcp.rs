@@ -137,7 +137,7 @@ async fn dial(
     };
     let view = bound.pinned.clone().unwrap_or_else(|| local.view());
     let draw = clusters.draw(local.env.random.next()).ok_or(Failure::before(Reason::UnknownCluster))?;
-    let steered = Steered::by(handle.state());
+    let steered = Steered::by(handle);
     let id = steered.cluster(&view).unwrap_or(Ok(draw.cluster)).map_err(Failure::before)?;
     let cluster = local.cluster(id, &view).map_err(Failure::before)?;
     let caller = Caller::of(handle);

@@ -111,7 +111,10 @@ pub(crate) async fn connect(
     let model = &state.spec.model;
     let begin = Instant::now();
     let mut dialling = pin!(async {
-        let io = match &model.bind {
+        let source = host.variant().and_then(|variant| variant.source);
+        let own =
+            source.map(|(ip, mark)| model.bind.as_deref().cloned().unwrap_or_default().from_client(ip, mark));
+        let io = match own.as_ref().or(model.bind.as_deref()) {
             None => Conn::connect(&host.address).await.map_err(BindError::Connect)?,
             // Boxed: few clusters bind.
             Some(config) => Box::pin(connect_from(&host.address, config)).await?,
@@ -175,7 +178,7 @@ async fn encrypt(
 ) -> Result<Conn, TlsError> {
     let tls = context.model();
     let named = tls.host_sni && !host.hostname.is_empty();
-    let Variant { sni, san, alpn } = host.variant().cloned().unwrap_or_default();
+    let Variant { sni, san, alpn, .. } = host.variant().cloned().unwrap_or_default();
     let wish = Wish {
         alpn,
         alpn_fallback: offer,

@@ -167,10 +167,20 @@ pub struct BindConfig {
     pub source: Vec<(IpAddr, u16)>,
     /// The address need not be one of the machine's.
     pub freebind: bool,
+    /// Nor is anybody else to know that it is not.
+    pub transparent: bool,
     /// In order.
     pub options: Vec<SocketOption>,
     /// `SO_MARK`.
     pub mark: Option<u32>,
+}
+
+impl BindConfig {
+    /// The same from the address of a client, with this mark if it is not 0.
+    pub fn from_client(&self, ip: IpAddr, mark: u32) -> BindConfig {
+        let mark = Some(mark).filter(|mark| *mark != 0).or(self.mark);
+        BindConfig { source: vec![(ip, 0)], transparent: true, mark, ..self.clone() }
+    }
 }
 
 /// One socket option.

@@ -116,9 +116,9 @@ impl Exchange {
         self.send_http1(to, attempt, (&host, http1), head, up).await
     }
 
-    /// What filters said of connections to hosts.
+    /// What is known of connections to hosts: where they come from, and what filters said.
     fn variant(&self) -> Variant {
-        let mut variant = Variant::default();
+        let mut variant = Variant { source: self.down.handle.seen.source, ..Variant::default() };
         variant.take(&self.record.metadata.state);
         self.down.handle.state().into_iter().for_each(|state| variant.take(state));
         variant

@@ -53,6 +53,8 @@ pub(super) fn listener(message: &pb::Listener, out: &mut Findings) -> Option<Lis
         stat_prefix: message.stat_prefix.clone(),
         filter_chains,
         default_filter_chain,
+        transparent: transparent(message, out),
+        freebind: message.freebind == Some(true),
         buffer_limit: buffer_limit.map_or(BUFFER_LIMIT, |n| usize::try_from(n).unwrap_or(usize::MAX)),
         backlog: message.tcp_backlog_size.unwrap_or(BACKLOG),
         exact_balance: exact_balance(message, out),
@@ -85,13 +87,19 @@ fn refuse_unbuilt(message: &pb::Listener, out: &mut Findings) {
         ("api_listener", message.api_listener.is_some()),
         ("filter_chain_matcher", message.filter_chain_matcher.is_some()),
         ("fcds_config", message.fcds_config.is_some()),
-        ("transparent", message.transparent == Some(true)),
-        ("freebind", message.freebind == Some(true)),
     ] {
         if set {
             out.bad(&root.name(field), "", "not supported (leave it out)");
         }
     }
+}
+
+fn transparent(message: &pb::Listener, out: &mut Findings) -> bool {
+    let wanted = message.transparent == Some(true);
+    if wanted && !listener_filters::may_be_transparent(out) {
+        out.bad(&Path::ROOT.name("transparent"), true, listener_filters::NOT_PERMITTED);
+    }
+    wanted
 }
 
 /// Whether it is reached from inside only: such a listener has no address, or one that is a name in the process.

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use super::extension::Extension;
 use super::values::timeout;
-use crate::model::{Inspector, Inspectors, Predicate};
+use crate::model::{Inspector, Inspectors, OriginalSource, Predicate};
 use crate::proto::envoy::config::listener::v3 as pb;
 use crate::proto::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use crate::proto::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
+use crate::proto::envoy::extensions::filters::listener::original_src::v3::OriginalSrc;
 use crate::proto::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use crate::translate::finding::{Findings, Path};
 
@@ -56,13 +57,42 @@ pub(super) fn inspectors(message: &pb::Listener, out: &mut Findings) -> Inspecto
             read.http = Some(Inspector { disabled });
         } else if extension.is::<OriginalDst>() {
             read.original = Some(Inspector { disabled });
+        } else if extension.is::<OriginalSrc>() {
+            read.source = original_source(&config, &extension, Inspector { disabled }, out);
         } else {
-            let why = "this listener filter is not supported (nearest valid: OriginalDst, TlsInspector, \
-                       HttpInspector)";
+            let why = "this listener filter is not supported (nearest valid: OriginalDst, OriginalSrc, \
+                       TlsInspector, HttpInspector)";
             out.bad(&config, &extension.type_url, why);
         }
     }
     read
+}
+
+/// Why sockets cannot be made transparent.
+pub(super) const NOT_PERMITTED: &str = "this process lacks CAP_NET_ADMIN, which that needs (leave it out)";
+
+/// Whether this process may use addresses that are not the machine's as if they were.
+pub(super) fn may_be_transparent(out: &mut Findings) -> bool {
+    use rustix::thread::{CapabilitySet, capabilities};
+    out.looked_outside();
+    let held = capabilities(None).map(|sets| sets.effective);
+    held.is_ok_and(|held| held.intersects(CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW))
+}
+
+fn original_source(
+    path: &Path<'_>,
+    extension: &Extension<'_>,
+    inspector: Inspector,
+    out: &mut Findings,
+) -> Option<OriginalSource> {
+    let config = extension.decode::<OriginalSrc>(path, out)?;
+    if config.bind_port {
+        out.bad(&path.name("bind_port"), true, "not supported: ports are the system's (nearest valid false)");
+    }
+    if !may_be_transparent(out) {
+        out.bad(path, &extension.type_url, NOT_PERMITTED);
+    }
+    Some(OriginalSource { inspector, mark: config.mark })
 }
 
 fn tls_inspector(path: &Path<'_>, extension: &Extension<'_>, out: &mut Findings) {

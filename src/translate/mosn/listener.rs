@@ -138,6 +138,8 @@ fn one(
         stat_prefix: String::new(),
         filter_chains: vec![chain],
         default_filter_chain: None,
+        transparent: false,
+        freebind: false,
         buffer_limit: buffer.map_or(1 << 20, |limit| (limit as usize).max(super::cluster::MIN_BUFFER)),
         backlog: 1024,
         use_original_dst: false,
