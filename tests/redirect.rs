@@ -102,3 +102,40 @@ fn redirected_connections_reach_the_listener_that_was_meant_and_inbound_ones_sta
         assert_eq!(proxy.registry.number("listener.0.0.0.0_15006.no_filter_chain_match"), 0);
     });
 }
+
+#[test]
+fn a_cluster_of_original_destinations_goes_where_redirected_clients_meant_to_go() {
+    netns::run("original_destinations", || async {
+        let rules = "ip addr add 198.51.100.1/32 dev lo && ip addr add 198.51.100.2/32 dev lo &&
+            iptables -t nat -A OUTPUT -p tcp -d 198.51.100.0/24 -m mark ! --mark 7 -j REDIRECT --to-ports 15001";
+        let rules = Command::new("sh").args(["-c", rules]).output().unwrap();
+        if !rules.status.success() {
+            let why = String::from_utf8_lossy(&rules.stderr).into_owned();
+            eprintln!("original_destinations: skipped, iptables does not redirect here: {why}");
+            return;
+        }
+        let answer =
+            |name: &'static str| move |_, _: &support::http1::Message| support::http1::Answer::ok(name);
+        let _one = Server::at("198.51.100.1:8080".parse().unwrap(), answer("one")).await;
+        let _two = Server::at("198.51.100.2:8080".parse().unwrap(), answer("two")).await;
+        let passes = json!({"name": "passthrough", "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED",
+            "connect_timeout": "1s", "upstream_bind_config": {"socket_options":
+                [{"level": 1, "name": 36, "int_value": 7, "state": "STATE_PREBIND"}]}});
+        let filter = "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst";
+        let restores = json!({"listener_filters": [{"name": "o", "typed_config": {"@type": filter}}]});
+        let ads = Ads::start();
+        ads.set_clusters(vec![message(&passes)]);
+        ads.set_listeners(vec![listener("l", "0.0.0.0:15001", "passthrough", &restores)]);
+        let proxy = Setup::new(Variant::Delta, 1).start(ads.address());
+        ads.push().await;
+        ads.wait_ack(Type::Listener).await;
+        wait_listening(([127, 0, 0, 1], 15001).into()).await;
+        for (meant, served) in
+            [("198.51.100.1:8080", "one"), ("198.51.100.2:8080", "two"), ("198.51.100.1:8080", "one")]
+        {
+            assert_eq!(ask(meant).await, served, "{meant}");
+        }
+        let count = |name: &str| proxy.registry.number(&format!("cluster.passthrough.{name}"));
+        assert_eq!((count("upstream_rq_total"), count("original_dst_own_address")), (3, 0));
+    });
+}

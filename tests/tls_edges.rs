@@ -2,21 +2,24 @@
 //! no good from the beginning or any more; and what listeners do while a client says nothing.
 
 use mizzen::model::{
-    Certificate, Certificates, CommonTls, Data, DownstreamTls, Hidden, RuntimeValue, TlsVersion, UpstreamTls,
-    Validation, ValidationSource, runtime,
+    Certificate, Certificates, CommonTls, Data, DownstreamTls, Hidden, RuntimeValue, SecretSource,
+    TlsVersion, UpstreamTls, Validation, ValidationSource, runtime,
 };
 use mizzen::tls::{Client, Secrets, Wish};
+use mizzen::xds::client::{Address, AdsConfig, Asked};
+use mizzen::xds::sds::SdsConfig;
 use mizzen::xds::state::Variant;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use support::ads::{Ads, Type};
+use support::ads::{Ads, Type, any};
 use support::http1::{Server, get};
 use support::pki::{Ca, Leaf};
 use support::process::Dir;
 use support::proxy::{Setup, free_port, wait_listening, wait_until};
-use support::resources::{message, tcp_filter};
+use support::resources::{listener, message, tcp_filter};
+use support::sds::SdsServer;
 use support::traffic::tcp_server;
 use support::world::{World, cluster, host, http, merged, to};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -221,6 +224,76 @@ async fn clients_of_a_root_that_goes_are_cut_where_that_is_asked_for() {
             assert_eq!(ssl("closed_revoked"), 0);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_of_a_root_that_goes_are_left_where_that_is_asked_for() {
+    let (dir, old, new) = (Dir::new(), Ca::new("old"), Ca::new("new"));
+    let root = dir.0.join("root.pem");
+    std::fs::write(&root, &old.pem).unwrap();
+    let (server, own) = (old.leaf(&["server.test"]), old.leaf(&["spiffe://td/a"]));
+    let (raw, app) = (tcp_server("s").await, Server::named("app").await);
+    let raw = terminator(&server, &old, &["x"], raw).await;
+    let front = terminator(&server, &old, &["http/1.1"], app.address).await;
+    let socket = |alpn: &str| {
+        json!({"transport_socket": {"name": "tls", "typed_config": {
+            "@type": format!("{TLS}.UpstreamTlsContext"), "common_tls_context": {
+                "alpn_protocols": [alpn], "tls_certificates": [certificate(&own)],
+                "validation_context": {"trusted_ca": {"filename": root.to_str().unwrap()}}}}}})
+    };
+    let mut setup = Setup::new(Variant::Delta, 1);
+    setup.runtime.set(runtime::CLOSE_REVOKED, RuntimeValue::Flag(true));
+    let clusters =
+        [cluster("raw", &[host(raw)], &socket("x")), cluster("app", &[host(front)], &socket("http/1.1"))];
+    let world = World::with(setup, &tcp_filter("raw"), &clusters).await;
+    let port = free_port();
+    let routes = http(&json!([to(&json!({"cluster": "app"}))]), &json!({}));
+    world.ads.upsert(Type::Listener, "http", any(Type::Listener, &listener("http", port, &routes)));
+    world.push(&[Type::Listener]).await;
+    wait_listening(([127, 0, 0, 1], port).into()).await;
+    let mut stream = TcpStream::connect(("127.0.0.1", world.port)).await.unwrap();
+    assert_eq!(stream.read_u8().await.unwrap(), b's');
+    assert_eq!(get(port, "/", &[]).await.status(), 200);
+    std::fs::write(dir.0.join("next.pem"), &new.pem).unwrap();
+    std::fs::rename(dir.0.join("next.pem"), &root).unwrap();
+    wait_until("the host is left", || world.number("cluster.app.ssl.closed_revoked") == 1).await;
+    let mut cut = async || while stream.read_u8().await.is_ok() {};
+    timeout(Duration::from_secs(20), cut()).await.expect("the raw connection is cut");
+    assert_eq!(get(port, "/", &[]).await.status(), 503, "no connection of before is used");
+    wait_until("none is left", || world.number("cluster.app.upstream_cx_active") == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secrets_of_a_server_behind_tls() {
+    let (sds, ca) = (SdsServer::start(), Ca::new("root"));
+    let (server, own) = (ca.leaf(&["server.test"]), ca.leaf(&["spiffe://td/a"]));
+    let front = terminator(&server, &ca, &["h2"], sds.address()).await;
+    let mut config = AdsConfig::new(vec![Address::Socket(front)], Variant::Sotw);
+    (config.service, config.backoff_base) = (Asked::Secrets, Duration::from_millis(20));
+    let wish = Wish { alpn_fallback: &["h2"], check_name: true, ..Wish::default() };
+    config.tls = Some((client(Some(&own), &ca), wish));
+    let mut setup = Setup::new(Variant::Delta, 1);
+    let source = SecretSource::Cluster("sds".to_owned());
+    setup.sds = SdsConfig { sources: [(source, config)].into(), ..SdsConfig::default() };
+    let world =
+        World::with(setup, &tcp_filter("s"), &[cluster("s", &[host(tcp_server("s").await)], &json!({}))])
+            .await;
+    let port = free_port();
+    let from = json!({"name": "own", "sds_config": {"api_config_source": {"api_type": "GRPC",
+        "grpc_services": [{"envoy_grpc": {"cluster_name": "sds"}}]}}});
+    let socket = json!({"name": "tls", "typed_config": {"@type": format!("{TLS}.DownstreamTlsContext"),
+        "common_tls_context": {"tls_certificate_sds_secret_configs": [from]}}});
+    world.ads.set_listeners(vec![message(&json!({"name": "tls",
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
+        "filter_chains": [{"transport_socket": socket,
+            "filters": [{"name": "f", "typed_config": tcp_filter("s")}]}]}))]);
+    world.push(&[Type::Listener]).await;
+    sds.certificate("own", &server);
+    wait_until("the secret is there", || world.number("sds.own.update_success") == 1).await;
+    wait_listening(([127, 0, 0, 1], port).into()).await;
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let (mut stream, _) = client(None, &ca).connect(stream, &Wish::default(), None).await.unwrap();
+    assert_eq!(stream.read_u8().await.unwrap(), b's');
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -22,7 +22,7 @@ pub(super) struct Extensions {
 #[derive(Clone)]
 struct User {
     bytes: Bytes,
-    found: envoy::Discovery,
+    found: envoy::Wants,
     /// It was waited for long enough.
     late: bool,
     /// When that is.

@@ -4,7 +4,7 @@ use super::variant::{Variant, Variants};
 use super::{Cluster, HostState, pool};
 use crate::model::Address;
 use crate::telemetry::{HostStats, Registration, Registry, Scope};
-use crate::tls::Client;
+use crate::tls::{Client, Session};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,6 +20,8 @@ pub struct Host {
     shown: Box<str>,
     health: Arc<HostState>,
     tls: Option<Arc<Client>>,
+    /// Of its newest handshake.
+    session: RefCell<Option<Arc<Session>>>,
     /// Who is there, as its endpoint says.
     workload: RefCell<Option<Arc<str>>>,
     /// What its connections have beside what is configured; `None`: nothing.
@@ -63,6 +65,7 @@ impl Host {
             shown: named.into(),
             health,
             tls,
+            session: RefCell::default(),
             workload: RefCell::default(),
             variant: None,
             variants: RefCell::default(),
@@ -83,6 +86,22 @@ impl Host {
     /// TLS towards it; `None`: plaintext.
     pub fn tls(&self) -> Option<&Arc<Client>> {
         self.tls.as_ref()
+    }
+
+    /// A handshake with it has succeeded.
+    pub(in crate::cluster) fn met(&self, session: Option<&Arc<Session>>) {
+        *self.session.borrow_mut() = session.cloned();
+    }
+
+    /// Whether what it showed last would be refused now, in whatever kind of connection.
+    pub(super) fn is_refused(&self) -> bool {
+        let refused = |host: &Host| {
+            let (context, session) = (host.tls.as_ref(), host.session.borrow());
+            context
+                .zip(session.as_ref())
+                .is_some_and(|(context, session)| context.still_accepts(session).is_err())
+        };
+        refused(self) || self.all_variants().iter().any(|variant| refused(variant))
     }
 
     /// Who is there, as its endpoint says.

@@ -87,6 +87,28 @@ impl Cluster {
         }
     }
 
+    /// What certificates are checked against has changed: hosts whose would be refused now are met anew. Their idle
+    /// connections close now, busy ones after their last stream.
+    pub fn recheck(&self) {
+        let old = self.state();
+        let originals = self.originals.all();
+        let refused: Vec<_> = old.hosts.values().chain(&originals).filter(|host| host.is_refused()).collect();
+        if refused.is_empty() {
+            return;
+        }
+        self.ssl().closed_revoked.add(refused.len() as u64);
+        if refused.iter().any(|host| originals.iter().any(|own| Rc::ptr_eq(own, host))) {
+            self.originals.retire();
+        }
+        let mut kept = old.hosts.clone();
+        kept.retain(|_, host| !refused.iter().any(|gone| Rc::ptr_eq(gone, host)));
+        let new = State::of(&old.spec, &old.endpoints, kept, &self.env);
+        *self.state.borrow_mut() = Rc::new(new);
+        self.rebalance();
+        // Outside the borrow: retiring wakes connection tasks.
+        refused.into_iter().for_each(|host| host.retire());
+    }
+
     /// The cluster is gone: its connections close when their last stream ends.
     pub fn retire(&self) {
         for host in self.state().hosts.values() {
@@ -160,13 +182,16 @@ impl Cluster {
 }
 
 impl State {
-    fn build(entry: &ClusterEntry, mut kept: Hosts, env: &Env) -> State {
+    fn build(entry: &ClusterEntry, kept: Hosts, env: &Env) -> State {
+        State::of(&entry.spec, &entry.endpoints, kept, env)
+    }
+
+    fn of(spec: &Arc<ClusterSpec>, endpoints: &Arc<Endpoints>, mut kept: Hosts, env: &Env) -> State {
         let mut hosts = Hosts::default();
-        let spec = &entry.spec;
         let first = |endpoint| spec.first_flags(endpoint);
-        let addresses: Vec<_> = entry.endpoints.iter().map(|e| (&e.address, first(e))).collect();
+        let addresses: Vec<_> = endpoints.iter().map(|e| (&e.address, first(e))).collect();
         let states = spec.shared.hosts(&addresses);
-        for (endpoint, health) in entry.endpoints.iter().zip(states) {
+        for (endpoint, health) in endpoints.iter().zip(states) {
             let socket = spec.sockets.of(endpoint);
             let same = kept.remove(&endpoint.address).filter(|host| host.has_socket(socket));
             let host = same.unwrap_or_else(|| {
@@ -178,7 +203,7 @@ impl State {
         }
         let said = &spec.model.mesh;
         let mesh = (**said != ClusterMesh::default()).then(|| Rc::new((**said).clone()));
-        State { spec: spec.clone(), endpoints: entry.endpoints.clone(), hosts, mesh }
+        State { spec: spec.clone(), endpoints: endpoints.clone(), hosts, mesh }
     }
 
     fn balancer(&self, env: &Env) -> Balancer {

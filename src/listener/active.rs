@@ -182,7 +182,7 @@ impl Active {
         }
     }
 
-    /// Ends connections whose clients' certificates are not accepted any more.
+    /// Ends connections whose clients' certificates are not accepted any more, and raw ones to hosts whose are not.
     pub(super) fn recheck(&self) {
         let refused = |handle: &Rc<Handle>| {
             let bound = handle.bound();
@@ -190,9 +190,13 @@ impl Active {
             context.is_some_and(|(context, session)| context.still_accepts(session).is_err())
         };
         let open: Vec<_> = self.connections.borrow().iter().map(|(_, handle)| handle.clone()).collect();
-        for handle in open.iter().filter(|handle| refused(handle)) {
-            self.ssl().closed_revoked.inc();
-            handle.drain(Drain::Now);
+        for handle in &open {
+            if refused(handle) {
+                self.ssl().closed_revoked.inc();
+                handle.drain(Drain::Now);
+            } else if handle.lost_upstream() {
+                handle.drain(Drain::Now);
+            }
         }
     }
 

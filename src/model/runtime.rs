@@ -128,8 +128,8 @@ pub fn flag_now(key: &str, default: bool) -> bool {
 
 /// Requests whose target has a fragment are refused; otherwise it is cut off. Default yes.
 pub const REJECT_FRAGMENT: &str = "envoy.reloadable_features.http_reject_path_with_fragment";
-/// A change of CA certificates, names or revocation lists ends open connections of clients that it refuses.
-/// Default no.
+/// A change of CA certificates, names or revocation lists ends open connections of clients that it refuses, and
+/// those to hosts. Default no.
 pub const CLOSE_REVOKED: &str = "mizzen.tls.close_revoked";
 /// Clients may write HTTP/1 leniently, on every listener. Default no.
 pub const LENIENT_HTTP1: &str = "mizzen.http1.lenient";

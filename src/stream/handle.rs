@@ -4,7 +4,7 @@ use super::record::Logs;
 use crate::message::FilterState;
 use crate::net::PeerAddress;
 use crate::snapshot::{ChainSpec, FilterSpec, View};
-use crate::tls::Session;
+use crate::tls::{Client, Session};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -30,6 +30,8 @@ pub struct Handle {
     state: OnceCell<Box<FilterState>>,
     /// When it was accepted.
     pub since: Instant,
+    /// How the host of a raw connection was checked, and what it showed.
+    upstream: OnceCell<(Arc<Client>, Arc<Session>)>,
     bound: RefCell<Rc<Bound>>,
     drain: Cell<Drain>,
     streams: Cell<u32>,
@@ -119,6 +121,7 @@ impl Handle {
             seen,
             tls: OnceCell::new(),
             state: OnceCell::new(),
+            upstream: OnceCell::new(),
             since: Instant::now(),
             bound: RefCell::new(Rc::new(Bound::new(chain, None))),
             drain: Cell::new(Drain::No),
@@ -159,6 +162,16 @@ impl Handle {
     /// The handshake is done.
     pub fn set_tls(&self, session: Arc<Session>) {
         let _ = self.tls.set(session);
+    }
+
+    /// The raw connection's host is checked by `context`, and showed this.
+    pub fn set_upstream(&self, context: Arc<Client>, session: Arc<Session>) {
+        let _ = self.upstream.set((context, session));
+    }
+
+    /// Whether the host of the raw connection is not accepted any more.
+    pub fn lost_upstream(&self) -> bool {
+        self.upstream.get().is_some_and(|(context, session)| context.still_accepts(session).is_err())
     }
 
     /// What serves the next stream.

@@ -166,6 +166,9 @@ async fn dial(
         }
         match connected {
             Ok(io) => {
+                if let Some((context, session)) = host.tls().zip(io.session()) {
+                    handle.set_upstream(context.clone(), session.clone());
+                }
                 let config = steered.config(config);
                 return Ok((io, config, (permit, host.enter(), ConnGauge::new(&cluster))));
             }

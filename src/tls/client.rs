@@ -140,6 +140,19 @@ impl Client {
         Ok((Arc::new(config), verifier))
     }
 
+    /// Looks at the host of an open connection again: what is accepted may have changed since its handshake.
+    ///
+    /// # Errors
+    /// It would not be accepted now.
+    pub fn still_accepts(&self, session: &Session) -> Result<(), TlsError> {
+        match (self.current(), &session.peer) {
+            (Ok(built), Some(peer)) if built.verifier.checks() => {
+                recheck(&built.verifier, &peer.chain, webpki::KeyUsage::server_auth())
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn name<'a>(&'a self, wish: &'a Wish) -> &'a str {
         wish.sni.as_deref().unwrap_or(&self.model.sni)
     }

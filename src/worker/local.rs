@@ -114,7 +114,10 @@ impl Running {
                 self.draining = Some((how, spread, inbound_only));
                 self.listeners.drain(how, spread, inbound_only);
             }
-            Command::Recheck => self.listeners.recheck(),
+            Command::Recheck => {
+                self.listeners.recheck();
+                self.local.clusters.iter().iter().for_each(|cluster| cluster.recheck());
+            }
             Command::FlushLogs(done) => {
                 self.local.outlet.flush(false);
                 let _ = done.send(());

@@ -188,6 +188,9 @@ async fn encrypt(
     };
     let outcome = io.open_tls(context, &wish).await;
     count_handshake(cluster.ssl(), outcome.as_ref());
+    if let Ok(io) = &outcome {
+        host.met(io.session());
+    }
     let outcome = match &state.spec.model.mesh.exchange {
         Some(exchange) => outcome.map(|io| io.exchanged(exchange, &cluster.env().registry)),
         None => outcome,

@@ -31,6 +31,8 @@ fn cidr(text: &str, len: u8) -> Cidr {
 
 pub(in crate::listener) fn model() -> Arc<Listener> {
     Arc::new(Listener {
+        transparent: false,
+        freebind: false,
         name: "l".into(),
         addresses: vec![],
         bind_to_port: true,

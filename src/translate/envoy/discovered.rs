@@ -8,7 +8,6 @@ use super::values::ads_source;
 use crate::proto::envoy::config::core::v3::{ExtensionConfigSource, TypedExtensionConfig};
 use crate::proto::message_name;
 use crate::translate::finding::{Findings, Path, Rejection};
-use prost::Message;
 use prost_types::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -49,7 +48,7 @@ impl Extensions {
 
 /// What a listener has to do with extensions by discovery.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Discovery {
+pub struct Wants {
     /// Those it names, and how long each may be waited for; `None`: for ever.
     pub wanted: Vec<(String, Option<Duration>)>,
     /// Those of them that have not come and without which it cannot serve.
@@ -63,7 +62,7 @@ pub(in crate::translate) struct Discovering {
     pub held: Option<Extensions>,
     /// It was waited for long enough: defaults stand in for what has not come.
     pub late: bool,
-    pub found: Discovery,
+    pub found: Wants,
 }
 
 /// The extension that is called `name`, if it has come, else its default, where that may stand in. `check`: notes

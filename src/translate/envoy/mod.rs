@@ -49,7 +49,7 @@ mod tls_validation;
 mod values;
 
 pub(in crate::translate) use discovered::Discovering;
-pub use discovered::{Discovery, Extensions};
+pub use discovered::{Extensions, Wants};
 pub use scopes::scoped_route;
 pub use tables::{Known, route, route_after};
 
@@ -76,10 +76,11 @@ pub fn listener_with(
     bytes: &[u8],
     held: &Extensions,
     late: bool,
-) -> Result<(Translated<model::Listener>, Discovery), Rejection> {
-    let discovering = Discovering { held: Some(held.clone()), late, found: Discovery::default() };
-    let mut found = Discovery::default();
-    let out = Findings { discovering, ..Findings::default() };
+) -> Result<(Translated<model::Listener>, Wants), Rejection> {
+    let discovering = Discovering { held: Some(held.clone()), late, found: Wants::default() };
+    let mut found = Wants::default();
+    let mut out = Findings::default();
+    out.discovering = discovering;
     let read = |message: &config::listener::v3::Listener, out: &mut Findings| {
         let model = listener::listener(message, out);
         found = std::mem::take(&mut out.discovering.found);

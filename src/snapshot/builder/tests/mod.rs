@@ -205,6 +205,8 @@ pub(super) fn tcp(clusters: &str) -> NetworkFilter {
 
 pub(super) fn listener_model(name: &str, port: u16, filters: Vec<NetworkFilter>) -> Listener {
     Listener {
+        transparent: false,
+        freebind: false,
         name: name.into(),
         addresses: vec![addr(port)],
         bind_to_port: true,
