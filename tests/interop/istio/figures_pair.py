@@ -70,8 +70,8 @@ def judge(results, verdicts):
         control = Spread([result["p99"] for result in results["none"]]).median
         late, envoys = (Spread([result["p99"] for result in results[who]]).median - control
                         for who in (name, "envoy"))
-        verdicts.add(f"{label}: added p99 ({digits(late)} µs) / Envoy's ({digits(envoys)} µs)", late / envoys,
-                     P99_OF_ENVOY)
+        verdicts.add(f"{label}: added p99 ({digits(late)} µs) / Envoy's ({digits(envoys)} µs)",
+                     late / envoys if envoys > 0 else float("inf"), P99_OF_ENVOY)
         verdicts.add(f"{label}: cores per 1,000 requests/s, one sidecar of the two",
                      Spread([cpu(result) / 2 / 1000 for result in results[name]]), CORES)
         verdicts.add(f"{label}: cores per 1,000 requests/s, both sidecars",
