@@ -38,6 +38,8 @@ pub struct Flow {
     spare: Bytes,
     /// The source has given everything, trailers included.
     ended: bool,
+    /// Asked last in this very turn, the source had nothing, and tells when it has.
+    dry: bool,
     /// Boxed, as what follows: no part of most bodies, and two flows are moved with every response.
     trailers: Option<Box<HeaderMap>>,
     /// A copy of the trailers, where somebody wants it.
@@ -87,6 +89,7 @@ impl Flow {
             queue: VecDeque::new(),
             gathered: BytesMut::new(),
             spare: Bytes::new(),
+            dry: false,
             trailers: None,
             noted: None,
             given: false,
@@ -131,6 +134,12 @@ impl Flow {
     /// Whether the source has given everything.
     pub fn has_ended(&self) -> bool {
         self.ended
+    }
+
+    /// Whether the stream that the body comes from wakes this task by whatever happens to it next, its reset
+    /// included. Holds until it is polled again.
+    pub fn listens(&self) -> bool {
+        self.dry && matches!(self.from, Source::Http2(_))
     }
 
     /// Bytes taken from the source so far, and one for each kind of end.
@@ -254,6 +263,7 @@ impl Flow {
 
     /// Gives the sink what it takes; ready when it was given everything.
     fn poll_move(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        self.dry = false;
         if self.given {
             return Poll::Ready(Ok(()));
         }
@@ -274,6 +284,9 @@ impl Flow {
             }
             if self.ended {
                 return Poll::Ready(self.finish());
+            }
+            if self.dry {
+                return Poll::Pending;
             }
             if let Some(bytes) = ready!(self.pull(cx))? {
                 self.held = self.merged(bytes, cx)?;
@@ -319,7 +332,9 @@ impl Flow {
 
     /// The next bytes of the source; `None`: it has ended.
     fn pull(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
-        match ready!(self.from.poll_data(cx)) {
+        let next = self.from.poll_data(cx);
+        self.dry = next.is_pending();
+        match ready!(next) {
             Some(Ok(bytes)) => {
                 self.account(&bytes);
                 // Known now, the end travels with the last bytes rather than in a frame of its own.

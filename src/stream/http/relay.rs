@@ -60,7 +60,10 @@ impl Relay {
                     clock.request_ended();
                 }
             }
-            if self.down.sink().is_none_or(|sink| sink.poll_reset(cx).is_ready()) {
+            // A request that still comes tells of its client. To ask for resets too has h2 wake this task whenever
+            // the response gets room, which is with every frame of it.
+            let told = !broken && self.up.listens();
+            if self.down.sink().is_none_or(|sink| !sink.is_told(told) && sink.poll_reset(cx).is_ready()) {
                 return Poll::Ready(End::Client);
             }
             clock.poll(cx, self.up.moved() + self.down.moved()).map(End::Late)

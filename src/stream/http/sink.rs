@@ -90,6 +90,12 @@ impl Sink {
         }
     }
 
+    /// Whether the reader of the same stream hears of everything [`poll_reset`](Self::poll_reset) would tell.
+    /// `reads`: there is one, and it waits.
+    pub fn is_told(&self, reads: bool) -> bool {
+        reads && matches!(self, Sink::Http2(_))
+    }
+
     /// Ready when the peer wants no more.
     pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {

@@ -197,12 +197,14 @@ fn resets_travel_both_ways() {
         sleep(100).await;
         sink.send_reset(h2::Reason::CANCEL);
         drop(response);
-        let (response, mut sink) = client.send(request("POST", "/begin"), false).await;
-        let body = response.await.unwrap().into_body();
-        sink.send_reset(h2::Reason::CANCEL);
-        drop(body);
+        for (method, whole) in [("POST", false), ("GET", true)] {
+            let (response, mut sink) = client.send(request(method, "/begin"), whole).await;
+            let body = response.await.unwrap().into_body();
+            sink.send_reset(h2::Reason::CANCEL);
+            drop(body);
+        }
         sleep(200).await;
-        assert_eq!(*seen.borrow(), [h2::Reason::CANCEL; 2]);
+        assert_eq!(*seen.borrow(), [h2::Reason::CANCEL; 3]);
         // The server gives up.
         let got = client.get("/at-once").await;
         assert_eq!((got.status, got.headers["content-type"].to_str().unwrap()), (503, "text/plain"));
