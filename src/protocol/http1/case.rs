@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::HeaderName;
 use smallvec::SmallVec;
 use std::cell::Cell;
+use std::ops::Range;
 use std::rc::Rc;
 
 /// Spelling of the names that were not lower case, found again by name and occurrence, so that it survives
@@ -57,6 +58,22 @@ impl NameCase {
         let (at, written) = entries.find_map(|(at, entry)| Some((at, self.read(entry, name, nth)?)))?;
         self.next.set(at + 1);
         Some(written)
+    }
+
+    /// Where in the head the whole line of a field is that goes on as it came, its name and its end included.
+    /// Told by where the value is: what was put in its place, or is of another message, is elsewhere.
+    pub(super) fn line(&self, name: &str, value: &[u8]) -> Option<Range<usize>> {
+        let at = (value.as_ptr() as usize).checked_sub(self.head.as_ptr() as usize)?;
+        let (start, end) = (at.checked_sub(name.len() + 2)?, at.checked_add(value.len() + 2)?);
+        let line = self.head.get(start..end)?;
+        let (written, rest) = line.split_at_checked(name.len())?;
+        let whole = rest.starts_with(b": ") && rest.ends_with(b"\r\n");
+        (whole && eq_lower(written, name.as_bytes())).then_some(start..end)
+    }
+
+    /// The bytes of lines that [`line`](Self::line) told of.
+    pub(super) fn lines(&self, range: Range<usize>) -> &[u8] {
+        self.head.get(range).unwrap_or_default()
     }
 
     /// The spelling in `entry` if it is that name's.

@@ -16,7 +16,7 @@ const ADDED: usize = 4;
 const ROOM: usize = 1024;
 
 /// The fields of one head.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Fields {
     pub(super) map: HeaderMap,
     pub(super) case: NameCase,
@@ -75,8 +75,23 @@ fn kind(name: &[u8]) -> Kind {
 
 impl Fields {
     /// None yet, with room for `count` and for what the proxy adds to a head.
+    #[inline]
     pub(super) fn new(count: usize) -> Self {
-        Fields { map: room(count + ADDED), ..Fields::default() }
+        // In full, not from a default: that would make a map to throw away, and move everything once more.
+        Fields {
+            map: room(count + ADDED),
+            case: NameCase::default(),
+            said: Said::default(),
+            connection: Connection::default(),
+            host: None,
+            expect: false,
+            keep_alive: None,
+            h2c: false,
+            upgrades: false,
+            crumbs: false,
+            cookies: None,
+            count: 0,
+        }
     }
 
     /// Reads the fields of `head`.

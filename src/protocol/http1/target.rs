@@ -103,18 +103,19 @@ fn authority(bytes: Bytes, fault: Fault) -> Result<Authority, Fault> {
     if bytes.is_empty() {
         return Err(Fault::NO_HOST);
     }
-    // A comma is what two joined Host fields look like.
-    if bytes.iter().any(|byte| matches!(byte, b'@' | b',')) {
-        return Err(fault);
+    let (mut bracket, mut colon) = (None, None);
+    for (at, byte) in bytes.iter().enumerate() {
+        match byte {
+            // A comma is what two joined Host fields look like.
+            b'@' | b',' => return Err(fault),
+            b']' => bracket = bracket.or(Some(at + 1)),
+            b':' => colon = colon.or(Some(at)),
+            _ => {}
+        }
     }
     // Of what follows the host only a port is of any meaning.
-    let (host, after) = match bytes.iter().position(|byte| *byte == b']') {
-        Some(end) => bytes.split_at_checked(end + 1).unwrap_or_default(),
-        None => {
-            let end = bytes.iter().position(|byte| *byte == b':').unwrap_or(bytes.len());
-            bytes.split_at_checked(end).unwrap_or_default()
-        }
-    };
+    let end = bracket.or(colon).unwrap_or(bytes.len());
+    let (host, after) = bytes.split_at_checked(end).unwrap_or_default();
     if host.is_empty() || !is_port(after) {
         return Err(fault);
     }

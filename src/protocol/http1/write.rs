@@ -2,8 +2,9 @@
 
 use super::{BodyEncoder, NameCase};
 use bytes::{BufMut, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use std::ops::Range;
 
 /// Writes the fields of one head.
 pub(super) struct FieldWriter<'a> {
@@ -23,24 +24,52 @@ impl FieldWriter<'_> {
     /// The fields that travel. `told`: a length among them is passed on where none is announced.
     pub(super) fn put_all(&mut self, fields: &HeaderMap, upgrade: bool, told: bool) {
         let (mut last, mut nth) = (None, 0);
+        // Lines that stand side by side in the head they came with are copied in one piece.
+        let mut lines = 0..0;
         for (name, value) in fields {
-            nth = if last == Some(name) { nth + 1 } else { 0 };
+            // Values of one name come with the same reference to it.
+            nth = if last.is_some_and(|last| std::ptr::eq(last, name)) { nth + 1 } else { 0 };
             last = Some(name);
-            match hop(name) {
+            let text = name.as_str();
+            match hop(text) {
                 Hop::Never => continue,
                 Hop::Upgrade if !upgrade => continue,
+                // As it came, if it is right.
+                Hop::Length
+                    if nth == 0 && self.length.is_some_and(|length| says(value.as_bytes(), length)) =>
+                {
+                    self.length = None;
+                }
                 Hop::Length => {
+                    self.put_lines(&mut lines);
                     match self.length.take() {
                         Some(length) => self.put_length(length),
-                        None if told && nth == 0 => self.put(name.as_str(), value.as_bytes()),
+                        None if told && nth == 0 => self.put(text, value.as_bytes()),
                         None => {}
                     }
                     continue;
                 }
                 Hop::Upgrade | Hop::No => {}
             }
-            let written = self.case.and_then(|case| case.get(name, nth));
-            put_field(self.out, written.unwrap_or(name.as_str().as_bytes()), value.as_bytes());
+            if let Some(line) = self.case.and_then(|case| case.line(text, value.as_bytes())) {
+                if line.start != lines.end {
+                    self.put_lines(&mut lines);
+                    lines.start = line.start;
+                }
+                lines.end = line.end;
+                continue;
+            }
+            self.put_lines(&mut lines);
+            let written = self.case.and_then(|case| case.find(text, nth));
+            put_field(self.out, written.unwrap_or(text.as_bytes()), value.as_bytes());
+        }
+        self.put_lines(&mut lines);
+    }
+
+    /// Writes lines that wait to be, as they came.
+    fn put_lines(&mut self, lines: &mut Range<usize>) {
+        if let Some(case) = self.case.filter(|_| lines.start < lines.end) {
+            self.out.put_slice(case.lines(std::mem::take(lines)));
         }
     }
 
@@ -90,11 +119,10 @@ enum Hop {
     Upgrade,
 }
 
-fn hop(name: &HeaderName) -> Hop {
-    let text = name.as_str();
+fn hop(text: &str) -> Hop {
     match text.len() {
         4 if text == "host" => Hop::Never,
-        7 if *name == UPGRADE => Hop::Upgrade,
+        7 if text == "upgrade" => Hop::Upgrade,
         10 if text == "connection" || text == "keep-alive" => Hop::Never,
         14 if text == "content-length" => Hop::Length,
         14 if text == "http2-settings" => Hop::Never,
@@ -102,6 +130,13 @@ fn hop(name: &HeaderName) -> Hop {
         17 if text == "transfer-encoding" => Hop::Never,
         _ => Hop::No,
     }
+}
+
+/// Whether `text` is `number` as [`put_number`] writes it.
+fn says(text: &[u8], number: u64) -> bool {
+    let digit = |digit: &u8| digit.is_ascii_digit().then(|| u64::from(digit - b'0'));
+    let read = text.iter().try_fold(0u64, |sum, next| sum.checked_mul(10)?.checked_add(digit(next)?));
+    read == Some(number) && (text.first() != Some(&b'0') || text.len() == 1)
 }
 
 /// Appends a number in base 10 or 16, and what ends it.

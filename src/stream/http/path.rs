@@ -25,6 +25,9 @@ pub(super) fn resolve(target: &str, edge: &Edge) -> Resolved {
     if path == "*" {
         return Resolved::Same;
     }
+    if is_plain(path) {
+        return Resolved::Same;
+    }
     let mut now = path.to_owned();
     let mut redirect = false;
     if edge.escaped_slashes != EscapedSlashes::Keep
@@ -55,6 +58,17 @@ pub(super) fn resolve(target: &str, edge: &Edge) -> Resolved {
     }
     now.push_str(query);
     Resolved::Other(now)
+}
+
+/// Whether no step can find anything: no escape, no backslash, and after each slash a segment that is no dots.
+fn is_plain(path: &str) -> bool {
+    let mut slash = false;
+    let plain = path.bytes().all(|byte| {
+        let good = !matches!(byte, b'%' | b'\\') && !(slash && matches!(byte, b'/' | b'.'));
+        slash = byte == b'/';
+        good
+    });
+    plain && path.starts_with('/')
 }
 
 /// `None`: there are none.

@@ -20,6 +20,35 @@ fn a_request_is_passed_on_as_it_was_spelled() {
 }
 
 #[test]
+fn lines_nobody_touched_go_on_as_they_came_between_those_that_are_written_anew() {
+    let head = accepted(
+        b"PUT / HTTP/1.1\r\nX-A: 1\r\nHost: a\r\nX-B:  2 \r\nX-C: 3\r\nX-D: 4\r\nX-C: 5\r\nx-f: 6\r\n\
+          X-G:\r\nContent-Length: 3\r\nX-Gone: 7\r\n\r\n",
+        &Limits::default(),
+    );
+    let mut parts = head.parts;
+    parts.headers.insert("x-d", "new".parse().unwrap());
+    let same = parts.headers["x-a"].clone();
+    parts.headers.insert("x-e", same);
+    parts.headers.remove("x-gone");
+    let written = |parts: &_, length| {
+        let mut out = BytesMut::new();
+        encode_request(parts, head.case.as_deref(), BodyLength::Known(length), false, false, &mut out);
+        text(&out).to_owned()
+    };
+    let expected = |length| {
+        format!(
+            "PUT / HTTP/1.1\r\nHost: a\r\nX-A: 1\r\nX-B: 2\r\nX-C: 3\r\nX-C: 5\r\nX-D: new\r\nx-f: 6\r\nX-G: \r\n\
+             Content-Length: {length}\r\nx-e: 1\r\n\r\n"
+        )
+    };
+    assert_eq!(written(&parts, 3), expected("3"));
+    assert_eq!(written(&parts, 30), expected("30"), "what is announced counts");
+    parts.headers.insert("content-length", "030".parse().unwrap());
+    assert_eq!(written(&parts, 30), expected("30"), "in one form");
+}
+
+#[test]
 fn chunks_are_written_with_and_without_copies() {
     let head =
         accepted(b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", &Limits::default());
