@@ -249,16 +249,20 @@ impl Flow {
         }
         let moved = self.poll_move(cx);
         // Once per turn, so that all that was moved leaves together.
-        let flushed = self.to.as_mut().map_or(Poll::Ready(Err(Gone)), |to| to.poll_flush(cx));
+        let flushed = self.flush(cx);
         match (moved, flushed) {
-            (Poll::Ready(Err(broken)), _) => Poll::Ready(Err(broken)),
-            (_, Poll::Ready(Err(Gone))) => Poll::Ready(Err(Broken::Sink)),
+            (Poll::Ready(Err(broken)), _) | (_, Poll::Ready(Err(broken))) => Poll::Ready(Err(broken)),
             (Poll::Ready(moved), Poll::Ready(Ok(()))) => {
                 self.done = true;
                 Poll::Ready(moved)
             }
             _ => Poll::Pending,
         }
+    }
+
+    fn flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let flushed = self.to.as_mut().map_or(Poll::Ready(Err(Gone)), |to| to.poll_flush(cx));
+        flushed.map_err(|Gone| Broken::Sink)
     }
 
     /// Gives the sink what it takes; ready when it was given everything.
@@ -286,6 +290,11 @@ impl Flow {
                 return Poll::Ready(self.finish());
             }
             if self.dry {
+                return Poll::Pending;
+            }
+            // While one large part waits for the socket another one would have to be kept.
+            if self.to.as_ref().is_some_and(Sink::is_full) && self.flush(cx)?.is_pending() {
+                self.paused += u32::from(!std::mem::replace(&mut self.waits, true));
                 return Poll::Pending;
             }
             if let Some(bytes) = ready!(self.pull(cx))? {

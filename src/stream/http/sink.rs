@@ -46,6 +46,11 @@ impl Sink {
         }
     }
 
+    /// Whether so much waits for the socket that nothing more is to be read for it.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Sink::Http1Response(sink) if sink.is_full())
+    }
+
     /// Whether trailers would be sent on.
     pub fn takes_trailers(&self) -> bool {
         match self {

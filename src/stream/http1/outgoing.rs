@@ -8,7 +8,7 @@ use http::HeaderMap;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-/// No more than this many bytes wait for the socket; what does not fit stays with its sender.
+/// No more than this many bytes wait for the socket, or one part of a body; what does not fit stays with its sender.
 const HIGH: usize = 64 * 1024;
 
 /// See the module.
@@ -29,11 +29,20 @@ impl Outgoing {
     /// The connection broke.
     pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Gone>> {
         let waiting = self.conduct.line.output().len();
+        if waiting == 0 {
+            // Where it waits makes no difference, and one write takes all that one read brought.
+            return Poll::Ready(Ok(usize::MAX));
+        }
         if waiting < HIGH {
             return Poll::Ready(Ok(HIGH - waiting));
         }
         ready!(self.poll_flush(cx))?;
         Poll::Ready(Ok(HIGH))
+    }
+
+    /// Whether nothing more fits.
+    pub fn is_full(&self) -> bool {
+        self.conduct.line.output().len() >= HIGH
     }
 
     /// Appends `bytes`; `last`: and the end.
