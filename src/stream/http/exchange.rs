@@ -110,27 +110,31 @@ pub fn run(
 ) -> impl Future<Output = Clock> {
     down.stats.begin(client.version());
     let record = Record::begin(&down.local, LogKind::DownstreamEnd, protocol(head.version), begin);
-    let exchange = Box::new(Exchange {
-        caller: Caller::of(&down.handle),
-        down,
-        client,
-        clock,
-        trail: Trail::default(),
-        record,
-        change: None,
-        internal: false,
-        switched: false,
-        always_http2: false,
-        passes_100: false,
-        told_100: false,
-        fresh: false,
-        stale: false,
-        told: Told::default(),
-        case: None,
-        alpn: None,
-        answer: None,
-    });
-    let opening = Box::pin(exchange.open(head, body, begin));
+    let exchange = Box::write(
+        Box::new_uninit(),
+        Exchange {
+            caller: Caller::of(&down.handle),
+            down,
+            client,
+            clock,
+            trail: Trail::default(),
+            record,
+            change: None,
+            internal: false,
+            switched: false,
+            always_http2: false,
+            passes_100: false,
+            told_100: false,
+            fresh: false,
+            stale: false,
+            told: Told::default(),
+            case: None,
+            alpn: None,
+            answer: None,
+        },
+    );
+    // The place first: then it is filled there, and not made somewhere else and moved.
+    let opening = Box::into_pin(Box::write(Box::new_uninit(), exchange.open(head, body, begin)));
     async move {
         let mut exchange = opening.await;
         exchange.forward_answer().await;

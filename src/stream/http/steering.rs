@@ -166,7 +166,12 @@ fn digits(number: u64) -> HeaderValue {
         HeaderValue::from_static("9"),
     ];
     let small = usize::try_from(number).ok().and_then(|at| SMALL.get(at));
-    small.cloned().unwrap_or_else(|| number.into())
+    small.cloned().unwrap_or_else(|| {
+        // What no HPACK table is to hold: it would fill with numbers, all of which are gone through for the next.
+        let mut value = HeaderValue::from(number);
+        value.set_sensitive(true);
+        value
+    })
 }
 
 /// What the client is told of its request's way, whoever answers.
