@@ -15,6 +15,7 @@ mod line;
 pub mod options;
 mod queue;
 pub mod sockets;
+mod splice;
 mod wheel;
 
 pub use bind::{BindError, connect_from};
@@ -26,4 +27,5 @@ pub use inbuf::{Filled, ReadBuffer, ReadPool, Unfinished};
 pub use keepalive::Keepalive;
 pub use line::{Line, Output};
 pub use queue::{Budget, Charge, WriteQueue};
+pub use splice::poll_splice;
 pub use wheel::{Sleep, Wheel};

@@ -12,7 +12,7 @@ use crate::cluster::pool::connect;
 use crate::cluster::{Cluster, Level, PickContext, Sign};
 use crate::message::{Failure, Flags, Reason};
 use crate::model::{LogKind, Priority, TcpProxy};
-use crate::net::{Conn, Sleep, Wheel};
+use crate::net::{Conn, Sleep, Wheel, poll_splice};
 use crate::snapshot::FilterSpec;
 use crate::telemetry::{ClusterStats, Registration, TcpStats};
 use crate::util::hash::xxh64;
@@ -30,6 +30,8 @@ use tokio::time::Instant;
 
 /// The worker's copy buffer. 128 KiB: one read empties what a fast peer sends while we were away.
 const BUFFER: usize = 128 * 1024;
+/// Parts of this size are moved without being copied.
+const LARGE: usize = 32 * 1024;
 /// Reads in a row before other tasks get their turn.
 const READS_PER_TURN: usize = 4;
 
@@ -356,6 +358,10 @@ struct Half {
     shut: bool,
     /// Reading failed: the connection we read from is gone as a whole.
     peer_lost: bool,
+    /// The last read brought much: the next is spliced.
+    large: bool,
+    /// Its connections cannot be spliced.
+    plain: bool,
     moved: u64,
     /// What was counted of `moved` and of the length of `rest`.
     told_moved: u64,
@@ -428,6 +434,18 @@ impl Half {
         to: &mut Conn,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.large && !self.plain {
+            match poll_splice(from, to, &mut self.rest, cx) {
+                Some(moved) => {
+                    let moved = std::task::ready!(moved)?;
+                    self.ended = moved == 0;
+                    self.large = moved >= LARGE;
+                    self.moved += moved as u64;
+                    return Poll::Ready(Ok(()));
+                }
+                None => self.plain = true,
+            }
+        }
         let mut buffer = ReadBuf::new(scratch);
         std::task::ready!(Pin::new(from).poll_read(cx, &mut buffer))?;
         let mut filled = buffer.filled();
@@ -436,6 +454,7 @@ impl Half {
             return Poll::Ready(Ok(()));
         }
         self.moved += filled.len() as u64;
+        self.large = filled.len() >= LARGE;
         while !filled.is_empty() {
             match Pin::new(&mut *to).poll_write(cx, filled) {
                 Poll::Ready(Ok(n)) if n > 0 => filled = filled.get(n..).unwrap_or_default(),
