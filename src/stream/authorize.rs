@@ -1,6 +1,5 @@
 //! Asking an authorization service about a connection.
 
-use super::around::NoHead;
 use super::facts::StreamFacts;
 use super::{Drain, Handle, Local, http};
 use crate::filter::{ConnectionCheck, Peer, Ruling, counters};
@@ -11,7 +10,6 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
-use tokio::time::Instant;
 
 /// Whether the service lets a connection in. Nothing of the connection is read meanwhile; a process that ends
 /// waits for no answer.
@@ -23,16 +21,7 @@ pub async fn authorize(
     (peer, metadata): (&Peer<'_>, &Metadata),
 ) -> bool {
     let stats = local.authz_stats(guard);
-    let facts = StreamFacts {
-        protocol: "",
-        request: &NoHead,
-        begin: Instant::now(),
-        handle: Some(handle),
-        route: None,
-        attempt: None,
-        response: None,
-        metadata: None,
-    };
+    let facts = StreamFacts::of_connection(handle, metadata);
     let Some(question) = (ConnectionCheck { peer, facts: &facts, metadata }).ask(guard) else {
         stats.inc(DISABLED);
         return true;

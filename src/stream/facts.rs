@@ -1,6 +1,7 @@
 //! What format strings may ask about a stream that is under way.
 
 use super::Handle;
+use super::around::NoHead;
 use super::exchange::Attempt;
 use crate::message::{Fact, Facts, Head, Metadata, Moment};
 use crate::net::PeerAddress;
@@ -31,6 +32,22 @@ pub struct StreamFacts<'a> {
     pub response: Option<(u16, &'a HeaderMap)>,
     /// What filters left.
     pub metadata: Option<&'a Metadata>,
+}
+
+impl<'a> StreamFacts<'a> {
+    /// Of a connection on which nothing was read yet.
+    pub fn of_connection(handle: &'a Handle, metadata: &'a Metadata) -> Self {
+        StreamFacts {
+            protocol: "",
+            request: &NoHead,
+            begin: Instant::now(),
+            handle: Some(handle),
+            route: None,
+            attempt: None,
+            response: None,
+            metadata: Some(metadata),
+        }
+    }
 }
 
 impl StreamFacts<'_> {

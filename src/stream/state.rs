@@ -1,7 +1,6 @@
 //! Filter state of connections, and where it sends them.
 
 use super::Handle;
-use super::around::NoHead;
 use super::facts::StreamFacts;
 use crate::cluster::Variant;
 use crate::filter::state_text;
@@ -10,21 +9,11 @@ use crate::message::{FilterState, Metadata, Reason};
 use crate::model::{ClusterId, SetFilterState, TcpProxy};
 use crate::snapshot::View;
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// Sets what `config` says of a connection of which nothing was read yet.
 pub fn set_state(handle: &Handle, config: &SetFilterState, metadata: &mut Metadata) {
     for value in &config.values {
-        let facts = StreamFacts {
-            protocol: "",
-            request: &NoHead,
-            begin: Instant::now(),
-            handle: Some(handle),
-            route: None,
-            attempt: None,
-            response: None,
-            metadata: Some(metadata),
-        };
+        let facts = StreamFacts::of_connection(handle, metadata);
         if let Some(text) = state_text(value, &facts) {
             metadata.state.set(&value.key, text, value.locked);
         }
