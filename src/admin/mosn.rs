@@ -7,9 +7,10 @@ use super::redact::redact;
 use super::reply::{self, Reply};
 use super::server::Context;
 use super::source::{DumpState, Kind, ServerState};
-use crate::model::NetworkFilter;
+use crate::model::{LogSink, NetworkFilter};
 use crate::snapshot::{ListenerSpec, Snapshot};
 use crate::telemetry::Scope;
+use crate::telemetry::files;
 use crate::telemetry::logging::{self, Level};
 use crate::telemetry::mosn::{self, ListenerNames};
 use http::{Method, StatusCode};
@@ -89,15 +90,24 @@ fn update_loglevel(context: &Context, body: Option<Vec<u8>>) -> Reply {
     }
 }
 
-/// The process log is the only logger there is; the body names it.
+/// The body names the process log, or the file of access logs.
 fn switch_log(context: &Context, body: Option<Vec<u8>>, on: bool) -> Reply {
     let word = if on { "enable" } else { "disable" };
     let named = body.and_then(|body| String::from_utf8(body).ok()).unwrap_or_default();
-    if named.trim() != context.source.process.log_path {
+    let named = named.trim();
+    let done = if named == context.source.process.log_path {
+        logging::set_enabled(on);
+        true
+    } else {
+        let snapshot = context.source.store.load();
+        let mut sinks = snapshot.listeners.values().flat_map(|spec| spec.model.access_logs());
+        sinks.any(|log| matches!(&log.sink, LogSink::File(path) if path == named))
+            && files::set_enabled(named, on)
+    };
+    if !done {
         let error = json!({ "error": format!("{word} logger failed") });
         return reply::json_text(StatusCode::BAD_REQUEST, error.to_string());
     }
-    logging::set_enabled(on);
     reply::text(StatusCode::OK, format!("{word} logger success\n"))
 }
 

@@ -1,6 +1,6 @@
 //! Listeners and their filter chains.
 
-use super::{AccessLogs, Address, ChainTls, Cidr, Inspectors, RouteConfig};
+use super::{AccessLog, AccessLogs, Address, ChainTls, Cidr, Inspectors, RouteConfig};
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +45,17 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// The logs of the listener and of its chains.
+    pub fn access_logs(&self) -> impl Iterator<Item = &AccessLog> {
+        let chains = self.filter_chains.iter().chain(&self.default_filter_chain);
+        let of_chains = chains.flat_map(|chain| match &chain.filter {
+            NetworkFilter::Tcp(proxy) => proxy.access_log.iter(),
+            NetworkFilter::Http(manager) => manager.access_log.iter(),
+            NetworkFilter::Rpc(proxy) => proxy.access_log.iter(),
+        });
+        self.access_log.iter().chain(of_chains)
+    }
+
     /// The middle of its metrics' names: its stat prefix, else its first address.
     pub fn stat_name(&self) -> String {
         match (self.stat_prefix.as_str(), self.addresses.first()) {

@@ -8,7 +8,7 @@
 mod rolling;
 mod writer;
 
-pub use writer::{FileStats, flush, reopen};
+pub use writer::{FileStats, flush, reopen, set_enabled};
 
 use crate::model::{LogRoller, LogSink};
 use foldhash::fast::FixedState;

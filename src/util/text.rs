@@ -19,16 +19,27 @@ pub fn push_number(number: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(digits.get(20 - used..).unwrap_or_default());
 }
 
+/// Appends `number` in decimal.
+fn push_byte(number: u8, out: &mut Vec<u8>) {
+    let [hundreds, tens, ones] = [b'0' + number / 100, b'0' + number / 10 % 10, b'0' + number % 10];
+    match number {
+        100.. => out.extend_from_slice(&[hundreds, tens, ones]),
+        10.. => out.extend_from_slice(&[tens, ones]),
+        _ => out.push(ones),
+    }
+}
+
 /// Appends `ip`.
 pub fn push_ip(ip: IpAddr, out: &mut Vec<u8>) {
     match ip {
         IpAddr::V4(ip) => {
-            for (at, part) in ip.octets().into_iter().enumerate() {
-                if at > 0 {
-                    out.push(b'.');
-                }
-                push_number(part.into(), out);
+            let [a, b, c, d] = ip.octets();
+            out.reserve(15);
+            for part in [a, b, c] {
+                push_byte(part, out);
+                out.push(b'.');
             }
+            push_byte(d, out);
         }
         // Writing to a vector cannot fail.
         IpAddr::V6(ip) => drop(write!(out, "{ip}")),
@@ -85,7 +96,7 @@ mod tests {
             push_number(number, &mut out);
             assert_eq!(out, number.to_string().into_bytes());
         }
-        for address in ["127.0.0.1:80", "10.250.0.255:65535", "[::1]:0", "[fe80::1]:443"] {
+        for address in ["127.0.0.1:80", "10.250.0.255:65535", "9.99.100.199:1", "[::1]:0", "[fe80::1]:443"] {
             let mut out = Vec::new();
             push_address(address.parse().unwrap(), &mut out);
             assert_eq!(out, address.as_bytes());

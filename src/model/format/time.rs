@@ -2,11 +2,25 @@
 
 use super::FormatError;
 use crate::util::text::push_number;
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A parsed time format.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TimeFormat(Box<[Item]>);
+#[derive(Clone, Debug)]
+pub struct TimeFormat {
+    items: Box<[Item]>,
+    /// One number for all copies of it.
+    id: u64,
+}
+
+impl PartialEq for TimeFormat {
+    fn eq(&self, other: &Self) -> bool {
+        self.items == other.items
+    }
+}
+
+impl Eq for TimeFormat {}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Item {
@@ -44,16 +58,52 @@ impl TimeFormat {
     pub fn parse(text: &str) -> Result<TimeFormat, FormatError> {
         let mut items = Vec::new();
         parse_into(if text.is_empty() { DEFAULT } else { text }, &mut items)?;
-        Ok(TimeFormat(items.into()))
+        static FORMATS: AtomicU64 = AtomicU64::new(1);
+        Ok(TimeFormat { items: items.into(), id: FORMATS.fetch_add(1, Relaxed) })
     }
 
     /// Appends `time`, which is not before 1970.
     pub fn write(&self, time: SystemTime, out: &mut Vec<u8>) {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let seconds = since.as_secs();
+        LAST.with_borrow_mut(|last| {
+            if (last.format, last.second) != (self.id, since.as_secs()) {
+                last.fill(self, since.as_secs());
+            }
+            let start = out.len();
+            out.extend_from_slice(&last.text);
+            for (at, count) in &last.fractions {
+                let unit = 10u32.pow(9 - *count as u32);
+                let place = out.get_mut(start + at..start + at + count);
+                digits_at((since.subsec_nanos() / unit).into(), place.unwrap_or_default());
+            }
+        });
+    }
+}
+
+/// The text of one second in one format: times of the same second differ in its fraction only.
+struct Second {
+    format: u64,
+    second: u64,
+    text: Vec<u8>,
+    /// Where digits of the fraction stand, and how many.
+    fractions: Vec<(usize, usize)>,
+}
+
+thread_local! {
+    /// The text that was wanted last. No format has the number 0.
+    static LAST: RefCell<Second> =
+        const { RefCell::new(Second { format: 0, second: 0, text: Vec::new(), fractions: Vec::new() }) };
+}
+
+impl Second {
+    fn fill(&mut self, format: &TimeFormat, seconds: u64) {
+        (self.format, self.second) = (format.id, seconds);
+        self.text.clear();
+        self.fractions.clear();
         let (days, second) = (seconds / 86_400, seconds % 86_400);
         let (year, month, day, day_of_year) = civil(days);
-        for item in &self.0 {
+        let out = &mut self.text;
+        for item in &format.items {
             match item {
                 Item::Text(text) => out.extend_from_slice(text.as_bytes()),
                 Item::Year => digits(year, 4, out),
@@ -73,9 +123,9 @@ impl TimeFormat {
                 Item::Second => digits(second % 60, 2, out),
                 Item::Epoch => push_number(seconds, out),
                 Item::Fraction(count) => {
-                    let nanos = u64::from(since.subsec_nanos());
-                    let unit = 10u64.pow(9u32.saturating_sub(u32::try_from(*count).unwrap_or(9)));
-                    digits(nanos / unit, *count, out);
+                    let count = (*count).min(9);
+                    self.fractions.push((out.len(), count));
+                    digits(0, count, out);
                 }
                 Item::Zone => out.extend_from_slice(b"+0000"),
                 Item::ZoneName => out.extend_from_slice(b"UTC"),
@@ -85,14 +135,20 @@ impl TimeFormat {
 }
 
 /// The last `count` digits of `value`, with zeros in front, at most nine.
-fn digits(mut value: u64, count: usize, out: &mut Vec<u8>) {
+fn digits(value: u64, count: usize, out: &mut Vec<u8>) {
     let mut text = [b'0'; 9];
-    let count = count.min(text.len());
-    for digit in text.iter_mut().take(count).rev() {
+    if let Some(place) = text.get_mut(..count.min(9)) {
+        digits_at(value, place);
+        out.extend_from_slice(place);
+    }
+}
+
+/// As many of the last digits of `value` as there is room for.
+fn digits_at(mut value: u64, place: &mut [u8]) {
+    for digit in place.iter_mut().rev() {
         *digit = b'0' + (value % 10) as u8;
         value /= 10;
     }
-    out.extend_from_slice(text.get(..count).unwrap_or_default());
 }
 
 fn name(names: &[&'static str], at: u64) -> &'static str {
@@ -190,6 +246,24 @@ fn civil(days: u64) -> (u64, u64, u64, u64) {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn times_of_one_second_differ_in_their_fraction() {
+        let formats = ["%S.%3f", "%6f|%S|%1f"].map(|text| TimeFormat::parse(text).unwrap());
+        let written = |format: &TimeFormat, nanos: u64| {
+            let mut out = b">".to_vec();
+            format.write(UNIX_EPOCH + Duration::from_nanos(nanos), &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let [short, long] = &formats;
+        for (nanos, want) in [
+            (1_000_000_000, [">01.000", ">000000|01|0"]),
+            (1_987_654_321, [">01.987", ">987654|01|9"]),
+            (2_007_000_000, [">02.007", ">007000|02|0"]),
+        ] {
+            assert_eq!([short, long, short, long].map(|f| written(f, nanos)), [want, want].concat()[..]);
+        }
+    }
 
     #[test]
     fn days_are_those_of_a_calendar_that_is_turned_page_by_page() {

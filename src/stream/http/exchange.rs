@@ -185,7 +185,10 @@ impl Exchange {
         }
         settings.routes = bound.chain.filter.table_of(&view, &RequestHead(head));
         self.record.client = arrival.client;
-        self.record.arrived(&RequestHead(head), head.headers.get(REQUEST_ID).map(HeaderValue::as_bytes));
+        // Nothing is awaited before the request is forwarded as it is then, or answered here.
+        let later = settings.chain.is_none() && settings.upstream.is_none() && !self.record.moments().start;
+        let id = head.headers.get(REQUEST_ID).map(HeaderValue::as_bytes);
+        self.record.arrived(&RequestHead(head), id, later);
         self.record.request_size(&head.headers);
         if self.record.moments().start {
             let at = (&self.down.local, &*self.down.handle);
@@ -210,6 +213,9 @@ impl Exchange {
                 Answer::whole(response, whole)
             }
         };
+        if !self.record.has_fields() {
+            self.record.request(&RequestHead(head));
+        }
         self.settle(&mut answer);
         if self.record.has_failed() {
             self.record.explain(view.route_table(settings.routes).map(|table| &**table));

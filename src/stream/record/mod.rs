@@ -22,7 +22,7 @@ use crate::telemetry::files;
 use crate::telemetry::why::{self as records, Rejected, Short};
 use crate::tls::Session;
 use ended::Ended;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 pub use replies::Rewritten;
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -116,6 +116,8 @@ pub struct Record {
     pub measured: bool,
     /// What is known of the upstream's encryption, if somebody asks.
     pub upstream_tls: Option<Arc<Session>>,
+    /// It was shown the fields of the request.
+    has_fields: bool,
     /// The status of a gRPC call.
     grpc_status: Option<u32>,
 }
@@ -188,6 +190,7 @@ impl Record {
             measured: false,
             upstream_tls: None,
             grpc_status: None,
+            has_fields: false,
         }
     }
 
@@ -212,14 +215,22 @@ impl Record {
         self.logs = logs;
     }
 
-    /// The request as it came, in its common form, and its `x-request-id`.
-    pub fn arrived(&mut self, head: &dyn Head, id: Option<&[u8]>) {
+    /// The request as it came, in its common form, and its `x-request-id`. `later`: its fields are shown at once
+    /// when they have the form they leave with.
+    pub fn arrived(&mut self, head: &dyn Head, id: Option<&[u8]>, later: bool) {
         let text = &mut self.text;
         self.method = head.method().and_then(|method| keep(text, method));
         self.authority = head.authority().and_then(|authority| keep(text, authority));
         self.path = head.path_and_query().and_then(|path| keep(text, path));
         self.id = id.and_then(|id| keep(text, id));
-        self.request(head);
+        if !later {
+            self.request(head);
+        }
+    }
+
+    /// Whether it was shown the fields of the request.
+    pub fn has_fields(&self) -> bool {
+        self.has_fields
     }
 
     /// Its id has become another one.
@@ -254,6 +265,7 @@ impl Record {
 
     /// The request, in the form it has now.
     pub fn request(&mut self, head: &dyn Head) {
+        self.has_fields = true;
         if self.capture_listed(head) {
             return;
         }
@@ -522,7 +534,8 @@ fn keep(text: &mut Vec<u8>, value: &[u8]) -> Span {
 }
 
 fn grpc_status(headers: &HeaderMap) -> Option<u32> {
-    headers.get("grpc-status")?.to_str().ok()?.trim().parse().ok()
+    const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+    headers.get(GRPC_STATUS)?.to_str().ok()?.trim().parse().ok()
 }
 
 /// Names and values, as Envoy counts a head.

@@ -49,3 +49,20 @@ fn a_renamed_file_is_left_at_a_reopen() {
     std::fs::remove_file(path).unwrap();
     std::fs::remove_file(old).unwrap();
 }
+
+#[test]
+fn a_file_that_is_switched_off_gets_nothing() {
+    let path = path();
+    let (sink, outlet) = (LogSink::File(path.clone()), Outlet::default());
+    let write = |text: &str| {
+        outlet.append(&sink, |out| out.extend_from_slice(text.as_bytes()));
+        outlet.flush(false);
+    };
+    write("one\n");
+    assert!(set_enabled(&path, false));
+    write("two\n");
+    assert!(set_enabled(&path, true));
+    write("three\n");
+    assert_eq!(read(&path), "one\nthree\n");
+    std::fs::remove_file(path).unwrap();
+}

@@ -5,7 +5,7 @@ use super::{QUEUE, roller};
 use crate::model::LogSink;
 use crate::telemetry::metric::{Sample, SharedCounter, StatGroup};
 use crate::telemetry::{Metric, clock};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, ErrorKind, Write};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -55,6 +55,8 @@ impl StatGroup for FileStats {
 enum Order {
     Chunk(LogSink, Vec<u8>, u32),
     Reopen,
+    /// Write lines to this file, or throw them away.
+    Enable(String, bool),
     Flush(SyncSender<()>),
 }
 
@@ -74,6 +76,11 @@ pub fn reopen() {
     {
         STATS.reopen_failed.inc();
     }
+}
+
+/// Writes lines to the file at `path`, or throws them away from here on; whether the writer will hear of it.
+pub fn set_enabled(path: &str, enabled: bool) -> bool {
+    sender().is_some_and(|sender| sender.try_send(Order::Enable(path.to_owned(), enabled)).is_ok())
 }
 
 /// Waits, at most `limit`, until what was handed over before is written. For the end of the process.
@@ -109,6 +116,8 @@ fn sender() -> Option<&'static SyncSender<Order>> {
 #[derive(Default)]
 struct Writer {
     files: HashMap<LogSink, Rolling>,
+    /// Paths of files to which nothing is written.
+    muted: HashSet<String>,
     complained: Option<Instant>,
 }
 
@@ -125,6 +134,8 @@ fn run(orders: &Receiver<Order>) {
                 }
             },
             Order::Reopen => writer.reopen(),
+            Order::Enable(path, true) => drop(writer.muted.remove(&path)),
+            Order::Enable(path, false) => drop(writer.muted.insert(path)),
             Order::Flush(done) => drop(done.send(())),
         }
     }
@@ -135,6 +146,7 @@ impl Writer {
         match sink {
             LogSink::Stdout => patiently(&mut io::stdout().lock(), bytes),
             LogSink::Stderr => patiently(&mut io::stderr().lock(), bytes),
+            LogSink::File(path) if self.muted.contains(path) => Ok(()),
             LogSink::File(path) => {
                 let file = match self.files.get_mut(sink) {
                     Some(file) => file,
