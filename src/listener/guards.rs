@@ -73,11 +73,9 @@ impl Active {
                     }
                     places.0.push(place);
                 }
-                Guard::Rate(rate) if rate.enabled.is_on() => {
-                    if !may_come(rate) {
-                        self.local().rate_stats(&rate.stat_prefix).rate_limited.inc();
-                        return Err("local_ratelimit_close_over_limit");
-                    }
+                Guard::Rate(rate) if rate.enabled.is_on() && !may_come(rate) => {
+                    self.local().rate_stats(&rate.stat_prefix).rate_limited.inc();
+                    return Err("local_ratelimit_close_over_limit");
                 }
                 _ => {}
             }

@@ -14,6 +14,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 /// What becomes of a call.
+#[expect(clippy::large_enum_variant, reason = "one at a time, in a future that is boxed")]
 pub(super) enum Passed<'v> {
     /// It goes on.
     On(Through<'v>),
