@@ -29,7 +29,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("cargo:rustc-link-arg-bins=-Wl,-T,{}", script.display());
     }
     println!("cargo:rerun-if-changed=proto");
-    println!("cargo:rerun-if-changed=src/startup.order");
     println!("cargo:rerun-if-env-changed=MIZZEN_LINK_ORDER");
     println!("cargo:rerun-if-changed=build.rs");
     Ok(())
@@ -62,8 +61,12 @@ fn startup_layout(out: &Path) -> Result<Option<PathBuf>, Box<dyn Error>> {
     if !is("PROFILE", "release") || is("OPT_LEVEL", "0") || is("MIZZEN_LINK_ORDER", "0") {
         return Ok(None);
     }
+    // Other profiles are not built again for it.
+    println!("cargo:rerun-if-changed=src/startup.order");
     let names = std::fs::read_to_string("src/startup.order")?;
-    let sections: String = names.lines().map(|name| format!("*(.text.{name})\n")).collect();
+    // What the compiler takes for cold has another prefix; some of it is run at every start.
+    let sections: String =
+        names.lines().map(|name| format!("*(.text.{name} .text.unlikely.{name})\n")).collect();
     let script = out.join("startup.ld");
     std::fs::write(
         &script,

@@ -4,7 +4,7 @@ use super::lb::{Balancer, Hosts, is_hashing};
 use super::original::Originals;
 use super::{ClusterEntry, ClusterSpec, Env, Host, PickContext, Sign};
 use crate::message::Reason;
-use crate::model::{ClusterMesh, Discovery, Endpoints};
+use crate::model::{self, ClusterMesh, Discovery, Endpoints};
 use crate::telemetry::{ClusterStats, Registration, SslStats};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
@@ -201,8 +201,7 @@ impl State {
             host.set_workload(endpoint.workload.as_ref());
             hosts.entry(endpoint.address.clone()).or_insert(host);
         }
-        let said = &spec.model.mesh;
-        let mesh = (**said != ClusterMesh::default()).then(|| Rc::new((**said).clone()));
+        let mesh = spec.model.mesh.as_ref().map(|said| Rc::new((**said).clone()));
         State { spec: spec.clone(), endpoints: endpoints.clone(), hosts, mesh }
     }
 
@@ -225,6 +224,9 @@ impl State {
 
 /// Whether open connections stay usable under the new settings.
 fn same_connections(old: &ClusterSpec, new: &ClusterSpec) -> bool {
+    fn exchange(model: &model::Cluster) -> Option<&model::PeerExchange> {
+        model.mesh.as_ref()?.exchange.as_ref()
+    }
     let (a, b) = (&old.model, &new.model);
     Arc::ptr_eq(a, b)
         || (a.protocol == b.protocol
@@ -233,5 +235,5 @@ fn same_connections(old: &ClusterSpec, new: &ClusterSpec) -> bool {
             && a.connections_per_host == b.connections_per_host
             && a.heartbeat == b.heartbeat
             && a.bind == b.bind
-            && a.mesh.exchange == b.mesh.exchange)
+            && exchange(a) == exchange(b))
 }

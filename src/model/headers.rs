@@ -68,9 +68,9 @@ pub enum HeaderMatchKind {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct HeaderEdits {
     /// Names to remove.
-    pub remove: Vec<String>,
+    pub remove: Box<[String]>,
     /// Values to set or add.
-    pub edits: Vec<HeaderEdit>,
+    pub edits: Box<[HeaderEdit]>,
 }
 
 impl HeaderEdits {

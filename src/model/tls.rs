@@ -5,7 +5,7 @@ use crate::util::hash;
 use serde::{Serialize, Serializer};
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 /// Bytes that are never shown: two of them are told apart by a hash.
@@ -222,6 +222,12 @@ impl Default for TransportSockets {
 }
 
 impl TransportSockets {
+    /// Plaintext towards every host: what most clusters have, kept once.
+    pub fn plain() -> Arc<Self> {
+        static PLAIN: LazyLock<Arc<TransportSockets>> = LazyLock::new(Arc::default);
+        PLAIN.clone()
+    }
+
     /// Whether any host may be spoken to by TLS.
     pub fn is_encrypted(&self) -> bool {
         let all = self.matches.iter().map(|m| &m.socket).chain([&self.fallback]);

@@ -210,7 +210,7 @@ mod tests {
     }
 
     fn level(edits: &[HeaderEdit], remove: &[&str]) -> HeaderEdits {
-        HeaderEdits { remove: remove.iter().map(|&name| name.to_owned()).collect(), edits: edits.to_vec() }
+        HeaderEdits { remove: remove.iter().map(|&name| name.to_owned()).collect(), edits: edits.into() }
     }
 
     fn set(name: &str, value: impl Into<EditValue>) -> HeaderEdit {

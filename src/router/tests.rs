@@ -240,7 +240,7 @@ impl Facts for Known<'_> {
 
 fn set(name: &str) -> HeaderEdits {
     let edit = HeaderEdit::Set { name: name.into(), value: "1".into() };
-    HeaderEdits { remove: vec![], edits: vec![edit] }
+    HeaderEdits { remove: Box::default(), edits: Box::new([edit]) }
 }
 
 fn weighted(names: &[&str]) -> Route {

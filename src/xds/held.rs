@@ -86,7 +86,8 @@ fn own(bytes: &Bytes) -> Bytes {
 pub(super) struct Store {
     kind: ResourceType,
     limits: Limits,
-    pub held: Map<Held>,
+    /// Boxed: half of a map's places are empty.
+    pub held: Map<Box<Held>>,
     pub rejected: Map<Rejected>,
     /// Wrapper name → own name, only where they differ.
     aliases: Map<Arc<str>>,
@@ -103,6 +104,8 @@ struct Pass<'a> {
     /// Both shared by every resource of the response.
     version: Arc<str>,
     no_version: Arc<str>,
+    /// Of the last resource: servers that number their answers give all the same.
+    last_version: Arc<str>,
     out: Compared,
     /// Names in this response that are not held, and their places.
     present: Map<u32>,
@@ -134,6 +137,7 @@ impl Store {
             reading,
             version: Arc::from(response.version),
             no_version: Arc::from(""),
+            last_version: Arc::from(""),
             out: Compared::default(),
             present: Map::default(),
             nameless: false,
@@ -154,7 +158,12 @@ impl Store {
         let version = match item.version {
             version if version.is_empty() && pass.reading.absence_removes => pass.version.clone(),
             version if version.is_empty() => pass.no_version.clone(),
-            version => Arc::from(version),
+            version => {
+                if *pass.last_version != *version {
+                    pass.last_version = Arc::from(version);
+                }
+                pass.last_version.clone()
+            }
         };
         let Some(body) = item.body else {
             // A heartbeat: it keeps what is held and says nothing about its content.

@@ -107,7 +107,7 @@ impl Group {
                 cursor.get()
             }
             Kind::Proportion { queue, bias } => {
-                let slow = settings.spec.model.slow_start.as_ref();
+                let slow = settings.spec.model.slow_start.as_deref();
                 let slow = slow.map(|slow| (slow, settings.spec.shared.now_ms()));
                 let weight = |index| self.weight(index, slow, *bias);
                 queue.next(self.entries.len(), weight, random)

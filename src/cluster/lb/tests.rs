@@ -289,13 +289,13 @@ fn hash_keys_come_from_metadata_or_names() {
 fn slow_start_gives_new_hosts_little() {
     let mut slow = model(LbPolicy::RoundRobin);
     let window = std::time::Duration::from_secs(3600);
-    slow.slow_start = Some(SlowStart { window, aggression: 1.0, min_weight: 0.1 });
+    slow.slow_start = Some(SlowStart { window, aggression: 1.0, min_weight: 0.1 }.into());
     let world = World::new(slow, weighted(&[1, 1]));
     // One has been there for long, as its clock began late.
     world.expect(100, &[(1, 50), (2, 50)], 1);
     let mut fast = model(LbPolicy::RoundRobin);
-    fast.slow_start =
-        Some(SlowStart { window: std::time::Duration::from_nanos(1), aggression: 1.0, min_weight: 0.1 });
+    let window = std::time::Duration::from_nanos(1);
+    fast.slow_start = Some(SlowStart { window, aggression: 1.0, min_weight: 0.1 }.into());
     World::new(fast, weighted(&[1, 3])).expect(400, &[(1, 100), (2, 300)], 2);
 }
 

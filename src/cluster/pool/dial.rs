@@ -120,7 +120,7 @@ pub(crate) async fn connect(
             Some(config) => Box::pin(connect_from(&host.address, config)).await?,
         };
         if let Conn::Tcp(stream) = &io {
-            options::upstream(stream, model.tcp_keepalive.as_ref());
+            options::upstream(stream, model.tcp_keepalive.as_deref());
         }
         match host.tls() {
             None => Ok(Ok(io)),
@@ -191,7 +191,7 @@ async fn encrypt(
     if let Ok(io) = &outcome {
         host.met(io.session());
     }
-    let outcome = match &state.spec.model.mesh.exchange {
+    let outcome = match state.spec.model.mesh.as_ref().and_then(|mesh| mesh.exchange.as_ref()) {
         Some(exchange) => outcome.map(|io| io.exchanged(exchange, &cluster.env().registry)),
         None => outcome,
     };

@@ -90,8 +90,8 @@ fn balancing(now: &mut Arc<Cluster>, runtime: &Runtime) {
     if let (Some(aggression), Some(slow)) = (number(&keys.aggression), &now.slow_start)
         && aggression > 0.0
     {
-        let slow = super::SlowStart { aggression, ..*slow };
-        change(now, |model| &mut model.slow_start, Some(slow));
+        let slow = super::SlowStart { aggression, ..**slow };
+        change(now, |model| &mut model.slow_start, Some(Box::new(slow)));
     }
 }
 
@@ -193,7 +193,7 @@ mod tests {
         model.outlier = Some(Arc::default());
         model.lb = LbPolicy::LeastRequest { choices: 2, bias: 1.0, full_scan: false };
         model.slow_start =
-            Some(SlowStart { window: Duration::from_secs(1), aggression: 1.0, min_weight: 0.1 });
+            Some(SlowStart { window: Duration::from_secs(1), aggression: 1.0, min_weight: 0.1 }.into());
         model.lb_keys = Some(Arc::new(LbKeys { bias: "my.bias".into(), aggression: "my.ramp".into() }));
         model
     }

@@ -61,7 +61,8 @@ pub(super) struct ClusterState {
 pub(super) struct Assignment {
     pub(super) hosts: Option<Arc<Endpoints>>,
     pub(super) withdrawn: bool,
-    pub(super) users: BTreeSet<ClusterId>,
+    /// Ascending; hardly ever more than one.
+    pub(super) users: SmallVec<[ClusterId; 4]>,
 }
 
 /// All of them.
@@ -244,12 +245,16 @@ impl Clusters {
         for name in &new {
             let entry = self.assignments.entry(name.clone()).or_default();
             self.interest_changed |= entry.users.is_empty();
-            entry.users.insert(id);
+            if let Err(place) = entry.users.binary_search(&id) {
+                entry.users.insert(place, id);
+            }
         }
         let old = std::mem::replace(&mut state.assignments, new);
         for name in old.iter().filter(|name| !state.assignments.contains(name)) {
             let Some(entry) = self.assignments.get_mut(name) else { continue };
-            entry.users.remove(&id);
+            if let Ok(place) = entry.users.binary_search(&id) {
+                entry.users.remove(place);
+            }
             self.interest_changed |= entry.users.is_empty();
             if entry.users.is_empty() && (entry.withdrawn || entry.hosts.is_none()) {
                 self.assignments.remove(name);

@@ -47,7 +47,7 @@ pub async fn serve(io: Conn, early: Bytes, handle: Rc<Handle>, local: Rc<Local>)
     {
         builder.enable_connect_protocol();
     }
-    let keepalive = options.keepalive;
+    let keepalive = options.keepalive.as_deref().copied();
     drop(bound);
     let wire = Wire::server(io, early);
     let Some(mut down) = Downstream::open(handle, local, Version::Http2) else { return };

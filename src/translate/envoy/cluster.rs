@@ -38,15 +38,19 @@ pub(super) fn cluster(message: &pb::Cluster, out: &mut Findings) -> Option<Clust
     }
     cluster_limits::apply(message, &mut model, out);
     let keepalive = message.upstream_connection_options.as_ref().and_then(|o| o.tcp_keepalive.as_ref());
-    model.tcp_keepalive = keepalive.map(|k| TcpKeepalive {
-        probes: k.keepalive_probes,
-        time: k.keepalive_time.map(|s| Duration::from_secs(s.into())),
-        interval: k.keepalive_interval.map(|s| Duration::from_secs(s.into())),
+    model.tcp_keepalive = keepalive.map(|k| {
+        Box::new(TcpKeepalive {
+            probes: k.keepalive_probes,
+            time: k.keepalive_time.map(|s| Duration::from_secs(s.into())),
+            interval: k.keepalive_interval.map(|s| Duration::from_secs(s.into())),
+        })
     });
     cluster_http::apply(message, &mut model, out);
-    model.mesh = mesh::of_cluster(message, out).map(Arc::new).unwrap_or_default();
+    model.mesh = mesh::of_cluster(message, out).map(Arc::new);
     if let Some(sockets) = sockets(message, out) {
-        model.sockets = Arc::new(sockets);
+        if sockets != *model.sockets {
+            model.sockets = Arc::new(sockets);
+        }
     }
     is_known.then_some(model)
 }

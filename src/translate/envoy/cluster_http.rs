@@ -190,7 +190,7 @@ pub(super) fn http2(
         let jitter = keepalive.interval_jitter.as_ref();
         let jitter = jitter.map_or(15, |share| percent(&at.name("interval_jitter"), share.value, out));
         if interval.is_some() || idle.is_some() {
-            model.keepalive = Some(Keepalive { interval, timeout: answer, jitter, idle });
+            model.keepalive = Some(Box::new(Keepalive { interval, timeout: answer, jitter, idle }));
         }
     }
     model

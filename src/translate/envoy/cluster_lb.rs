@@ -223,7 +223,8 @@ fn slow_start(path: &Path<'_>, config: Option<Slow<'_>>, model: &mut Cluster, ou
     }
     let share = config.min_weight.map_or(10.0, |share| share.value);
     percent(&at.name("min_weight_percent"), share, out);
-    model.slow_start = Some(SlowStart { window, aggression, min_weight: share.clamp(0.0, 100.0) / 100.0 });
+    let min_weight = share.clamp(0.0, 100.0) / 100.0;
+    model.slow_start = Some(Box::new(SlowStart { window, aggression, min_weight }));
 }
 
 /// The first policy of a known type.

@@ -63,8 +63,12 @@ fn locality(path: &Path<'_>, group: &pb::LocalityLbEndpoints, hosts: Hosts, out:
         out.bad(&path.name("leds_cluster_locality_config"), "", "not supported (list the endpoints)");
     }
     let at = path.name("lb_endpoints");
-    let read = |(i, e)| endpoint(&at.index(i), e, hosts, out);
-    let endpoints: Vec<Endpoint> = group.lb_endpoints.iter().enumerate().filter_map(read).collect();
+    // As many as there are: grown by and by, most would hold room for twice their number.
+    let mut endpoints: Vec<Endpoint> = Vec::with_capacity(group.lb_endpoints.len());
+    for (i, host) in group.lb_endpoints.iter().enumerate() {
+        let workload = endpoints.last().and_then(|last| last.workload.clone());
+        endpoints.extend(endpoint(&at.index(i), host, hosts, workload, out));
+    }
     if endpoints.iter().try_fold(0u32, |sum, e| sum.checked_add(e.weight)).is_none() {
         out.bad(&at, "", format_args!("the weights of a locality add up to more than {}", u32::MAX));
     }
@@ -93,7 +97,14 @@ fn check_locality_weights(path: &Path<'_>, localities: &[Locality], out: &mut Fi
     }
 }
 
-fn endpoint(path: &Path<'_>, host: &pb::LbEndpoint, hosts: Hosts, out: &mut Findings) -> Option<Endpoint> {
+/// `neighbour`: the workload of the endpoint before, which most share.
+fn endpoint(
+    path: &Path<'_>,
+    host: &pb::LbEndpoint,
+    hosts: Hosts,
+    neighbour: Option<Arc<str>>,
+    out: &mut Findings,
+) -> Option<Endpoint> {
     use pb::lb_endpoint::HostIdentifier as Id;
     let weight = host.load_balancing_weight.unwrap_or(1);
     let weight = within(&path.name("load_balancing_weight"), weight, 1, u32::MAX, out);
@@ -133,7 +144,11 @@ fn endpoint(path: &Path<'_>, host: &pb::LbEndpoint, hosts: Hosts, out: &mut Find
     let socket_match = host.metadata.as_ref().and_then(|m| m.filter_metadata.get(SOCKET_MATCH));
     let socket_match = socket_match.map(lb_texts).unwrap_or_default();
     let istio = host.metadata.as_ref().and_then(|m| m.filter_metadata.get("istio"));
-    let workload = istio.and_then(|istio| mesh::text(istio, "workload")).map(Arc::from);
+    let workload = istio.and_then(|istio| mesh::text(istio, "workload"));
+    let workload = match (workload, neighbour) {
+        (Some(text), Some(same)) if *text == *same => Some(same),
+        (text, _) => text.map(Arc::from),
+    };
     let hostname = inner.hostname.clone();
     Some(Endpoint { address, hostname, health: health?, weight, metadata, socket_match, workload, check })
 }

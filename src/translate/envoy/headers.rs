@@ -33,7 +33,7 @@ pub(super) fn edits(
     for (i, name) in remove.iter().enumerate() {
         check_name(&at.index(i), name, out);
     }
-    HeaderEdits { remove: remove.to_vec(), edits: added }
+    HeaderEdits { remove: remove.into(), edits: added }
 }
 
 /// One header to write.

@@ -32,7 +32,7 @@ fn mapper(path: &Path<'_>, item: &pb::ResponseMapper, out: &mut Findings) -> Opt
         .iter()
         .enumerate()
         .filter_map(|(i, edit)| headers::late_edit(&at.index(i), edit, out));
-    let headers = HeaderEdits { remove: Vec::new(), edits: edits.collect() };
+    let headers = HeaderEdits { remove: Box::default(), edits: edits.collect() };
     let over = format(&path.name("body_format_override"), item.body_format_override.as_ref(), out);
     Some(ReplyMapper {
         filter: log_filter(&path.name("filter"), filter, out)?,

@@ -129,8 +129,10 @@ pub(super) fn virtual_host(
     let domain = |(i, d): (usize, &String)| not_empty(&at.index(i), d, out).to_ascii_lowercase();
     let domains = host.domains.iter().enumerate().map(domain).collect();
     let at = path.name("routes");
-    let read = |(i, r)| route(&at.index(i), r, shared, out).map(Arc::new);
-    let routes = host.routes.iter().enumerate().filter_map(read).collect();
+    let mut routes = Vec::with_capacity(host.routes.len());
+    for (i, r) in host.routes.iter().enumerate() {
+        routes.extend(route(&at.index(i), r, shared, out).map(Arc::new));
+    }
     let request = (&host.request_headers_to_add, &host.request_headers_to_remove);
     let response = (&host.response_headers_to_add, &host.response_headers_to_remove);
     VirtualHost {

@@ -78,7 +78,7 @@ fn one(ctx: &mut Context<'_>, mut of: Object<'_>) -> Option<Cluster> {
     };
     let mut cluster = Cluster::new(name, discovery);
     cluster.lb = lb;
-    cluster.slow_start = slow_start(ctx, &mut of);
+    cluster.slow_start = slow_start(ctx, &mut of).map(Box::new);
     cluster.subsets = subsets(ctx, &mut of).map(Arc::new);
     cluster.protocol = UpstreamProtocol::Http2;
     cluster.panic_threshold = 0;

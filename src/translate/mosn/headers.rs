@@ -79,5 +79,5 @@ fn direction(ctx: &mut Context<'_>, of: &mut Object<'_>, add: &str, remove: &str
             });
         }
     }
-    HeaderEdits { remove, edits }
+    HeaderEdits { remove: remove.into(), edits: edits.into() }
 }

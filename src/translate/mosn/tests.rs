@@ -187,9 +187,9 @@ fn actions_and_retries() {
     let Some(PathRewrite::Regex(_, text)) = action.path_rewrite.as_deref() else { panic!() };
     assert_eq!(text, r"/\1$\\\1-");
     let edits = &table(&out.listeners[0]).virtual_hosts[0].routes[0].request_headers;
-    assert_eq!(edits.remove, ["gone"]);
+    assert_eq!(*edits.remove, ["gone"]);
     assert_eq!(
-        edits.edits,
+        *edits.edits,
         [
             HeaderEdit::Append { name: "a".into(), value: "1".into() },
             HeaderEdit::Set { name: "b".into(), value: "2".into() },

@@ -105,7 +105,7 @@ impl Store {
             at,
             key,
         };
-        self.held.insert(name, held);
+        self.held.insert(name, Box::new(held));
     }
 
     fn remember(&mut self, rejected: Rejected) {

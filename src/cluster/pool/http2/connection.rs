@@ -148,8 +148,11 @@ impl Driver {
     ) -> Self {
         let model = &state.spec.model;
         let now = Instant::now();
-        let keepalive =
-            model.http2.keepalive.and_then(|times| Some(Keepalive::new(connection.ping_pong()?, times)));
+        let keepalive = model
+            .http2
+            .keepalive
+            .as_ref()
+            .and_then(|times| Some(Keepalive::new(connection.ping_pong()?, **times)));
         Driver {
             wire,
             connection,

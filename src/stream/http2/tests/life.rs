@@ -13,8 +13,9 @@ fn a_client_that_answers_no_ping_is_left() {
     run(async {
         let mut config = http_manager();
         let short = Duration::from_millis(50);
-        config.http2.keepalive =
-            Some(crate::model::Keepalive { interval: Some(short), timeout: short, jitter: 0, idle: None });
+        config.http2.keepalive = Some(
+            crate::model::Keepalive { interval: Some(short), timeout: short, jitter: 0, idle: None }.into(),
+        );
         let proxy = proxy_with(config, &[server(echo).await]).await;
         let mut silent = limits::raw(proxy.address).await;
         let mut all = Vec::new();

@@ -365,8 +365,9 @@ fn local_answers_and_rewrites() {
             ..action("up")
         };
         let mut edited = route("/old/", Action::Route(rewritten));
-        edited.response_headers.edits = vec![HeaderEdit::Set { name: "X-Out".into(), value: "1".into() }];
-        edited.response_headers.remove = vec!["to".into()];
+        edited.response_headers.edits =
+            Box::new([HeaderEdit::Set { name: "X-Out".into(), value: "1".into() }]);
+        edited.response_headers.remove = Box::new(["to".into()]);
         let routes = vec![
             route("/direct", Action::Direct(direct)),
             route("/redirect", Action::Redirect(Box::new(redirect))),

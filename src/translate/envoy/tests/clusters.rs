@@ -189,7 +189,7 @@ fn hashing_policies_localities_and_slow_start_are_read() {
     let wanted = SlowStart { window: Duration::from_secs(60), aggression: 2.0, min_weight: 0.2 };
     let slow = slow.unwrap();
     assert_eq!(slow.lb_keys.as_ref().unwrap().aggression, "x");
-    assert_eq!(slow.slow_start, Some(wanted));
+    assert_eq!(slow.slow_start, Some(wanted.into()));
     let typed = |name: &str, more: Json| {
         let mut config =
             json!({"@type": format!("type.googleapis.com/envoy.extensions.load_balancing_policies.{name}")});

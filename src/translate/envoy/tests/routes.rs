@@ -112,7 +112,7 @@ fn weights_must_fit_and_add_up() {
     .unwrap();
     let ClusterChoice::Weighted(list) = read.cluster else { panic!() };
     assert_eq!((list[0].weight, list[1].weight), (0, u32::MAX));
-    assert_eq!(list[1].request_headers.edits, [HeaderEdit::Set { name: "k".into(), value: "100%".into() }]);
+    assert_eq!(*list[1].request_headers.edits, [HeaderEdit::Set { name: "k".into(), value: "100%".into() }]);
     let at = "virtual_hosts[0].routes[0].route.weighted_clusters.clusters";
     refused(
         weights(json!([{"name": "a", "weight": 4294967295u32}, {"name": "b", "weight": 1}])),
@@ -222,11 +222,11 @@ fn header_edits_keep_their_action() {
         one(json!({"match": {"prefix": "/"}, "route": {"cluster": "c"}, "request_headers_to_add": [value]}))
     };
     let read = edit(json!({"header": {"key": "k", "value": "v"}, "append": false})).unwrap();
-    assert_eq!(read.request_headers.edits, [HeaderEdit::Set { name: "k".into(), value: "v".into() }]);
+    assert_eq!(*read.request_headers.edits, [HeaderEdit::Set { name: "k".into(), value: "v".into() }]);
     let read = edit(json!({"header": {"key": "k", "value": "a%REQ(x)%"}, "keep_empty_value": true})).unwrap();
     let format = Format::parse("a%REQ(x)%").unwrap();
     let value = EditValue::Format { format, keep_empty: true };
-    assert_eq!(read.request_headers.edits, [HeaderEdit::Append { name: "k".into(), value }]);
+    assert_eq!(*read.request_headers.edits, [HeaderEdit::Append { name: "k".into(), value }]);
     let read = edit(json!({"header": {"key": "k", "value": ""}})).unwrap();
     assert!(read.request_headers.edits.is_empty(), "an empty value is left out unless kept");
     let at = "virtual_hosts[0].routes[0].request_headers_to_add[0].header";
