@@ -102,7 +102,7 @@ impl Extensions {
     pub(super) fn expired(&mut self, now: Instant) -> Vec<Translated<Listener>> {
         let mut complete = Vec::new();
         for (name, user) in &mut self.users {
-            if !user.due.is_some_and(|due| due <= now) {
+            if user.due.is_none_or(|due| due > now) {
                 continue;
             }
             (user.due, user.late) = (None, true);
