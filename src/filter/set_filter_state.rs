@@ -2,7 +2,6 @@
 
 use super::chain::Verdict;
 use super::context::Context;
-use super::facts::With;
 use crate::message::Facts;
 use crate::model::{FilterConfig, HttpFilter, SetFilterState, StateValue};
 
@@ -22,14 +21,8 @@ pub(super) fn on_request(filter: &HttpFilter, ctx: &mut Context<'_>) -> Verdict 
 
 fn apply(config: &SetFilterState, ctx: &mut Context<'_>) {
     for value in &config.values {
-        let facts = With {
-            base: ctx.world.facts,
-            request: ctx.request.head(),
-            response: None,
-            status: None,
-            metadata: ctx.metadata,
-        };
-        if let Some(text) = state_text(value, &facts) {
+        let text = state_text(value, &ctx.facts());
+        if let Some(text) = text {
             ctx.metadata.state.set(&value.key, text, value.locked);
         }
     }

@@ -9,9 +9,10 @@ touched, so scattered over the whole text they keep several times their size res
     tests/bench/startup_order.py TRACE...     # what these traces ran comes after what the file has already
 
 Traces of a sidecar with mutual TLS and traffic are made by tests/interop/istio/startup_traces.py: a proxy in a mesh
-runs several times as much as an idle one. Worth repeating when the idle size grows: after much new code, and, for the names that have a hash, with another
-compiler or other dependencies. Where the checkout is makes no difference. A name that is gone costs nothing, so what
-is there stays, behind: what one build has inlined the next has not. `--anew` forgets it.
+runs several times as much as an idle one. Worth repeating when the idle size grows: after much new code, and, for the
+names that have a hash, with another compiler or other dependencies. Where the checkout is makes no difference. A name
+that is gone costs nothing, so what is there stays, behind: what one build has inlined the next has not. `--anew`
+forgets it.
 """
 import collections
 import json
