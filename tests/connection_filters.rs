@@ -1,14 +1,6 @@
 //! Filters of connections that limit, steer and tell: `connection_limit`, `local_ratelimit`, `sni_cluster` and
 //! `set_filter_state`, the last one of streams as well.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use mizzen::model::{
     Certificates, CommonTls, Data, Hidden, TlsVersion, UpstreamTls, Validation, ValidationSource,
 };

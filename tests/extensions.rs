@@ -1,14 +1,6 @@
 //! Filters that come by a resource of their own (ECDS): listeners wait for them, follow them, and refuse what is
 //! no good.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use mizzen::proto::envoy::config::core::v3::TypedExtensionConfig;
 use mizzen::xds::state::Variant;
 use serde_json::{Value, json};

@@ -1,13 +1,5 @@
 //! Addresses that are not the machine's: hosts see where clients are, and listeners take what is led to them.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use mizzen::proto::envoy::config::listener::v3::Listener;
 use mizzen::translate::envoy;
 use mizzen::xds::state::Variant;

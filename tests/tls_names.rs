@@ -1,13 +1,5 @@
 //! Names of TLS that requests bring: the server name, and what the certificate is checked for.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use mizzen::model::{
     Certificate, Certificates, CommonTls, Data, DownstreamTls, Hidden, TlsVersion, ValidationSource,
 };
