@@ -5,18 +5,25 @@
 //! are asked for while a context holds their cell; files are read when a cell is made and again when they change.
 //! What cannot be read is told and leaves the last good one in place.
 
-use super::certs::{CertInfo, Identity, Trust};
-use super::pem::PemError;
+mod cell;
+mod read;
+
+use super::certs::CertInfo;
 use super::{Client, Server};
 use crate::model::{Certificate, Data, DownstreamTls, SecretRef, UpstreamTls, Validation};
-use arc_swap::ArcSwapOption;
 use std::collections::HashMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::SystemTime;
 use tokio::sync::watch;
+
+pub use cell::Hold;
+pub use read::Material;
+
+pub(super) use cell::Cell;
+use cell::lock;
+use read::Spec;
 
 /// What kind of secret a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,243 +36,6 @@ pub enum Kind {
 
 /// A secret that some context wants by discovery.
 pub type Need = (SecretRef, Kind);
-
-/// What a cell holds.
-#[derive(Clone)]
-pub enum Material {
-    /// Ours.
-    Identity(Arc<Identity>),
-    /// The peers': CA certificates if there are any, and what else is asked of a certificate.
-    Trust(Option<Arc<Trust>>, Arc<Validation>),
-}
-
-/// Where a cell's content comes from.
-#[derive(Clone, Debug, PartialEq)]
-enum Spec {
-    Certificate(Certificate),
-    Validation(Validation),
-}
-
-/// One certificate or trust bundle.
-pub(super) struct Cell {
-    label: String,
-    secret: Option<Need>,
-    inner: Mutex<Inner>,
-    material: ArcSwapOption<Material>,
-    version: AtomicU64,
-    /// A listener towards the workload's clients needs it.
-    inbound: AtomicBool,
-    /// How many [`Hold`]s keep it.
-    holds: AtomicUsize,
-}
-
-/// Keeps a cell, and what came for it, while its stream is open: contexts come and go between two looks at what is
-/// wanted, and a server sends a secret to a stream only once.
-#[derive(Debug)]
-pub struct Hold(Arc<Cell>);
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        self.0.holds.fetch_sub(1, Relaxed);
-    }
-}
-
-#[derive(Default)]
-struct Inner {
-    spec: Option<Spec>,
-    stamps: Vec<(PathBuf, Stamp)>,
-    served: String,
-    updated: Option<SystemTime>,
-    error: Option<String>,
-}
-
-/// What tells that a file changed: time of change, length, inode.
-type Stamp = Option<(SystemTime, u64, u64)>;
-
-fn stamp(path: &Path) -> Stamp {
-    use std::os::unix::fs::MetadataExt;
-    let data = std::fs::metadata(path).ok()?;
-    Some((data.modified().ok()?, data.len(), data.ino()))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A text could not be had.
-#[derive(Debug, thiserror::Error)]
-enum Fault {
-    #[error("{}: {error}", path.display())]
-    File { path: PathBuf, error: std::io::Error },
-    #[error("{0}: {1}")]
-    Pem(String, PemError),
-}
-
-fn bytes(data: &Data) -> Result<Vec<u8>, Fault> {
-    match data {
-        Data::Inline(text) => Ok(text.bytes().to_vec()),
-        Data::File(path) => std::fs::read(path).map_err(|error| Fault::File { path: path.clone(), error }),
-    }
-}
-
-fn place(field: &str, data: &Data) -> String {
-    match data {
-        Data::Inline(_) => field.to_owned(),
-        Data::File(path) => format!("{field} {}", path.display()),
-    }
-}
-
-fn read(spec: &Spec) -> Result<Material, Fault> {
-    match spec {
-        Spec::Certificate(certificate) => {
-            let (chain, key) = (bytes(&certificate.chain)?, bytes(&certificate.key)?);
-            let read = Identity::read(&chain, &key).map_err(|error| {
-                let ours = match &error {
-                    PemError::Key(_) | PemError::NoKey | PemError::Encrypted => {
-                        place("private_key", &certificate.key)
-                    }
-                    _ => place("certificate_chain", &certificate.chain),
-                };
-                Fault::Pem(ours, error)
-            })?;
-            Ok(Material::Identity(Arc::new(read)))
-        }
-        Spec::Validation(validation) => {
-            let crl = validation.crl.as_ref().map(bytes).transpose()?;
-            let trust = match &validation.roots {
-                Some(data) => Some(
-                    Trust::read(&bytes(data)?, crl.as_deref())
-                        .map_err(|error| Fault::Pem(place("trusted_ca", data), error))?,
-                ),
-                None if validation.system_roots => Some(
-                    Trust::system(crl.as_deref())
-                        .map_err(|error| Fault::Pem("system_root_certs".to_owned(), error))?,
-                ),
-                None => None,
-            };
-            Ok(Material::Trust(trust.map(Arc::new), Arc::new(validation.clone())))
-        }
-    }
-}
-
-fn files(spec: &Spec) -> Vec<&Path> {
-    let data = match spec {
-        Spec::Certificate(certificate) => [Some(&certificate.chain), Some(&certificate.key)],
-        Spec::Validation(validation) => [validation.roots.as_ref(), validation.crl.as_ref()],
-    };
-    let path = |data: &'_ Data| match data {
-        Data::File(_) => true,
-        Data::Inline(_) => false,
-    };
-    let all = data.into_iter().flatten().filter(|data| path(data));
-    all.filter_map(|data| if let Data::File(path) = data { Some(path.as_path()) } else { None }).collect()
-}
-
-impl fmt::Debug for Cell {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.label)
-    }
-}
-
-impl Cell {
-    fn empty(label: String, secret: Option<Need>) -> Cell {
-        Cell {
-            label,
-            secret,
-            inner: Mutex::default(),
-            material: ArcSwapOption::empty(),
-            version: AtomicU64::new(0),
-            inbound: AtomicBool::new(false),
-            holds: AtomicUsize::new(0),
-        }
-    }
-
-    /// Whether anything but holds keeps it. `own`: how many references the caller has.
-    fn is_wanted(self: &Arc<Cell>, own: usize) -> bool {
-        Arc::strong_count(self) > own + self.holds.load(Relaxed)
-    }
-
-    /// Goes up with every new content.
-    pub(super) fn version(&self) -> u64 {
-        self.version.load(Relaxed)
-    }
-
-    /// What it holds; `None`: nothing has come, or nothing that could be read.
-    pub(super) fn material(&self) -> Option<Arc<Material>> {
-        self.material.load_full()
-    }
-
-    /// Whether it comes by discovery.
-    pub(super) fn is_secret(&self) -> bool {
-        self.secret.is_some()
-    }
-
-    /// What people call it.
-    pub(super) fn label(&self) -> &str {
-        &self.label
-    }
-
-    fn put(&self, spec: Spec, served: &str) -> Result<bool, Fault> {
-        // Before the files are read: what changes in between is seen at the next look.
-        let stamps = files(&spec).into_iter().map(|path| (path.to_owned(), stamp(path))).collect();
-        let result = read(&spec);
-        let mut inner = lock(&self.inner);
-        match result {
-            Ok(material) => {
-                let same = inner.spec.as_ref() == Some(&spec) && inner.stamps == stamps;
-                inner.stamps = stamps;
-                inner.spec = Some(spec);
-                inner.error = None;
-                served.clone_into(&mut inner.served);
-                if same && self.material.load().is_some() {
-                    return Ok(false);
-                }
-                inner.updated = Some(SystemTime::now());
-                self.material.store(Some(Arc::new(material)));
-                self.version.fetch_add(1, Relaxed);
-                Ok(true)
-            }
-            Err(fault) => {
-                inner.error = Some(fault.to_string());
-                // A file may become good later; a secret that is no good is not kept.
-                if self.secret.is_none() {
-                    inner.spec = Some(spec);
-                    inner.stamps = stamps;
-                }
-                Err(fault)
-            }
-        }
-    }
-
-    /// Reads its files again if one changed. Whether the content is new.
-    fn refresh(&self) -> bool {
-        let (spec, served) = {
-            let inner = lock(&self.inner);
-            let Some(spec) = &inner.spec else { return false };
-            let changed = inner.stamps.iter().any(|(path, seen)| stamp(path) != *seen);
-            // A missing file is no reason to look at what is left.
-            if !changed {
-                return false;
-            }
-            (spec.clone(), inner.served.clone())
-        };
-        match self.put(spec, &served) {
-            Ok(new) => {
-                tracing::info!("{}: read again", self.label);
-                new
-            }
-            Err(fault) => {
-                let stamps: Vec<_> = {
-                    let inner = lock(&self.inner);
-                    inner.stamps.iter().map(|(path, _)| (path.clone(), stamp(path))).collect()
-                };
-                lock(&self.inner).stamps = stamps;
-                tracing::warn!("{}: kept as it was: {fault}", self.label);
-                false
-            }
-        }
-    }
-}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Key {

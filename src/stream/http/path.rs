@@ -64,9 +64,9 @@ pub(super) fn resolve(target: &str, edge: &Edge) -> Resolved {
 fn is_plain(path: &str) -> bool {
     let mut slash = false;
     let plain = path.bytes().all(|byte| {
-        let good = !matches!(byte, b'%' | b'\\') && !(slash && matches!(byte, b'/' | b'.'));
+        let odd = matches!(byte, b'%' | b'\\') || slash && matches!(byte, b'/' | b'.');
         slash = byte == b'/';
-        good
+        !odd
     });
     plain && path.starts_with('/')
 }

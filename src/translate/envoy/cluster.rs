@@ -47,10 +47,10 @@ pub(super) fn cluster(message: &pb::Cluster, out: &mut Findings) -> Option<Clust
     });
     cluster_http::apply(message, &mut model, out);
     model.mesh = mesh::of_cluster(message, out).map(Arc::new);
-    if let Some(sockets) = sockets(message, out) {
-        if sockets != *model.sockets {
-            model.sockets = Arc::new(sockets);
-        }
+    if let Some(sockets) = sockets(message, out)
+        && sockets != *model.sockets
+    {
+        model.sockets = Arc::new(sockets);
     }
     is_known.then_some(model)
 }
