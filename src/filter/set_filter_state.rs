@@ -26,7 +26,6 @@ fn apply(config: &SetFilterState, ctx: &mut Context<'_>) {
             ctx.metadata.state.set(&value.key, text, value.locked);
         }
     }
-    *ctx.reroute |= config.reroute;
 }
 
 /// What a key is set to; `None`: it is left as it is.

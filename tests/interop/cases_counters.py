@@ -13,7 +13,7 @@ from resources import cluster, endpoints, listener, routes, tcp_filter, to
 from wire import BoltServer, TcpServer, call, greeting, refused
 
 # Listed by no version of the proxy unless it can move.
-DEAD = ("rate_limit_enforced", "lb_subsets", "maintenance_mode", "hot_restart", "ws_on_non_ws",
+DEAD = ("rate_limit_enforced", "lb_subsets", "hot_restart", "ws_on_non_ws",
         "membership_excluded", "upstream_flush", "pool_overflow", ".ratelimited")
 
 

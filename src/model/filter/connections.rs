@@ -46,8 +46,6 @@ pub struct ConnectionRate {
 pub struct SetFilterState {
     /// In this order.
     pub values: Vec<StateValue>,
-    /// The route is looked for again.
-    pub reroute: bool,
 }
 
 /// One key and what it is set to.

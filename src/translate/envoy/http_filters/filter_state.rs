@@ -32,7 +32,7 @@ const WITHOUT_EFFECT: &[&str] = &[
 
 pub(super) fn of_streams(path: &Path<'_>, config: &http::Config, out: &mut Findings) -> Option<FilterConfig> {
     let values = values(&path.name("on_request_headers"), &config.on_request_headers, OF_STREAMS, out);
-    Some(FilterConfig::SetFilterState(SetFilterState { values, reroute: config.clear_route_cache }))
+    Some(FilterConfig::SetFilterState(SetFilterState { values }))
 }
 
 /// The same for connections: all of it is set before their last filter has them, when TLS stands.
@@ -41,18 +41,8 @@ pub(in crate::translate::envoy) fn of_connections(
     config: &network::Config,
     out: &mut Findings,
 ) -> SetFilterState {
-    let mut all = Vec::new();
-    for (field, list) in [
-        ("on_new_connection", &config.on_new_connection),
-        ("on_downstream_tls_handshake", &config.on_downstream_tls_handshake),
-    ] {
-        all.extend(values(&path.name(field), list, OF_CONNECTIONS, out));
-    }
-    if !config.on_downstream_data.is_empty() {
-        let why = "not supported: hosts are picked before data come (nearest valid: on_new_connection)";
-        out.bad(&path.name("on_downstream_data"), "", why);
-    }
-    SetFilterState { values: all, reroute: false }
+    let values = values(&path.name("on_new_connection"), &config.on_new_connection, OF_CONNECTIONS, out);
+    SetFilterState { values }
 }
 
 fn values(
